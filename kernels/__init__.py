@@ -1,0 +1,4 @@
+"""The quantizer's kernels. Each folder: the public function, what it means (reference), how it is fast (fused, cpu).
+
+Letters in names and docstrings: N vectors, K codes, D dimensions. This package knows torch and Triton, nothing else.
+"""

@@ -1,0 +1,1 @@
+"""What comes with vqmm, behind the same entry points as anybody's plugin."""

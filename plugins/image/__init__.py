@@ -1,0 +1,127 @@
+"""Pictures: a grid of codes for PNG, JPEG, WebP and BMP files, NumPy archives and MNIST-style idx files."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+import vqmm
+from vqmm.data.sample import Sample
+from vqmm.errors import UserError
+from vqmm.evaluation.metrics import Judge, basic_judges
+from vqmm.plugins.image import arrays, files
+
+if TYPE_CHECKING:
+    from PIL import Image as Pillow
+
+
+@vqmm.hookimpl
+def register_modalities(register) -> None:  # type: ignore[no-untyped-def]
+    register(Image)
+
+
+class Image(vqmm.Modality):
+    """Pictures of 1, 3 or 4 channels, any size. Samples are uint8 (C, H, W) as read, floats in [-1, 1] in a batch."""
+
+    name = "image"
+    rank = 2
+    rate_unit: ClassVar[str] = "pixel"
+    headline: ClassVar[str] = "psnr_db"
+
+    class Options(vqmm.Modality.Options):
+        width: int = Field(128, ge=8, description="channels of the networks at their coarsest level")
+        channels: Literal[1, 3, 4] = Field(3, description="gray, RGB or RGBA: what is read is brought to that")
+        size: int | tuple[int, int] = Field(32, description="height and width of a training view, in pixels")
+        flip: bool = Field(True, description="mirror half of the training views, left to right")
+
+    def __init__(self, options: BaseModel | None = None):
+        super().__init__(options)
+        self.channels = self.options.channels
+        size = self.options.size
+        self.size = (size, size) if isinstance(size, int) else size
+        for side, stride in zip(self.size, self.strides, strict=True):
+            if side < stride or side % stride:
+                low, high = side // stride * stride, (side // stride + 1) * stride
+                fits = f"{low} or {high}" if low else str(high)
+                raise UserError(f"modality.size: {side} pixels are not a multiple of the stride {stride}: take {fits}")
+
+    @property
+    def view(self) -> str:
+        return f"centre crop of at most {self.size[0]} x {self.size[1]} pixels"
+
+    def samples(self, path: Path) -> Iterator[Sample]:
+        if path.suffix == ".npz":
+            return arrays.npz_samples(path, self.channels)
+        is_idx = any(path.glob("*-images-idx3-ubyte*")) if path.is_dir() else "-ubyte" in path.name
+        return (arrays.idx_samples if is_idx else files.picture_samples)(path, self.channels)
+
+    def write(self, sample: Tensor, path: Path) -> Path:
+        """A PNG file."""
+        file = path.with_name(path.name + ".png")
+        files.to_pillow(to_bytes(sample)).save(file)
+        return file
+
+    def as_written(self, sample: Tensor) -> Tensor:
+        return to_bytes(sample).float() / 127.5 - 1
+
+    def crop(self, sample: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A random crop, perhaps mirrored; for evaluation the centre. Smaller pictures are kept as they are."""
+        spare = [max(have - want, 0) for have, want in zip(sample.shape[1:], self.size, strict=True)]
+        if generator is None:
+            top, left = (extra // 2 for extra in spare)
+        else:
+            top, left = (int(torch.randint(extra + 1, (), generator=generator)) for extra in spare)
+        view = sample[:, top : top + self.size[0], left : left + self.size[1]]
+        if generator is not None and self.options.flip and torch.rand((), generator=generator) < 0.5:
+            view = view.flip(-1)
+        return view
+
+    def collate(
+        self, samples: Sequence[Tensor], keys: Sequence[str], labels: Sequence[int] | None = None
+    ) -> vqmm.Batch:
+        """Float samples are taken as they are, uint8 ones brought to [-1, 1]."""
+        return super().collate([s if s.is_floating_point() else s.float() / 127.5 - 1 for s in samples], keys, labels)
+
+    def finish(self, output: Tensor) -> Tensor:
+        return output.float().clamp(-1, 1)
+
+    def metrics(self) -> dict[str, Judge]:
+        return {
+            **basic_judges(to_unit, "[0, 1]"),
+            "psnr_db": Judge(
+                PeakSignalNoiseRatio(data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3)),
+                "of each picture, then the mean over pictures; range [0, 1]",
+                True,
+                to_unit,
+            ),
+            "ssim": Judge(
+                StructuralSimilarityIndexMeasure(data_range=1.0),
+                "mean over pictures; range [0, 1], Gaussian window of 11 pixels, sigma 1.5",
+                True,
+                to_unit,
+            ),
+        }
+
+    def amount(self, size: Sequence[int]) -> float:
+        return float(size[0] * size[1])
+
+    def show(self, *rows: Sequence[Tensor]) -> "Pillow.Image":
+        """Small pictures are enlarged, without smoothing."""
+        smallest = min((s.shape[-1] for row in rows for s in row), default=64)
+        zoom = max(1, 96 // max(smallest, 1))
+        enlarged = [[F.interpolate(to_bytes(s)[None], scale_factor=zoom)[0] for s in row] for row in rows]
+        return files.grid_picture(enlarged)
+
+
+def to_bytes(sample: Tensor) -> Tensor:
+    """[-1, 1] -> uint8, rounded."""
+    return ((sample.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_unit(x: Tensor) -> Tensor:
+    return (x + 1) / 2

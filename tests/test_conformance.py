@@ -1,0 +1,86 @@
+"""Everything registered, and every fake, keeps its promises. The fakes prove the contracts before they have tenants."""
+
+import itertools
+
+import pytest
+import torch
+
+import vqmm
+from tests import fakes
+from vqmm.registry import Registry
+from vqmm.testing import check_decoder, check_modality, check_quantizer
+
+FOUND = Registry.discover()
+FOUND.add(fakes, "fakes")
+assert not FOUND.failed, FOUND.failed  # a plugin that did not load must not slip past the suite
+
+MODALITIES = FOUND.offers["modality"]
+QUANTIZERS = FOUND.offers["quantizer"]
+DECODERS = FOUND.offers["decoder"]
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+def test_modality(name):
+    check_modality(MODALITIES[name])
+
+
+@pytest.mark.parametrize(("name", "rank"), [*itertools.product(QUANTIZERS, (1, 2, 3))])
+def test_quantizer(name, rank):
+    check_quantizer(QUANTIZERS[name], rank=rank)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"update": "gradient"},
+        {"metric": "cosine"},
+        {"metric": "cosine", "update": "gradient"},
+        {"project": 3},
+        {"project": 3, "metric": "cosine", "update": "gradient"},
+        {"start": "random"},
+        {"codebook_size": 1},
+    ],
+    ids=str,
+)
+def test_options_of_the_vector_quantizer(options):
+    quantizer = QUANTIZERS["vector"]
+    check_quantizer(quantizer, quantizer.Options(**{"dim": 8, "codebook_size": 11, **options}))
+
+
+@pytest.mark.parametrize(("decoder", "modality"), [*itertools.product(DECODERS, MODALITIES)])
+def test_decoder(decoder, modality):
+    check_decoder(DECODERS[decoder], MODALITIES[modality]())
+
+
+@pytest.mark.parametrize(
+    ("modality", "quantizer", "decoder", "conditional"),
+    [*itertools.product(MODALITIES, QUANTIZERS, DECODERS, (False, True))],
+)
+def test_every_combination_makes_a_tokenizer(modality, quantizer, decoder, conditional, tmp_path):
+    """One forward with gradients to all three parts, a step, the way there and back, and a copy through a folder."""
+    torch.manual_seed(0)
+    made = MODALITIES[modality]()
+    config = {"quantizer": {"name": quantizer, "dim": 8}, "decoder": {"name": decoder}}
+    tokenizer = vqmm.Tokenizer.build(config, made, FOUND, ["a", "b"], conditional)
+    samples = list(made.example(2))
+    batch = made.collate([samples[0], samples[1][..., :-1]], ["one", "two"], [0, 1])
+
+    output = tokenizer.train()(batch)
+    output.loss.backward()
+    for part in ("encoder", "decoder"):
+        pulls = [p.grad for p in getattr(tokenizer, part).parameters() if p.grad is not None]
+        assert sum(float(pull.abs().sum()) for pull in pulls) > 0, f"no gradient reaches the {part}"
+    tokenizer.quantizer.after_step(lambda value: value, 0.0)
+
+    samples, codes = tokenizer.reconstruct(batch)
+    assert [list(sample.shape[1:]) for sample in samples] == batch.size.tolist()
+    assert (codes is None) == (tokenizer.quantizer.stages == 0)
+    tokenizer.save(tmp_path / "tokenizer")
+    again = vqmm.Tokenizer.load(tmp_path / "tokenizer", FOUND)
+    assert again.fingerprint() == tokenizer.fingerprint()
+    others, _ = again.reconstruct(batch)
+    assert all(map(torch.equal, samples, others))
+    if codes is not None:
+        encoded = tokenizer.encode(batch)
+        assert all(map(torch.equal, encoded.maps, codes.maps))
+        assert all(map(torch.equal, tokenizer.decode(encoded), samples))

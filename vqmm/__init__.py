@@ -1,0 +1,48 @@
+"""vqmm: images, audio and text into discrete tokens and back, around one shared vector quantizer.
+
+Everything public can be reached from here; nothing is imported until it is asked for.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Adversary": "vqmm.adversary",
+    "Batch": "vqmm.batch",
+    "Codes": "vqmm.batch",
+    "Decoder": "vqmm.decoders.base",
+    "Judge": "vqmm.evaluation.metrics",
+    "Layout": "vqmm.vocabulary",
+    "Modality": "vqmm.modality",
+    "Prior": "vqmm.prior",
+    "Quantized": "vqmm.quantizers.base",
+    "Quantizer": "vqmm.quantizers.base",
+    "Recipe": "vqmm.recipe",
+    "Registry": "vqmm.registry",
+    "Sample": "vqmm.data.sample",
+    "Tokenizer": "vqmm.tokenizer",
+    "Unreadable": "vqmm.data.sample",
+    "UserError": "vqmm.errors",
+    "decode": "vqmm.transcode",
+    "encode": "vqmm.transcode",
+    "eval": "vqmm.evaluation.run",
+    "hookimpl": "vqmm.hookspecs",
+    "new_plugin": "vqmm.new_plugin",
+    "train": "vqmm.training.run",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'vqmm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,5 @@
+"""python -m vqmm"""
+
+from vqmm.cli import main
+
+main()

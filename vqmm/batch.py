@@ -1,0 +1,131 @@
+"""The two things that travel: a Batch of samples, and the Codes that stand for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples side by side, as a modality collates them.
+
+    Attributes:
+        x: (B, C, *extent), what the encoder reads: floats, or int64 ids with C = 1 (text).
+        key: B names, stable from run to run.
+        mask: bool (B, *extent), True where there is signal and False where there is padding; per sample a box that
+            starts at the origin. None: no padding anywhere.
+        label: int64 (B,), or None.
+        target: like x: what to reconstruct where that is not x itself (a clean picture for a degraded one).
+    """
+
+    x: Tensor
+    key: tuple[str, ...]
+    mask: Tensor | None = None
+    label: Tensor | None = None
+    target: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.x.ndim < 3 or len(self.key) != len(self.x):
+            raise ValueError(
+                f"Batch: x of shape {tuple(self.x.shape)} with {len(self.key)} keys: x must be (B, C, *extent) with a "
+                "key for each of its B samples"
+            )
+        if self.mask is not None and (self.mask.dtype != torch.bool or self.mask.shape != self.x[:, 0].shape):
+            raise ValueError(
+                f"Batch: mask is {self.mask.dtype} {tuple(self.mask.shape)}: must be bool (B, *extent) = "
+                f"{tuple(self.x[:, 0].shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    @property
+    def goal(self) -> Tensor:
+        """What the reconstruction is compared with: target, or x."""
+        return self.x if self.target is None else self.target
+
+    @property
+    def size(self) -> Tensor:
+        """int64 (B, rank): each sample's own extent, padding left out."""
+        extent = self.x.shape[2:]
+        if self.mask is None:
+            return torch.tensor(extent, dtype=torch.int64).repeat(len(self), 1)
+        return mask_size(self.mask)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name in ("x", "mask", "label", "target")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What a quantizer made of a batch.
+
+    Attributes:
+        maps: integer tensors (B, stages, *grid), coarse first; one for all but hierarchical quantizers. Each entry of
+            stage s of map m lies in [0, quantizer.sizes[m][s]). Fewer stages than the quantizer has: a lower rate.
+        size: int64 (B, rank), the original extent of each sample, so that lengths and pictures come back exactly.
+        mask: bool (B, *grid of the last map), True where a code stands for signal. None: everywhere.
+        label: int64 (B,), or None.
+    """
+
+    maps: tuple[Tensor, ...]
+    size: Tensor
+    mask: Tensor | None = None
+    label: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+    def __getitem__(self, index: slice) -> "Codes":
+        """A slice of the batch."""
+        pick = {name: None if (v := getattr(self, name)) is None else v[index] for name in ("size", "mask", "label")}
+        return Codes(tuple(one[index] for one in self.maps), **pick)
+
+    def to(self, device: torch.device | str) -> "Codes":
+        moved = {name: None if (v := getattr(self, name)) is None else v.to(device) for name in ("mask", "label")}
+        return replace(self, maps=tuple(one.to(device) for one in self.maps), **moved)
+
+    def map_masks(self) -> list[Tensor | None]:
+        """The mask on the grid of each map."""
+        return [None if self.mask is None else pool_mask(self.mask, one.shape[2:]) for one in self.maps]
+
+
+def mask_size(mask: Tensor) -> Tensor:
+    """int64 (B, rank) on the CPU: the extent of each sample's box in a mask (B, *extent)."""
+    rank = mask.ndim - 1
+    lengths = []
+    for axis in range(1, rank + 1):
+        others = [a for a in range(1, rank + 1) if a != axis]
+        line = mask.any(dim=others) if others else mask  # (B, length of that axis)
+        lengths.append(line.sum(dim=1))
+    return torch.stack(lengths, dim=1).cpu()
+
+
+def pool_mask(mask: Tensor, grid: Sequence[int]) -> Tensor:
+    """A mask (B, *extent) on a coarser grid: True where any of the positions that a cell covers is True.
+
+    A cell covers extent / grid positions of an axis, rounded up; the last one of an axis may cover fewer.
+    """
+    extent = mask.shape[1:]
+    cells = [-(-have // want) if want else 0 for have, want in zip(extent, grid, strict=True)]
+    if any(cell == 0 or -(-have // cell) != want for have, want, cell in zip(extent, grid, cells, strict=True)):
+        raise ValueError(f"pool_mask: an extent of {tuple(extent)} does not divide into a grid of {tuple(grid)}")
+    spare = [n for have, want, cell in zip(extent, grid, cells, strict=True) for n in (want * cell - have, 0)]
+    split = [part for want, cell in zip(grid, cells, strict=True) for part in (want, cell)]
+    return F.pad(mask, spare[::-1]).reshape(len(mask), *split).any(dim=[2 * axis + 2 for axis in range(len(grid))])
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of (B, C, *extent) over the positions where mask (B, *extent) is True; 0 where there are none."""
+    if mask is not None:
+        count = mask.sum() * values.shape[1]
+        return torch.where(mask.unsqueeze(1), values, 0).sum() / count.clamp(min=1)
+    return values.mean() if values.numel() else values.sum()

@@ -1,0 +1,27 @@
+"""vqmm encode"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqmm.cli.output import Json, Plugins, print_json, print_unreadable
+
+
+def encode(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders or archives.")],
+    out: Annotated[Path, typer.Option(help="The folder for the token shards; must not exist yet.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse damaged samples instead of skipping them.")] = False,
+    plugin: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Turn files into token shards (Parquet)."""
+    from vqmm.transcode import encode as run_encode
+
+    result = run_encode(run, inputs, out, strict=strict, plugins=plugin or ())
+    print_unreadable(result["unreadable"])
+    if as_json:
+        print_json(result)
+    else:
+        print(f"{result['samples']} samples -> {result['codes']:,} codes, {result['bits']:,.0f} bits, in {out}")

@@ -1,0 +1,28 @@
+"""vqmm eval"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqmm.cli.output import Json, Plugins, print_json, print_metrics, print_unreadable
+
+
+def eval(  # noqa: A001: named as the verb is
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    data: Annotated[str, typer.Option(help="A file, folder or archive of samples, or builtin:digits.")],
+    whole: Annotated[bool, typer.Option("--whole", help="Uncropped, and judged as a decoded file would be.")] = False,
+    show: Annotated[Path | None, typer.Option(help="Write originals over reconstructions here (no suffix).")] = None,
+    plugin: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Judge a run on held-out data: its metrics, each with its rule."""
+    from vqmm.evaluation.run import eval as judge
+
+    result = judge(run, data, whole=whole, show=show, plugins=plugin or ())
+    print_unreadable(result["unreadable"])
+    if as_json:
+        print_json(result)
+        return
+    print_metrics(result)
+    print(f"\n{result['count']} samples: {result['split']}; {result['view']}")

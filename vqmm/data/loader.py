@@ -1,0 +1,150 @@
+"""Batches in an order, and with crops, that depend on (seed, step, key) alone."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vqmm.batch import Batch
+from vqmm.data.sample import Sample, Unreadable
+from vqmm.errors import UserError
+from vqmm.modality import Modality
+
+Loaded = tuple[Batch | None, list[str]]  # a batch (None: nothing in it could be read), and what could not be read
+
+
+class Views(Dataset):
+    """Samples as the networks see them. An index is (epoch, number); epoch None asks for the view of evaluation."""
+
+    def __init__(
+        self,
+        modality: Modality,
+        samples: Sequence[Sample],
+        labels: dict[str, int],
+        seed: int = 0,
+        cache_mb: int = 0,
+        whole: bool = False,
+    ):
+        self.modality, self.samples, self.labels = modality, samples, labels
+        self.seed, self.whole = seed, whole
+        self._cache: dict[int, Tensor] = {}
+        self._room = cache_mb * 2**20
+
+    def __getitem__(self, index: tuple[int | None, int]) -> tuple[str, Tensor | None, int | None]:
+        epoch, number = index
+        sample = self.samples[number]
+        try:
+            value = self._read(number)
+        except Unreadable as error:
+            return str(error), None, None
+        if not self.whole:
+            generator = None if epoch is None else key_generator(self.seed, epoch, sample.key)
+            value = self.modality.crop(value, generator)
+        return sample.key, value, None if sample.label is None else self.labels.get(sample.label)
+
+    def _read(self, number: int) -> Tensor:
+        """Keeps what it reads while there is room: what does not fit is read again each time, so memory is bounded."""
+        if number in self._cache:
+            return self._cache[number]
+        value = self.samples[number].read()
+        size = value.untyped_storage().nbytes()
+        owned = size == value.nbytes  # a view of a larger array costs nothing to make again
+        if owned and size <= self._room:
+            self._room -= size
+            self._cache[number] = value
+        return value
+
+    def values(self) -> Iterator[Tensor]:
+        """Every sample that can be read, uncropped."""
+        for number in range(len(self.samples)):
+            try:
+                yield self._read(number)
+            except Unreadable:
+                continue
+
+    def check(self) -> None:
+        """A `UserError` where no sample at all can be read."""
+        errors = []
+        for number in range(len(self.samples)):
+            try:
+                self._read(number)
+                return
+            except Unreadable as error:
+                errors.append(str(error))
+        raise UserError(f"none of the {len(self.samples)} samples can be read; the first: {errors[0]}")
+
+    def extent(self) -> list[int]:
+        """The extent of a batch of training views."""
+        first = next(self.values())
+        view = self.modality.crop(first, key_generator(self.seed, 0, ""))
+        return list(self.modality.collate([view], [""]).x.shape[2:])
+
+    def collate(self, views: Sequence[tuple[str, Tensor | None, int | None]]) -> Loaded:
+        good = [(key, value, label) for key, value, label in views if value is not None]
+        bad = [error for error, value, _ in views if value is None]
+        if not good:
+            return None, bad
+        keys, values, labels = zip(*good, strict=True)
+        numbers = None if any(label is None for label in labels) else labels
+        return self.modality.collate(values, keys, numbers), bad
+
+
+class EndlessOrder(Sampler):
+    """Batches of (epoch, number) without end: every epoch is a permutation, and no batch is short."""
+
+    def __init__(self, count: int, batch_size: int, seed: int, first_batch: int = 0):
+        self.count, self.batch_size, self.seed, self.first_batch = count, batch_size, seed, first_batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        batch = self.first_batch
+        while True:
+            places = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            yield [self.at(place) for place in places]
+            batch += 1
+
+    def at(self, place: int) -> tuple[int, int]:
+        epoch, within = divmod(place, self.count)
+        return epoch, _permutation(self.count, self.seed, epoch)[within]
+
+
+@lru_cache(maxsize=4)
+def _permutation(count: int, seed: int, epoch: int) -> list[int]:
+    generator = torch.Generator().manual_seed(_mix(f"order {seed} {epoch}"))
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def key_generator(seed: int, epoch: int, key: str) -> torch.Generator:
+    """The randomness of one view: the same whoever reads it, in whatever order."""
+    return torch.Generator().manual_seed(_mix(f"view {seed} {epoch} {key}"))
+
+
+def _mix(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def training_batches(views: Views, batch_size: int, seed: int, first_batch: int = 0, workers: int = 0) -> Iterator[Loaded]:
+    """Training batches without end, from a given one on."""
+    order = EndlessOrder(len(views.samples), batch_size, seed, first_batch)
+    return iter(_loader(views, order, workers))
+
+
+def evaluation_batches(views: Views, batch_size: int, limit: int | None = None) -> Iterator[Loaded]:
+    """Every sample once, in order; `limit`: that many, spread evenly over all."""
+    count = len(views.samples)
+    numbers = list(range(count)) if limit is None or limit >= count else [i * count // limit for i in range(limit)]
+    order = [[(None, n) for n in numbers[i : i + batch_size]] for i in range(0, len(numbers), batch_size)]
+    return iter(_loader(views, order, 0))
+
+
+def _loader(views: Views, order: Sampler | list, workers: int) -> DataLoader:
+    start: Callable[[int], None] | None = _one_thread if workers else None
+    return DataLoader(
+        views, batch_sampler=order, collate_fn=views.collate, num_workers=workers, worker_init_fn=start
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

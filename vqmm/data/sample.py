@@ -1,0 +1,30 @@
+"""One item of a data set, known by name before it is read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vqmm.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What `Modality.samples` yields: naming an item costs nothing, reading it may.
+
+    Attributes:
+        key: the item's name within its source, stable from run to run: a path relative to a folder, a row's number.
+        read: gives the sample (C, *extent), in whatever type is compact to keep (uint8 for pictures); raises
+            `Unreadable` for a damaged one. Called when the item is needed, as often as it is needed.
+        label: the class the item belongs to, where the source names one.
+        split: "train" or "test", where the source has a split of its own.
+    """
+
+    key: str
+    read: Callable[[], Tensor]
+    label: str | None = None
+    split: str | None = None
+
+
+class Unreadable(UserError):
+    """A damaged item among good ones: skipped, counted, and named at the end, unless the user asked for strictness."""

@@ -1,0 +1,10 @@
+"""Ways from vectors to a sample. They register through the same hook as anybody's."""
+
+from vqmm.hookspecs import hookimpl
+
+
+@hookimpl
+def register_decoders(register) -> None:  # type: ignore[no-untyped-def]
+    from vqmm.decoders.direct import DirectDecoder
+
+    register(DirectDecoder)

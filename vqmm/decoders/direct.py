@@ -1,0 +1,26 @@
+"""The direct decoder: the modality's own network, trained by the modality's own reconstruction loss."""
+
+from pydantic import BaseModel
+from torch import Tensor
+
+from vqmm.batch import Batch
+from vqmm.decoders.base import Decoder, call_masked, cut, grid_mask
+from vqmm.modality import Modality
+
+
+class DirectDecoder(Decoder):
+    """One forward pass, no randomness."""
+
+    name = "direct"
+
+    def __init__(self, modality: Modality, dim: int, options: BaseModel | None = None):
+        super().__init__(modality, dim, options)
+        self.network = modality.build_decoder(dim)
+
+    def loss(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        output = call_masked(self.network, vectors, grid_mask(batch, vectors))
+        target = self.modality.target(batch.goal)
+        return self.modality.reconstruction_loss(output.float(), target, batch.mask), output
+
+    def sample(self, vectors: Tensor, size: Tensor, seed: int, mask: Tensor | None = None) -> list[Tensor]:
+        return cut(self.modality.finish(call_masked(self.network, vectors, mask)), size)

@@ -1,0 +1,60 @@
+"""Judges of reconstructions: torchmetrics with the rule that each follows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanSquaredError, Metric
+
+
+@dataclass
+class Judge:
+    """A metric and its rule.
+
+    Attributes:
+        metric: `update(outputs, originals)` is called with samples (n, C, *extent) of one extent; `compute()` gives a
+            scalar.
+        rule: range, weighting and settings, for whoever reads the number.
+        higher_is_better: which way is up.
+        prepare: applied to both sides first (to bring them to the range that the rule states).
+    """
+
+    metric: Metric
+    rule: str
+    higher_is_better: bool
+    prepare: Callable[[Tensor], Tensor] = lambda x: x
+
+    def update(self, outputs: Tensor, originals: Tensor) -> None:
+        self.metric.update(self.prepare(outputs.float().contiguous()), self.prepare(originals.float().contiguous()))
+
+
+class NormalizedMSE(Metric):
+    """The mean squared error over the variance of all originals: 1 is what their mean alone would reach."""
+
+    full_state_update = False
+    higher_is_better = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("error", "total", "square", "count"):
+            self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, outputs: Tensor, originals: Tensor) -> None:
+        originals = originals.double()
+        self.error += (outputs.double() - originals).square().sum()
+        self.total += originals.sum()
+        self.square += originals.square().sum()
+        self.count += originals.numel()
+
+    def compute(self) -> Tensor:
+        variance = self.square / self.count - (self.total / self.count).square()
+        return (self.error / self.count) / variance
+
+
+def basic_judges(prepare: Callable[[Tensor], Tensor] = lambda x: x, scale: str = "the samples' own") -> dict[str, Judge]:
+    """`mse` and `nmse`, which any signal has."""
+    return {
+        "mse": Judge(MeanSquaredError(), f"mean over all values, range {scale}", False, prepare),
+        "nmse": Judge(NormalizedMSE(), "mse over the variance of all the originals together", False, prepare),
+    }

@@ -1,0 +1,48 @@
+"""How a codebook is used, counted over a whole evaluation."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vqmm.batch import Codes
+
+
+class CodeUsage:
+    """Counts every code of every stage of every map.
+
+    >>> usage = CodeUsage(((4,),))
+    >>> usage.update(Codes((torch.tensor([[[0, 1, 1]]]),), torch.tensor([[3]])))
+    >>> usage.use(), round(usage.perplexity(), 3), usage.bits
+    (0.5, 1.89, 6.0)
+    """
+
+    def __init__(self, sizes: Sequence[Sequence[int]]):
+        self.sizes = sizes
+        self.counts = [[torch.zeros(size, dtype=torch.int64) for size in stages] for stages in sizes]
+        self.bits = 0.0  # nominal: log2 of the codebook's size for every code
+
+    def update(self, codes: Codes) -> None:
+        for counts, one, mask in zip(self.counts, codes.maps, codes.map_masks(), strict=True):
+            for stage in range(one.shape[1]):
+                ids = one[:, stage] if mask is None else one[:, stage][mask]
+                counts[stage] += torch.bincount(ids.reshape(-1).cpu(), minlength=len(counts[stage]))
+                self.bits += ids.numel() * math.log2(len(counts[stage]))
+
+    def use(self) -> float:
+        """The share of codes seen at least once, averaged over the codebooks."""
+        return _mean([float((counts > 0).double().mean()) for stages in self.counts for counts in stages])
+
+    def perplexity(self) -> float:
+        """exp of the entropy of the codes, averaged over the codebooks: how many codes it is as if there were."""
+        return _mean([math.exp(_entropy(counts)) for stages in self.counts for counts in stages])
+
+
+def _entropy(counts: Tensor) -> float:
+    share = counts.double() / counts.sum().clamp(min=1)
+    return float(torch.special.entr(share).sum())
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

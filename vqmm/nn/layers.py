@@ -1,0 +1,104 @@
+"""Layers written once for 1, 2 and 3 dimensions. None mixes samples of a batch, and none counts on its size."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqmm.batch import pool_mask
+
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_CONV_TRANSPOSE = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+
+def conv(rank: int, inputs: int, outputs: int, kernel: int = 3) -> nn.Module:
+    """A convolution that keeps the extent: (B, inputs, *extent) -> (B, outputs, *extent). `kernel` is odd."""
+    return _CONV[rank](inputs, outputs, kernel, padding=kernel // 2)
+
+
+def down(rank: int, inputs: int, outputs: int, factor: Sequence[int]) -> nn.Module:
+    """A strided convolution that divides each axis by its factor, 1 or 2."""
+    return _CONV[rank](inputs, outputs, tuple(2 + f for f in factor), tuple(factor), padding=1)
+
+
+def up(rank: int, inputs: int, outputs: int, factor: Sequence[int]) -> nn.Module:
+    """The mirror of `down`: multiplies each axis by its factor, 1 or 2."""
+    return _CONV_TRANSPOSE[rank](inputs, outputs, tuple(2 + f for f in factor), tuple(factor), padding=1)
+
+
+class ChannelNorm(nn.Module):
+    """Root-mean-square norm over the channels of each position (Zhang and Sennrich 2019, arXiv 1910.07467).
+
+    A position's result depends on that position alone: not on the batch, not on padding, not on how large a picture
+    is. Zero stays zero.
+    """
+
+    def __init__(self, channels: int, epsilon: float = 1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = x.square().mean(dim=1, keepdim=True).add(self.epsilon).rsqrt()
+        return x * scale * self.weight.view(-1, *[1] * (x.ndim - 2))
+
+
+class ResidualBlock(nn.Module):
+    """x + conv1(act(conv3(act(norm(x))))), through a narrower middle: (B, width, *grid) in and out."""
+
+    def __init__(self, rank: int, width: int, hidden: int):
+        super().__init__()
+        self.norm = ChannelNorm(width)
+        self.spread = conv(rank, width, hidden)
+        self.join = conv(rank, hidden, width, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.join(F.silu(self.spread(F.silu(self.norm(x)))))
+
+
+class Attention(nn.Module):
+    """x + self-attention over all positions of the grid: (B, width, *grid) in and out; padding is not looked at."""
+
+    takes_mask = True
+
+    def __init__(self, width: int, heads: int = 4):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"Attention: a width of {width} does not divide into {heads} heads")
+        self.heads = heads
+        self.norm = ChannelNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        line = self.norm(x).flatten(2).transpose(1, 2)  # (B, positions, width)
+        q, k, v = self.qkv(line).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = None if mask is None else mask.flatten(1)[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return x + self.out(mixed.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(x.shape)
+
+
+class Stack(nn.ModuleList):
+    """Layers in a row that never look at padding: before each, positions outside the mask are set to zero.
+
+    So a sample gives the same result alone and beside a longer one, as long as a layer mixes positions at most once
+    and turns zeros into zeros on the way there; every layer of this file does.
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, C, *extent), mask bool (B, *extent) or None. Layers may divide or multiply the extent."""
+        for layer in self:
+            if mask is not None:
+                mask = resample_mask(mask, x.shape[2:])
+                x = torch.where(mask.unsqueeze(1), x, 0)
+            x = layer(x, mask) if getattr(layer, "takes_mask", False) else layer(x)
+        return x
+
+
+def resample_mask(mask: Tensor, extent: Sequence[int]) -> Tensor:
+    """A mask (B, *grid) on another grid: a coarser one by `pool_mask`, a finer one by repetition."""
+    for axis, (now, then) in enumerate(zip(mask.shape[1:], extent, strict=True), start=1):
+        if then > now:
+            mask = mask.repeat_interleave(then // now, dim=axis)
+    return mask if mask.shape[1:] == tuple(extent) else pool_mask(mask, extent)

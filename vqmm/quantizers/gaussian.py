@@ -1,0 +1,43 @@
+"""The variational bottleneck: Kingma and Welling 2014 (arXiv 1312.6114)."""
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vqmm.batch import masked_mean
+from vqmm.quantizers.base import Quantized, Quantizer, from_rows, to_rows
+
+
+class GaussianQuantizer(Quantizer):
+    """A diagonal Gaussian at every position: drawn from in training, its mean in evaluation. No codes.
+
+    The loss is the KL divergence to the standard normal (appendix B of the paper), per latent dimension.
+    """
+
+    name = "gaussian"
+
+    class Options(Quantizer.Options):
+        kl_weight: float = Field(0.01, ge=0, description="weight of the KL divergence, in nats per latent dimension")
+
+    def __init__(self, options: Options | None = None, rank: int = 2):
+        super().__init__(options, rank)
+        self.moments = nn.Linear(self.options.dim, 2 * self.options.dim)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        return ()
+
+    def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
+        with torch.autocast(z.device.type, enabled=False):
+            mean, log_variance = self.moments(to_rows(z)).chunk(2, dim=1)
+            log_variance = log_variance.clamp(-20, 10)
+            kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+            noise = torch.randn_like(mean) * (log_variance / 2).exp() if self.training else 0
+            vectors = from_rows(mean + noise, len(z), z.shape[2:])
+            loss = self.options.kl_weight * masked_mean(from_rows(kl, len(z), z.shape[2:]), mask)
+        return Quantized(vectors, None, {"kl": loss})
+
+    def sample(self, count: int, grid: Sequence[int], generator: torch.Generator) -> Tensor:
+        return torch.randn(count, self.options.dim, *grid, generator=generator)

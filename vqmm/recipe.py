@@ -1,0 +1,130 @@
+"""Recipe: the typed description of a run, read from YAML and the command line."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from vqmm.errors import UserError, explained, one_of
+from vqmm.options import PartOptions
+
+if TYPE_CHECKING:
+    from vqmm.registry import Registry
+
+
+class Part(BaseModel):
+    """A plugin by name, with options that the plugin's own model checks (`Recipe.checked`)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+
+class Train(PartOptions):
+    """How long, how fast, on what."""
+
+    steps: int = Field(3000, ge=1, description="optimizer steps")
+    batch_size: int = Field(32, ge=1, description="samples in one forward pass")
+    accumulate: int = Field(1, ge=1, description="forward passes in one optimizer step")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, after the warm-up; then half a cosine down")
+    warmup: float = Field(0.02, ge=0, lt=1, description="the share of the steps over which the rate rises")
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    seed: int = Field(0, ge=0, lt=2**63)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = Field(0, ge=0, description="processes that read data; 0: the training process reads")
+    cache_mb: int = Field(1024, ge=0, description="memory for samples already read")
+    evaluate_every: int = Field(500, ge=1, description="steps between looks at held-out data")
+    evaluate_samples: int = Field(512, ge=1, description="how many held-out samples such a look takes, at most")
+
+
+class Recipe(PartOptions):
+    """Everything that makes a run. `modality` is None in a recipe that serves all of them."""
+
+    about: str = ""
+    modality: Part | None = None
+    quantizer: Part = Part(name="vector")
+    decoder: Part = Part(name="direct")
+    condition: Literal["label"] | None = None
+    train: Train = Train()
+    data: str | None = Field(None, description="where the training data was")
+
+    def checked(self, registry: "Registry") -> "Recipe":
+        """The same with every part's options checked and their defaults written out. Imports the plugins' classes."""
+        from vqmm.tokenizer import part_options
+
+        full = self.model_dump()
+        for kind in ("modality", "quantizer", "decoder"):
+            options = part_options(kind, full[kind], registry)[1]
+            full[kind] = {"name": full[kind]["name"], **options.model_dump(mode="json")}
+        return Recipe(**full)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def read_recipe(
+    name: str, registry: "Registry", modality: str | None = None, settings: Sequence[str] = (), **fields: Any
+) -> Recipe:
+    """A recipe by its name or file, for a modality, with `a.b=c` settings and `fields` put in.
+
+    Raises:
+        UserError: no such recipe; not YAML; a name or value that does not fit, with what would.
+    """
+    is_file = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_file else registry.recipe(name)
+    if is_file and not path.is_file():
+        raise UserError(f"there is no recipe file {path}: give a YAML file, or a name: {', '.join(registry.offers['recipe'])}")
+    told = _read_yaml(path)
+    if modality is not None:
+        own = told.get("modality") or {}
+        if isinstance(own, dict) and own.get("name", modality) != modality:
+            raise UserError(f"recipe {name!r} is for the modality {own['name']!r}, not {modality!r}")
+        told["modality"] = {"name": modality, **own} if isinstance(own, dict) else own
+    for setting in settings:
+        _set(told, setting)
+    with explained("", _names(told)):
+        recipe = Recipe(**{**told, **fields})
+    return recipe.checked(registry) if recipe.modality is not None else recipe
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(told, dict):
+        raise UserError(f"{path} is not a recipe: it holds {type(told).__name__}, and a recipe maps names to values")
+    return told
+
+
+def _set(told: dict[str, Any], setting: str) -> None:
+    """Put `a.b=c` into nested dicts. Another `name` for a part drops the options of the part that was there."""
+    path, equals, text = setting.partition("=")
+    names = path.strip().split(".")
+    if not equals or not all(names):
+        raise UserError(f"--set {setting!r}: write it as part.option=value, such as train.steps=1000")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {setting!r}: {text!r} is not a YAML value") from None
+    if names[0] not in Recipe.model_fields:
+        raise UserError(f"--set {setting!r}: a recipe has no part {names[0]!r}. {one_of(Recipe.model_fields, names[0])}")
+    inner = told
+    for name in names[:-1]:
+        if not isinstance(inner.get(name), dict):
+            inner[name] = {}
+        inner = inner[name]
+    if names[-1] == "name" and inner.get("name") != value:
+        inner.clear()
+    inner[names[-1]] = value
+
+
+def _names(told: dict[str, Any]) -> Iterable[str]:
+    """The names that a wrong one at the top or in `train` could have meant."""
+    unexpected = set(told) - set(Recipe.model_fields)
+    return Recipe.model_fields if unexpected else Train.model_fields
+
+

@@ -1,0 +1,139 @@
+"""Codes on disk: a folder of Parquet files, one row a sample, that knows which tokenizer it came from.
+
+Columns: `key`, `label`, `size` (the original extent), and for each map m `map<m>_grid` and `map<m>`: its codes as the
+smallest unsigned integer that holds the codebook, row-major over (stages, *grid). The schema's metadata holds, under
+`vqmm`, a JSON object: format, code_fingerprint, modality, and `sizes` (the codebook size of each stage of each map).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from vqmm.batch import Codes, mask_size
+from vqmm.errors import UserError
+
+ROWS_A_SHARD = 10_000
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a folder of shards says about itself."""
+
+    code_fingerprint: str
+    modality: str
+    sizes: tuple[tuple[int, ...], ...]
+
+    def schema(self) -> pa.Schema:
+        fields = [("key", pa.string()), ("label", pa.string()), ("size", pa.list_(pa.int32()))]
+        for m, stages in enumerate(self.sizes):
+            codes = pa.from_numpy_dtype(np.dtype(f"u{code_bytes(max(stages))}"))
+            fields += [(f"map{m}_grid", pa.list_(pa.int32())), (f"map{m}", pa.list_(codes))]
+        told = {"format": 1, "code_fingerprint": self.code_fingerprint, "modality": self.modality, "sizes": self.sizes}
+        return pa.schema(fields, metadata={"vqmm": json.dumps(told)})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample's codes: `maps` are integer arrays (stages, *grid)."""
+
+    key: str
+    label: str | None
+    size: tuple[int, ...]
+    maps: tuple[np.ndarray, ...]
+
+
+class ShardWriter:
+    """Writes rows to `part-00000.parquet`, `part-00001.parquet`, ... in a folder."""
+
+    def __init__(self, folder: Path, header: Header):
+        self.folder, self.schema = folder, header.schema()
+        self.shards, self.rows = 0, 0
+        self._waiting: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None and (self._waiting or not self.shards):
+            self._flush()  # a folder without rows still says what it is
+
+    def add(self, row: Row) -> None:
+        told: dict[str, Any] = {"key": row.key, "label": row.label, "size": list(row.size)}
+        for m, one in enumerate(row.maps):
+            told |= {f"map{m}_grid": list(one.shape[1:]), f"map{m}": one.reshape(-1)}
+        self._waiting.append(told)
+        self.rows += 1
+        if len(self._waiting) == ROWS_A_SHARD:
+            self._flush()
+
+    def _flush(self) -> None:
+        table = pa.Table.from_pylist(self._waiting, schema=self.schema)
+        pq.write_table(table, self.folder / f"part-{self.shards:05d}.parquet", compression="zstd")
+        self.shards += 1
+        self._waiting = []
+
+
+def read_header(folder: Path) -> tuple[Header, list[Path]]:
+    """What the shards say about themselves, and the shards in order. A `UserError` where they are not shards."""
+    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+    if not files:
+        raise UserError(f"{folder} holds no token shards (*.parquet): make some with vqmm encode")
+    headers = {file: _header_of(file) for file in files}
+    first = headers[files[0]]
+    for file, header in headers.items():
+        if header != first:
+            raise UserError(f"{file} is of the tokenizer {header.code_fingerprint}, {files[0]} of {first.code_fingerprint}")
+    return first, files
+
+
+def _header_of(file: Path) -> Header:
+    try:
+        told = json.loads((pq.read_schema(file).metadata or {})[b"vqmm"])
+        return Header(told["code_fingerprint"], told["modality"], tuple(tuple(stages) for stages in told["sizes"]))
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's own errors are OSErrors or ValueErrors
+        raise UserError(f"{file} is not a token shard of vqmm: {' '.join(str(error).split())[:160]}") from None
+
+
+def read_rows(header: Header, files: Sequence[Path]) -> Iterator[Row]:
+    """Every row, one shard in memory at a time."""
+    for file in files:
+        for told in pq.read_table(file).to_pylist():
+            maps = []
+            for m in range(len(header.sizes)):
+                grid = told[f"map{m}_grid"]
+                maps.append(np.asarray(told[f"map{m}"], dtype=np.int64).reshape(-1, *grid))
+            yield Row(told["key"], told["label"], tuple(told["size"]), tuple(maps))
+
+
+def code_bytes(codebook_size: int) -> int:
+    """Bytes of the smallest unsigned integer that holds every code of a codebook."""
+    return next(bytes_ for bytes_ in (1, 2, 4, 8) if codebook_size <= 256**bytes_)
+
+
+def rows_of(codes: Codes, keys: Sequence[str], labels: Sequence[str | None]) -> Iterator[Row]:
+    """The samples of a batch one by one, without padding."""
+    boxes = []  # per map: the extent of each sample's own grid
+    for one, mask in zip(codes.maps, codes.map_masks(), strict=True):
+        boxes.append([one.shape[2:]] * len(one) if mask is None else [tuple(box) for box in mask_size(mask).tolist()])
+    for i, (key, label) in enumerate(zip(keys, labels, strict=True)):
+        maps = []
+        for one, box in zip(codes.maps, boxes, strict=True):
+            own = (slice(None), *(slice(0, n) for n in box[i]))
+            maps.append(one[i][own].cpu().numpy())
+        yield Row(key, label, tuple(codes.size[i].tolist()), tuple(maps))
+
+
+def codes_of(rows: Sequence[Row], label_numbers: dict[str, int]) -> Codes:
+    """The inverse of `rows_of`, for rows of one size."""
+    maps = tuple(torch.from_numpy(np.stack(of_map)) for of_map in zip(*(row.maps for row in rows), strict=True))
+    labels = [label_numbers.get(row.label, -1) if row.label is not None else -1 for row in rows]
+    label = None if min(labels, default=-1) < 0 else torch.tensor(labels)
+    return Codes(maps, torch.tensor([row.size for row in rows]), None, label)

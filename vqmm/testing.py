@@ -1,0 +1,192 @@
+"""Promises that a plugin author can check with one call each. They raise AssertionError, naming the one that broke."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from vqmm.batch import Batch, Codes
+from vqmm.decoders.base import Decoder, call_masked, grid_mask
+from vqmm.modality import Modality
+from vqmm.quantizers.base import Quantized, Quantizer
+
+__all__ = ["check_decoder", "check_modality", "check_quantizer"]
+
+
+def check_modality(modality: type[Modality] | Modality, dim: int = 8) -> None:
+    """Every promise of a modality that needs no data: shapes, gradients, padding, files there and back."""
+    modality = modality() if isinstance(modality, type) else modality
+    name = modality.name
+    assert modality.rank in (1, 2, 3), f"{name}: rank is {modality.rank!r}, must be 1, 2 or 3"
+    assert len(modality.strides) == modality.rank, f"{name}: strides {modality.strides} for rank {modality.rank}"
+    encoder, decoder = modality.build_encoder(dim), modality.build_decoder(dim)
+    for count in (2, 1, 0):
+        x = modality.example(count)
+        assert x.shape[:2] == (count, modality.channels), f"{name}: example({count}) gave {tuple(x.shape)}"
+        z = call_masked(encoder, x, None)
+        grid = tuple(n // s for n, s in zip(x.shape[2:], modality.strides, strict=True))
+        assert z.shape == (count, dim, *grid), f"{name}: encoder gave {tuple(z.shape)}, not {(count, dim, *grid)}"
+        output = call_masked(decoder, z, None)
+        target = modality.target(x)
+        assert output.shape == target.shape, f"{name}: decoder gave {tuple(output.shape)}, target {tuple(target.shape)}"
+        loss = modality.reconstruction_loss(output, target)
+        assert loss.ndim == 0 and loss.isfinite(), f"{name}: reconstruction_loss gave {loss} for a batch of {count}"
+        assert modality.finish(output).shape == x.shape, f"{name}: finish did not give back {tuple(x.shape)}"
+        if count:
+            (pull,) = torch.autograd.grad(loss, next(iter(encoder.parameters())), allow_unused=True)
+            assert pull is not None and pull.abs().sum() > 0, f"{name}: the loss gives the encoder no gradient"
+    _check_padding(modality, encoder)
+    _check_judges_and_files(modality)
+
+
+def _check_padding(modality: Modality, encoder: torch.nn.Module) -> None:
+    """A sample beside a longer one is told apart from its padding, and the loss does not look at padding."""
+    longer = modality.example(1)[0]
+    shorter = longer[(slice(None), *(slice(0, s) for s in modality.strides))]
+    batch = modality.collate([shorter, longer], ["shorter", "longer"])
+    assert len(batch) == 2 and batch.key == ("shorter", "longer"), f"{modality.name}: collate lost a sample or a key"
+    sizes = [list(shorter.shape[1:]), list(longer.shape[1:])]
+    if longer.shape != shorter.shape:
+        assert batch.size.tolist() == sizes, f"{modality.name}: collate gave sizes {batch.size.tolist()}, not {sizes}"
+    z = call_masked(encoder, batch.x, batch.mask)
+    mask = grid_mask(batch, z)
+    assert mask is None or mask[0].sum() == 1, f"{modality.name}: one stride of signal takes {mask[0].sum()} codes"
+    target = modality.target(batch.x)
+    if batch.mask is not None and target.is_floating_point():
+        noise = torch.where(batch.mask.unsqueeze(1), 0, torch.randn_like(target))
+        clean, noisy = (modality.reconstruction_loss(target + n, target, batch.mask) for n in (0, noise))
+        assert clean == noisy, f"{modality.name}: reconstruction_loss looks at padding"
+
+
+def _check_judges_and_files(modality: Modality) -> None:
+    original = modality.finish(modality.target(modality.example(1)))[0].detach()
+    for name, judge in modality.metrics().items():
+        assert judge.rule, f"{modality.name}: the metric {name} states no rule"
+    assert modality.headline in modality.metrics(), f"{modality.name}: headline {modality.headline!r} is no metric"
+    with tempfile.TemporaryDirectory() as folder:
+        file = modality.write(original, Path(folder) / "one")
+        assert file.exists() and file.parent == Path(folder), f"{modality.name}: write did not make {file}"
+        again = modality.collate([s.read() for s in modality.samples(file)], ["one"]).x[0]
+        box = tuple(slice(0, n) for n in original.shape)
+        expected = modality.as_written(original)
+        close = again.shape[0] == expected.shape[0] and torch.allclose(again[box].to(expected), expected, atol=1e-4)
+        assert close, f"{modality.name}: what was written is not what is read back (as_written says what it should be)"
+
+
+def check_quantizer(
+    quantizer: type[Quantizer], options: BaseModel | None = None, rank: int = 2, dim: int = 8
+) -> None:
+    """Every promise of a quantizer, on latents (B, dim, *grid) of that rank. `options` default to small ones."""
+    torch.manual_seed(0)
+    made = quantizer(options or small_options(quantizer, dim), rank)
+    dim = made.options.dim
+    name = made.name
+    for count in (3, 1, 0):
+        z = torch.randn(count, dim, *(4, 6, 2)[:rank], requires_grad=True)
+        made.train()
+        if count == 3:
+            made.initialise(z.detach())
+        before = _state(made)
+        found = made(z)
+        _check_shapes(made, z, found)
+        assert _same(before, _state(made)), f"{name}: the state dict changed in forward, before after_step"
+        total = found.vectors.sum() + sum(found.losses.values())
+        if count:
+            (pull,) = torch.autograd.grad(total, z, retain_graph=True)
+            assert pull.isfinite().all() and pull.abs().sum() > 0, f"{name}: no gradient reaches the encoder"
+        made.after_step(lambda value: value, 0.5)
+    _check_rest(made, rank, dim)
+    _check_mask(made, rank, dim)
+    other = quantizer(made.options, rank)
+    other.load_state_dict(made.state_dict())
+    z = torch.randn(2, dim, *(4, 6, 2)[:rank])
+    assert torch.equal(other.eval()(z).vectors, made.eval()(z).vectors), f"{name}: the state dict does not hold everything"
+
+
+def _check_shapes(made: Quantizer, z: Tensor, found: Quantized) -> None:
+    name = made.name
+    assert found.vectors.shape == z.shape, f"{name}: vectors are {tuple(found.vectors.shape)}, z is {tuple(z.shape)}"
+    for label, loss in found.losses.items():
+        assert loss.ndim == 0 and loss.isfinite(), f"{name}: the loss {label!r} is {loss} for {tuple(z.shape)}"
+    if found.codes is None:
+        assert made.stages == 0 and made.codebook_size == 0, f"{name}: no codes, yet stages is {made.stages}"
+        return
+    codes: Codes = found.codes
+    assert len(codes.maps) == len(made.sizes), f"{name}: {len(codes.maps)} maps, sizes lists {len(made.sizes)}"
+    assert codes.maps[-1].shape == (len(z), made.stages, *z.shape[2:]), f"{name}: codes {tuple(codes.maps[-1].shape)}"
+    for one, sizes in zip(codes.maps, made.sizes, strict=True):
+        for stage, size in enumerate(sizes):
+            ids = one[:, stage]
+            assert not ids.is_floating_point(), f"{name}: codes are {ids.dtype}"
+            assert ((ids >= 0) & (ids < size)).all(), f"{name}: a code of stage {stage} lies outside [0, {size})"
+    assert torch.equal(made.lookup(codes), found.vectors), f"{name}: lookup(codes) is not the vectors, bit for bit"
+
+
+def _check_rest(made: Quantizer, rank: int, dim: int) -> None:
+    """In evaluation, and without gradients, nothing moves."""
+    z = torch.randn(2, dim, *(4, 6, 2)[:rank])
+    before = _state(made)
+    made.eval()
+    first = made(z)
+    made.train()
+    with torch.no_grad():
+        made(z)
+    made.eval()
+    assert _same(before, _state(made)), f"{made.name}: the state dict changed in evaluation"
+    assert torch.equal(first.vectors, made(z).vectors), f"{made.name}: evaluation gives two answers"
+    if first.codes is not None:
+        assert torch.equal(made.lookup(first.codes), first.vectors), f"{made.name}: lookup differs in evaluation"
+
+
+def _check_mask(made: Quantizer, rank: int, dim: int) -> None:
+    """What lies under padding changes no loss."""
+    z = torch.randn(2, dim, *(4, 6, 2)[:rank])
+    mask = torch.ones(2, *z.shape[2:], dtype=torch.bool)
+    mask[1, 2:] = False
+    made.eval()
+    losses = made(z, mask).losses
+    other = made(torch.where(mask.unsqueeze(1), z, 100.0), mask).losses
+    for label in losses:
+        assert torch.allclose(losses[label], other[label]), f"{made.name}: the loss {label!r} looks at padding"
+
+
+def check_decoder(decoder: type[Decoder], modality: Modality, dim: int = 8) -> None:
+    """Every promise of a decoder: a loss with a gradient, samples of the right sizes, the same for the same seed."""
+    torch.manual_seed(0)
+    made = decoder(modality, dim)
+    batch = _example_batch(modality)
+    grid = [n // s for n, s in zip(batch.x.shape[2:], modality.strides, strict=True)]
+    vectors = torch.randn(len(batch), dim, *grid, requires_grad=True)
+    loss, output = made.loss(vectors, batch)
+    assert loss.ndim == 0 and loss.isfinite(), f"{made.name}: the loss is {loss}"
+    (pull,) = torch.autograd.grad(loss, vectors)
+    assert pull.abs().sum() > 0, f"{made.name}: the loss gives the vectors no gradient"
+    assert output is None or modality.finish(output).shape == batch.x.shape, f"{made.name}: the output has another shape"
+    assert made.last_layer().ndim > 1, f"{made.name}: last_layer is no weight"
+    made.eval()
+    with torch.no_grad():
+        samples, again = (made.sample(vectors.detach(), batch.size, seed=3) for _ in range(2))
+    sizes = [tuple(sample.shape[1:]) for sample in samples]
+    assert sizes == [tuple(size) for size in batch.size.tolist()], f"{made.name}: samples have the sizes {sizes}"
+    assert all(map(torch.equal, samples, again)), f"{made.name}: one seed gives two answers"
+
+
+def _example_batch(modality: Modality) -> Batch:
+    return modality.collate(list(modality.example(2)), ["0", "1"])
+
+
+def small_options(part: Any, dim: int) -> BaseModel:
+    """The options of a quantizer with a small dimension, and a small codebook where it has one."""
+    wanted = {"dim": dim, "codebook_size": 11}
+    return part.Options(**{name: value for name, value in wanted.items() if name in part.Options.model_fields})
+
+
+def _state(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def _same(before: dict[str, Tensor], after: dict[str, Tensor]) -> bool:
+    return before.keys() == after.keys() and all(torch.equal(tensor, after[name]) for name, tensor in before.items())

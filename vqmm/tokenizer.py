@@ -1,0 +1,278 @@
+"""Tokenizer: an encoder, a quantizer and a decoder in a row; saved to a folder and loaded from it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vqmm import __version__
+from vqmm.batch import Batch, Codes
+from vqmm.decoders.base import Decoder, call_masked, grid_mask
+from vqmm.errors import UserError, explained
+from vqmm.files import new_folder, write_text
+from vqmm.modality import Modality
+from vqmm.options import PartOptions
+from vqmm.quantizers.base import Quantized, Quantizer
+from vqmm.registry import Registry
+
+
+@dataclass(frozen=True)
+class Output:
+    """One forward pass: `loss` is the sum of `losses`; `output` what `Modality.finish` turns into samples."""
+
+    loss: Tensor
+    losses: dict[str, Tensor]
+    output: Tensor | None
+    quantized: Quantized
+
+
+class Tokenizer(nn.Module):
+    """Samples to codes and back. Knows no modality by name.
+
+    Args:
+        labels: the names of the classes, in the order of their numbers.
+        conditional: give the decoder an embedding of each sample's label, added to the vectors.
+        extent: the extent of a training view; what `sample` draws.
+    """
+
+    def __init__(
+        self,
+        modality: Modality,
+        quantizer: Quantizer,
+        decoder: Decoder,
+        labels: Sequence[str] = (),
+        conditional: bool = False,
+        extent: Sequence[int] | None = None,
+    ):
+        super().__init__()
+        self.modality = modality
+        self.encoder = modality.build_encoder(quantizer.options.dim)
+        self.quantizer = quantizer
+        self.decoder = decoder
+        self.labels = tuple(labels)
+        self.extent = None if extent is None else tuple(extent)
+        self.label_embedding = nn.Embedding(len(self.labels), quantizer.options.dim) if conditional else None
+        self._frozen = False
+
+    @classmethod
+    def build(
+        cls,
+        config: Mapping[str, Any],
+        modality: Modality,
+        registry: Registry,
+        labels: Sequence[str] = (),
+        conditional: bool = False,
+        extent: Sequence[int] | None = None,
+    ) -> "Tokenizer":
+        """An untrained tokenizer of the parts that `config` names, around a modality that has learnt what it must."""
+        quantizer_class, quantizer_options = part_options("quantizer", config["quantizer"], registry)
+        decoder_class, decoder_options = part_options("decoder", config["decoder"], registry)
+        quantizer = quantizer_class(quantizer_options, modality.rank)
+        decoder = decoder_class(modality, quantizer.options.dim, decoder_options)
+        return cls(modality, quantizer, decoder, labels, conditional, extent)
+
+    # From samples to codes and back
+
+    def forward(self, batch: Batch, stages: int | Tensor | None = None) -> Output:
+        """The whole road, with its losses."""
+        quantized = self.quantize(batch, stages)
+        vectors = self._conditioned(quantized.vectors, batch.label)
+        reconstruction, output = self.decoder.loss(vectors, batch)
+        losses = {"reconstruction": reconstruction, **quantized.losses}
+        return Output(torch.stack([*losses.values()]).sum(), losses, output, quantized)
+
+    def quantize(self, batch: Batch, stages: int | Tensor | None = None) -> Quantized:
+        """The road up to the quantizer; `codes` carry the samples' own sizes and labels."""
+        quantized = self.quantizer(*self.latents(batch), stages)
+        if quantized.codes is None:
+            return quantized
+        return replace(quantized, codes=replace(quantized.codes, size=batch.size, label=batch.label))
+
+    def latents(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """What the quantizer reads: z (B, dim, *grid) and the mask (B, *grid)."""
+        z = call_masked(self.encoder, batch.x, batch.mask)
+        return z, grid_mask(batch, z)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch, stages: int | Tensor | None = None) -> Codes:
+        """The codes of a batch. A `UserError` for a bottleneck that has none."""
+        self.require_codes()
+        with _evaluating(self):
+            codes = self.quantize(batch, stages).codes
+        assert codes is not None  # require_codes
+        return codes
+
+    @torch.no_grad()
+    def decode(self, codes: Codes, seed: int = 0) -> list[Tensor]:
+        """The samples (C, *size) that codes stand for."""
+        self.require_codes()
+        with _evaluating(self):
+            return self._sampled(self.quantizer.lookup(codes), codes, seed)
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch, seed: int = 0) -> tuple[list[Tensor], Codes | None]:
+        """Through the bottleneck and back, for every tokenizer, with codes or without: finished samples, and codes."""
+        with _evaluating(self):
+            quantized = self.quantize(batch)
+            like = quantized.codes or Codes((), batch.size, grid_mask(batch, quantized.vectors), batch.label)
+            return self._sampled(quantized.vectors, like, seed), quantized.codes
+
+    @torch.no_grad()
+    def sample(self, count: int, label: int | None = None, seed: int = 0) -> list[Tensor]:
+        """New samples from the bottleneck's own prior, for models that have one (a VAE)."""
+        extent = self.extent or ()
+        grid = [n // s for n, s in zip(extent, self.modality.strides, strict=True)]
+        vectors = self.quantizer.sample(count, grid, torch.Generator().manual_seed(seed))
+        if vectors is None:
+            raise UserError(f"the quantizer {self.quantizer.name!r} cannot be sampled by itself: train a prior over it")
+        size = torch.tensor(extent).repeat(count, 1)
+        labels = None if label is None else torch.full((count,), label, device=self.device)
+        with _evaluating(self):
+            return self._sampled(vectors.to(self.device), Codes((), size, None, labels), seed)
+
+    def _sampled(self, vectors: Tensor, codes: Codes, seed: int) -> list[Tensor]:
+        return self.decoder.sample(self._conditioned(vectors, codes.label), codes.size, seed, codes.mask)
+
+    def _conditioned(self, vectors: Tensor, label: Tensor | None) -> Tensor:
+        if self.label_embedding is None:
+            return vectors
+        if label is None:
+            raise UserError(
+                "this tokenizer's decoder is conditioned on labels, and these samples have none: give the data labels "
+                f"({', '.join(self.labels[:8])}{', ...' if len(self.labels) > 8 else ''})"
+            )
+        embedding = self.label_embedding(label)
+        return vectors + embedding.reshape(*embedding.shape, *[1] * (vectors.ndim - 2))
+
+    def require_codes(self) -> None:
+        if not self.quantizer.stages:
+            raise UserError(
+                f"the quantizer {self.quantizer.name!r} has no codes: encode and decode need a recipe with a codebook, "
+                "such as vqvae-ema"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    # Staying as it is
+
+    def freeze(self) -> "Tokenizer":
+        """Never move again, whatever `train()` is called on: evaluation mode for good, no gradients."""
+        self.eval().requires_grad_(False)
+        self._frozen = True
+        return self
+
+    def unfreeze(self) -> "Tokenizer":
+        """Undo `freeze`, to train on."""
+        self._frozen = False
+        return self.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> "Tokenizer":
+        return super().train(mode and not getattr(self, "_frozen", False))
+
+    # Identity
+
+    def code_fingerprint(self) -> str:
+        """16 hex digits for all that decides which codes a sample gets, and what vectors they stand for."""
+        return self._fingerprint("encoder.", "quantizer.")
+
+    def fingerprint(self) -> str:
+        """16 hex digits for the whole, decoder included."""
+        return self._fingerprint("")
+
+    def _fingerprint(self, *prefixes: str) -> str:
+        config = self._config()
+        told = config if prefixes == ("",) else {part: config[part] for part in ("modality", "quantizer")}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            if name.startswith(prefixes):
+                tensor = tensor.detach().cpu().contiguous()
+                digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    # On disk
+
+    def _config(self) -> dict[str, Any]:
+        parts = {"modality": self.modality, "quantizer": self.quantizer, "decoder": self.decoder}
+        told = {what: {"name": part.name, **part.options.model_dump(mode="json")} for what, part in parts.items()}
+        conditional = self.label_embedding is not None
+        return {**told, "labels": list(self.labels), "conditional": conditional, "extent": self.extent and [*self.extent]}
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json`, `model.safetensors` and the modality's own files, in place of what was there."""
+        config = {"format": 1, "vqmm": __version__, **self._config()}
+        config |= {"code_fingerprint": self.code_fingerprint(), "fingerprint": self.fingerprint()}
+        with new_folder(Path(folder)) as new:
+            save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, new / "model.safetensors")
+            write_text(new / "config.json", json.dumps(config, indent=2) + "\n")
+            self.modality.save(new)
+
+    @classmethod
+    def load(cls, folder: Path | str, registry: Registry | None = None) -> "Tokenizer":
+        """Read a tokenizer's folder, or a run's. It comes back frozen.
+
+        Raises:
+            UserError: the folder holds no tokenizer; a plugin it needs is missing; a file is damaged.
+        """
+        folder = tokenizer_folder(Path(folder))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        registry = registry or Registry.discover()
+        modality = build_modality(config, registry)
+        modality.load(folder)
+        tokenizer = cls.build(config, modality, registry, config["labels"], config["conditional"], config["extent"])
+        try:
+            tokenizer.load_state_dict(load_file(folder / "model.safetensors"))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder / 'model.safetensors'} is damaged or of another version: {said}") from None
+        if tokenizer.fingerprint() != config["fingerprint"]:
+            raise UserError(
+                f"{folder} was changed after it was saved: its content has the fingerprint {tokenizer.fingerprint()}, "
+                f"config.json says {config['fingerprint']}"
+            )
+        return tokenizer.freeze()
+
+
+def tokenizer_folder(path: Path) -> Path:
+    """The tokenizer's folder of a run, or the folder itself."""
+    for folder in (path / "tokenizer", path):
+        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+            return folder
+    raise UserError(f"{path} holds no tokenizer: give the folder of a run (made by vqmm train), or its tokenizer folder")
+
+
+def build_modality(config: Mapping[str, Any], registry: Registry) -> Modality:
+    """The modality that `config["modality"]` describes (a saved config, or a recipe as a dict)."""
+    found, options = part_options("modality", config["modality"], registry)
+    return found(options)
+
+
+def part_options(kind: str, told: Mapping[str, Any], registry: Registry) -> tuple[Any, PartOptions]:
+    """The class of a part and its checked options, from `{"name": ..., option: value, ...}`."""
+    found = registry.find(kind, told["name"])
+    with explained(kind, found.Options.model_fields):
+        return found, found.Options(**{name: value for name, value in told.items() if name != "name"})
+
+
+class _evaluating:  # noqa: N801: used like a function
+    """Evaluation mode inside the block, then the modes that were there before."""
+
+    def __init__(self, module: nn.Module):
+        self.before = [(each, each.training) for each in module.modules()]
+        self.module = module
+
+    def __enter__(self) -> None:
+        self.module.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for module, training in self.before:
+            module.training = training

@@ -1,0 +1,146 @@
+"""`vqmm encode` and `vqmm decode`: files to token shards and back."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqmm.data.sample import Sample, Unreadable
+from vqmm.data.source import Source
+from vqmm.errors import UserError
+from vqmm.files import must_be_free, new_folder
+from vqmm.registry import Registry
+from vqmm.shards import Header, Row, ShardWriter, codes_of, read_header, read_rows, rows_of
+from vqmm.tokenizer import Tokenizer
+
+BATCH = 32  # samples of one size at a time,
+BATCH_VALUES = 2**22  # but no more than so many values, so that large pictures go one by one
+
+
+def encode(
+    run: str | Path,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    strict: bool = False,
+    plugins: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Turn files into a folder of token shards (Parquet). Samples are taken whole, uncropped.
+
+    Returns:
+        The folder, how many samples and codes it holds, their nominal bits, and what could not be read.
+
+    Raises:
+        UserError: the run has no codes; an input that does not exist or holds nothing; two samples of one name;
+            with `strict`, a damaged sample. Nothing is written then.
+    """
+    out = Path(out)
+    tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
+    tokenizer.require_codes()
+    must_be_free(out, "the token folder")
+    samples = [sample for path in inputs for sample in Source(tokenizer.modality, path).samples]
+    twice = [key for key, count in Counter(sample.key for sample in samples).items() if count > 1]
+    if twice:
+        raise UserError(f"{len(twice)} names stand for two samples, such as {twice[0]!r}: encode their folders one by one")
+    header = Header(tokenizer.code_fingerprint(), tokenizer.modality.name, tokenizer.quantizer.sizes)
+    unreadable: list[str] = []
+    codes_count, bits = 0, 0.0
+    with new_folder(out) as folder:
+        with ShardWriter(folder, header) as writer:
+            for some, values in _batches(_read(samples, unreadable, strict)):
+                batch = tokenizer.modality.collate(values, [sample.key for sample in some])
+                codes = tokenizer.encode(batch.to(tokenizer.device))
+                for row in rows_of(codes, batch.key, [sample.label for sample in some]):
+                    writer.add(row)
+                    codes_count += sum(one.size for one in row.maps)
+                    bits += _nominal_bits(row, header)
+        if not writer.rows:
+            raise UserError(f"none of the {len(samples)} samples can be read; the first: {unreadable[0]}")
+    return {
+        "tokens": str(out),
+        "samples": writer.rows,
+        "codes": codes_count,
+        "bits": bits,
+        "code_fingerprint": header.code_fingerprint,
+        "unreadable": unreadable,
+    }
+
+
+def decode(
+    run: str | Path, tokens: str | Path, out: str | Path, *, seed: int = 0, plugins: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Turn a folder of token shards into files, named after their keys.
+
+    Raises:
+        UserError: no shards there; they are another tokenizer's; `out` holds something; a name leads out of `out`.
+    """
+    out = Path(out)
+    tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
+    must_be_free(out, "the output folder")
+    header, files = read_header(Path(tokens))
+    if header.code_fingerprint != tokenizer.code_fingerprint():
+        raise UserError(
+            f"{tokens} was encoded by the tokenizer {header.code_fingerprint}, and {run} is "
+            f"{tokenizer.code_fingerprint()}: decode with the run that encoded it"
+        )
+    names = _file_names(row.key for row in read_rows(header, files))
+    numbers = {label: number for number, label in enumerate(tokenizer.labels)}
+    count = 0
+    with new_folder(out) as folder:
+        for _, alike in groupby(read_rows(header, files), key=lambda row: (row.size, [m.shape for m in row.maps])):
+            for rows in _chunks(alike):
+                for row, sample in zip(rows, tokenizer.decode(codes_of(rows, numbers).to(tokenizer.device), seed), strict=True):
+                    path = folder / names[row.key]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    tokenizer.modality.write(sample, path)
+                    count += 1
+    return {"out": str(out), "samples": count}
+
+
+def _read(samples: Iterable[Sample], unreadable: list[str], strict: bool) -> Iterator[tuple[Sample, Tensor]]:
+    for sample in samples:
+        try:
+            yield sample, sample.read()
+        except Unreadable as error:
+            if strict:
+                raise
+            unreadable.append(str(error))
+
+
+def _batches(read: Iterable[tuple[Sample, Tensor]]) -> Iterator[tuple[list[Sample], list[Tensor]]]:
+    """Neighbours of one shape together."""
+    for shape, group in groupby(read, key=lambda pair: pair[1].shape):
+        most = max(1, min(BATCH, BATCH_VALUES // max(shape.numel(), 1)))
+        for pairs in _chunks(group, most):
+            yield [sample for sample, _ in pairs], [value for _, value in pairs]
+
+
+def _chunks(items: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:
+    chunk = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _nominal_bits(row: Row, header: Header) -> float:
+    sizes = [size for one, stages in zip(row.maps, header.sizes, strict=True) for size in stages[: len(one)]]
+    cells = [one[0].size for one in row.maps for _ in range(len(one))]
+    return float((torch.tensor(sizes, dtype=torch.float64).log2() * torch.tensor(cells)).sum())
+
+
+def _file_names(keys: Iterable[str]) -> dict[str, str]:
+    """A path without suffix for every key: `cats/1.png` -> `cats/1`, or the whole key where two would meet."""
+    found = {key: PurePosixPath(key) for key in keys}
+    for key, path in found.items():
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise UserError(f"the token file names a sample {key!r}, which is no place inside an output folder")
+    meeting = Counter(path.with_suffix("") for path in found.values())
+    return {key: str(path.with_suffix("") if meeting[path.with_suffix("")] == 1 else path) for key, path in found.items()}
