@@ -86,12 +86,14 @@ class Codes:
 
     def __getitem__(self, index: slice) -> "Codes":
         """A slice of the batch."""
-        pick = {name: None if (v := getattr(self, name)) is None else v[index] for name in ("size", "mask", "label")}
-        return Codes(tuple(one[index] for one in self.maps), **pick)
+        mask = None if self.mask is None else self.mask[index]
+        label = None if self.label is None else self.label[index]
+        return Codes(tuple(one[index] for one in self.maps), self.size[index], mask, label)
 
     def to(self, device: torch.device | str) -> "Codes":
-        moved = {name: None if (v := getattr(self, name)) is None else v.to(device) for name in ("mask", "label")}
-        return replace(self, maps=tuple(one.to(device) for one in self.maps), **moved)
+        mask = None if self.mask is None else self.mask.to(device)
+        label = None if self.label is None else self.label.to(device)
+        return Codes(tuple(one.to(device) for one in self.maps), self.size, mask, label)
 
     def map_masks(self) -> list[Tensor | None]:
         """The mask on the grid of each map."""

@@ -161,4 +161,3 @@ class Modality:
         """Random x for tests: (batch, C, *extent) with two to four codes along each axis."""
         extent = [stride * (2 + (axis + batch) % 3) for axis, stride in enumerate(self.strides)]
         return torch.rand(batch, self.channels, *extent) * 2 - 1
-

@@ -76,9 +76,7 @@ def _check_judges_and_files(modality: Modality) -> None:
         assert close, f"{modality.name}: what was written is not what is read back (as_written says what it should be)"
 
 
-def check_quantizer(
-    quantizer: type[Quantizer], options: BaseModel | None = None, rank: int = 2, dim: int = 8
-) -> None:
+def check_quantizer(quantizer: type[Quantizer], options: BaseModel | None = None, rank: int = 2, dim: int = 8) -> None:
     """Every promise of a quantizer, on latents (B, dim, *grid) of that rank. `options` default to small ones."""
     torch.manual_seed(0)
     made = quantizer(options or small_options(quantizer, dim), rank)
@@ -103,7 +101,9 @@ def check_quantizer(
     other = quantizer(made.options, rank)
     other.load_state_dict(made.state_dict())
     z = torch.randn(2, dim, *(4, 6, 2)[:rank])
-    assert torch.equal(other.eval()(z).vectors, made.eval()(z).vectors), f"{name}: the state dict does not hold everything"
+    assert torch.equal(other.eval()(z).vectors, made.eval()(z).vectors), (
+        f"{name}: the state dict does not hold everything"
+    )
 
 
 def _check_shapes(made: Quantizer, z: Tensor, found: Quantized) -> None:
@@ -164,7 +164,9 @@ def check_decoder(decoder: type[Decoder], modality: Modality, dim: int = 8) -> N
     assert loss.ndim == 0 and loss.isfinite(), f"{made.name}: the loss is {loss}"
     (pull,) = torch.autograd.grad(loss, vectors)
     assert pull.abs().sum() > 0, f"{made.name}: the loss gives the vectors no gradient"
-    assert output is None or modality.finish(output).shape == batch.x.shape, f"{made.name}: the output has another shape"
+    assert output is None or modality.finish(output).shape == batch.x.shape, (
+        f"{made.name}: the output has another shape"
+    )
     assert made.last_layer().ndim > 1, f"{made.name}: last_layer is no weight"
     made.eval()
     with torch.no_grad():

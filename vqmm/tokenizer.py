@@ -202,17 +202,24 @@ class Tokenizer(nn.Module):
     # On disk
 
     def _config(self) -> dict[str, Any]:
-        parts = {"modality": self.modality, "quantizer": self.quantizer, "decoder": self.decoder}
+        parts: dict[str, Any] = {"modality": self.modality, "quantizer": self.quantizer, "decoder": self.decoder}
         told = {what: {"name": part.name, **part.options.model_dump(mode="json")} for what, part in parts.items()}
         conditional = self.label_embedding is not None
-        return {**told, "labels": list(self.labels), "conditional": conditional, "extent": self.extent and [*self.extent]}
+        return {
+            **told,
+            "labels": list(self.labels),
+            "conditional": conditional,
+            "extent": self.extent and [*self.extent],
+        }
 
     def save(self, folder: Path) -> None:
         """Write `config.json`, `model.safetensors` and the modality's own files, in place of what was there."""
         config = {"format": 1, "vqmm": __version__, **self._config()}
         config |= {"code_fingerprint": self.code_fingerprint(), "fingerprint": self.fingerprint()}
         with new_folder(Path(folder)) as new:
-            save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, new / "model.safetensors")
+            save_file(
+                {name: tensor.contiguous() for name, tensor in self.state_dict().items()}, new / "model.safetensors"
+            )
             write_text(new / "config.json", json.dumps(config, indent=2) + "\n")
             self.modality.save(new)
 
@@ -224,7 +231,7 @@ class Tokenizer(nn.Module):
             UserError: the folder holds no tokenizer; a plugin it needs is missing; a file is damaged.
         """
         folder = tokenizer_folder(Path(folder))
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_config(folder)
         registry = registry or Registry.discover()
         modality = build_modality(config, registry)
         modality.load(folder)
@@ -247,7 +254,21 @@ def tokenizer_folder(path: Path) -> Path:
     for folder in (path / "tokenizer", path):
         if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
             return folder
-    raise UserError(f"{path} holds no tokenizer: give the folder of a run (made by vqmm train), or its tokenizer folder")
+    raise UserError(
+        f"{path} holds no tokenizer: give the folder of a run (made by vqmm train), or its tokenizer folder"
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a tokenizer's folder, with every field there."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        lacks = {"modality", "quantizer", "decoder", "labels", "conditional", "extent", "fingerprint"} - config.keys()
+    except (ValueError, AttributeError) as error:  # not UTF-8, not JSON, not an object
+        raise UserError(f"{folder / 'config.json'} is damaged: {' '.join(str(error).split())}") from None
+    if lacks:
+        raise UserError(f"{folder / 'config.json'} is damaged: it lacks {', '.join(sorted(lacks))}")
+    return config
 
 
 def build_modality(config: Mapping[str, Any], registry: Registry) -> Modality:
@@ -263,7 +284,7 @@ def part_options(kind: str, told: Mapping[str, Any], registry: Registry) -> tupl
         return found, found.Options(**{name: value for name, value in told.items() if name != "name"})
 
 
-class _evaluating:  # noqa: N801: used like a function
+class _evaluating:  # noqa: N801
     """Evaluation mode inside the block, then the modes that were there before."""
 
     def __init__(self, module: nn.Module):

@@ -1,7 +1,5 @@
 """What is done to a codebook, once, before it is searched: centring, norms, and codes that may not win."""
 
-# ruff: noqa: N815 (shapes live in names: code_KD)
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Move a codebook towards the vectors that chose it."""
 
-# ruff: noqa: N815 (shapes live in names: code_KD)
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Search, look up, measure and count in one call, with gradients."""
 
-# ruff: noqa: N815 (shapes live in names: code_KD)
-
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vqmm.kernels import checks
-from vqmm.kernels.code_sums import code_sums, sums_of_kept
+from vqmm.kernels.code_sums import sums_of_kept
 from vqmm.kernels.finite import finite_rows
 from vqmm.kernels.nearest_code import PRECISIONS, nearest_code
 from vqmm.kernels.vector_quantize.reference import vector_quantize_reference
@@ -109,5 +107,6 @@ def vector_quantize(
     vectors_ND, error_N, code_error_N = StraightThrough.apply(x_ND, code_KD, index_N, keep_N)
     counts_K = sums_KD = None
     if statistics:
-        counts_K, sums_KD = code_sums(x_ND.detach(), index_N, code_KD.shape[0], mask_N=keep_N)
+        with torch.no_grad():
+            counts_K, sums_KD = sums_of_kept(x_ND, index_N, code_KD.shape[0], keep_N)
     return VectorQuantized(vectors_ND, index_N, error_N, code_error_N, counts_K, sums_KD, not_finite)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
-from torch.nn import functional as F
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 import vqmm
 from vqmm.data.sample import Sample
 from vqmm.errors import UserError
 from vqmm.evaluation.metrics import Judge, basic_judges
 from vqmm.plugins.image import arrays, files
+from vqmm.plugins.image.metrics import PSNR_LIMIT_DB, SIGMA, WINDOW, PictureMean, psnr_db, ssim
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -44,20 +43,26 @@ class Image(vqmm.Modality):
         self.channels = self.options.channels
         size = self.options.size
         self.size = (size, size) if isinstance(size, int) else size
-        for side, stride in zip(self.size, self.strides, strict=True):
+        for name, side, stride in zip(("height", "width"), self.size, self.strides, strict=True):
             if side < stride or side % stride:
-                low, high = side // stride * stride, (side // stride + 1) * stride
-                fits = f"{low} or {high}" if low else str(high)
-                raise UserError(f"modality.size: {side} pixels are not a multiple of the stride {stride}: take {fits}")
+                low = max(side // stride, 0) * stride
+                fits = f"{low} or {low + stride}" if low else f"{stride}"
+                raise UserError(
+                    f"modality.size: a {name} of {side} pixels is not a multiple of the stride {stride}: take {fits}"
+                )
 
     @property
     def view(self) -> str:
         return f"centre crop of at most {self.size[0]} x {self.size[1]} pixels"
 
     def samples(self, path: Path) -> Iterator[Sample]:
-        if path.suffix == ".npz":
+        name = path.name.lower()
+        if path.is_dir():
+            is_idx = bool(arrays.idx_files(path))
+        elif name.endswith(".npz"):
             return arrays.npz_samples(path, self.channels)
-        is_idx = any(path.glob("*-images-idx3-ubyte*")) if path.is_dir() else "-ubyte" in path.name
+        else:
+            is_idx = name.endswith((".gz", "-ubyte"))
         return (arrays.idx_samples if is_idx else files.picture_samples)(path, self.channels)
 
     def write(self, sample: Tensor, path: Path) -> Path:
@@ -94,14 +99,15 @@ class Image(vqmm.Modality):
         return {
             **basic_judges(to_unit, "[0, 1]"),
             "psnr_db": Judge(
-                PeakSignalNoiseRatio(data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3)),
-                "of each picture, then the mean over pictures; range [0, 1]",
+                PictureMean(psnr_db),
+                f"of each picture, then the mean over pictures; range [0, 1], a perfect one counts {PSNR_LIMIT_DB:g}",
                 True,
                 to_unit,
             ),
             "ssim": Judge(
-                StructuralSimilarityIndexMeasure(data_range=1.0),
-                "mean over pictures; range [0, 1], Gaussian window of 11 pixels, sigma 1.5",
+                PictureMean(ssim),
+                f"of each picture, then the mean over pictures; range [0, 1], Gaussian window of {WINDOW} pixels (for "
+                f"smaller pictures as many as fit, an odd number), sigma {SIGMA}",
                 True,
                 to_unit,
             ),
@@ -111,11 +117,9 @@ class Image(vqmm.Modality):
         return float(size[0] * size[1])
 
     def show(self, *rows: Sequence[Tensor]) -> "Pillow.Image":
-        """Small pictures are enlarged, without smoothing."""
-        smallest = min((s.shape[-1] for row in rows for s in row), default=64)
-        zoom = max(1, 96 // max(smallest, 1))
-        enlarged = [[F.interpolate(to_bytes(s)[None], scale_factor=zoom)[0] for s in row] for row in rows]
-        return files.grid_picture(enlarged)
+        """Small pictures are enlarged, without smoothing; very large ones are shrunk."""
+        smallest = min((min(s.shape[1:]) for row in rows for s in row), default=96)
+        return files.grid_picture([[to_bytes(s) for s in row] for row in rows], zoom=max(1, 96 // max(smallest, 1)))
 
 
 def to_bytes(sample: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import typer
 from vqmm.cli.output import Json, Plugins, print_json, print_metrics, print_unreadable
 
 
-def eval(  # noqa: A001: named as the verb is
+def eval(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     data: Annotated[str, typer.Option(help="A file, folder or archive of samples, or builtin:digits.")],
     whole: Annotated[bool, typer.Option("--whole", help="Uncropped, and judged as a decoded file would be.")] = False,

@@ -1,12 +1,13 @@
 """Batches in an order, and with crops, that depend on (seed, step, key) alone."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from vqmm.batch import Batch
 from vqmm.data.sample import Sample, Unreadable
@@ -56,6 +57,10 @@ class Views(Dataset):
             self._room -= size
             self._cache[number] = value
         return value
+
+    def share_cache(self, workers: int) -> None:
+        """Leave room for the caches of so many copies."""
+        self._room //= workers
 
     def values(self) -> Iterator[Tensor]:
         """Every sample that can be read, uncropped."""
@@ -125,7 +130,9 @@ def _mix(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
-def training_batches(views: Views, batch_size: int, seed: int, first_batch: int = 0, workers: int = 0) -> Iterator[Loaded]:
+def training_batches(
+    views: Views, batch_size: int, seed: int, first_batch: int = 0, workers: int = 0
+) -> Iterator[Loaded]:
     """Training batches without end, from a given one on."""
     order = EndlessOrder(len(views.samples), batch_size, seed, first_batch)
     return iter(_loader(views, order, workers))
@@ -140,11 +147,18 @@ def evaluation_batches(views: Views, batch_size: int, limit: int | None = None) 
 
 
 def _loader(views: Views, order: Sampler | list, workers: int) -> DataLoader:
-    start: Callable[[int], None] | None = _one_thread if workers else None
     return DataLoader(
-        views, batch_sampler=order, collate_fn=views.collate, num_workers=workers, worker_init_fn=start
+        views,
+        batch_sampler=order,
+        collate_fn=views.collate,
+        num_workers=workers,
+        worker_init_fn=_start_worker if workers else None,
+        generator=torch.Generator(),  # without one every loader draws from torch's own, and so changes what follows
     )
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    """One thread, and a share of the cache: each worker keeps one of its own."""
     torch.set_num_threads(1)
+    info: Any = get_worker_info()
+    info.dataset.share_cache(info.num_workers)

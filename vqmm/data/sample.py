@@ -25,6 +25,13 @@ class Sample:
     label: str | None = None
     split: str | None = None
 
+    def __post_init__(self) -> None:
+        # File names need not be UTF-8; keys and labels are, because they are hashed and written to JSON and Parquet.
+        for name in ("key", "label"):
+            text = getattr(self, name)
+            if text is not None and not text.isascii():
+                object.__setattr__(self, name, text.encode(errors="backslashreplace").decode())
 
-class Unreadable(UserError):
+
+class Unreadable(UserError):  # noqa: N818 (the state of an item)
     """A damaged item among good ones: skipped, counted, and named at the end, unless the user asked for strictness."""

@@ -1,6 +1,8 @@
 """Source: all samples of one place, split into what is trained on and what is held out."""
 
 import hashlib
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +29,7 @@ class Source:
             where = builtin(self.path.removeprefix(BUILTIN))
         else:
             where = Path(path)
-            if not where.exists():
+            if not os.access(where, os.F_OK):  # unlike Path.exists, no exception below a folder one may not enter
                 raise UserError(f"there is nothing at {path}: give a file or folder, or {BUILTIN}digits")
             self.path = str(where.resolve())
         self.samples = list(modality.samples(where))
@@ -37,17 +39,21 @@ class Source:
         self.has_split = any(sample.split == "test" for sample in self.samples)
 
     def training(self) -> list[Sample]:
-        """The source's own training split, else all that is not held out."""
+        """The source's own training split, else all that is not held out. A `UserError` where it is all for testing."""
         held_out = {sample.key for sample in self.held_out()}
         rest = [sample for sample in self.samples if sample.key not in held_out]
+        if not rest and self.has_split:
+            raise UserError(f"{self.path} holds a test split of {len(self.samples)} samples and nothing to train on")
         return rest or self.samples  # a source of one sample is trained on, and judged, by that one
 
     def held_out(self) -> list[Sample]:
-        """The source's own test split, else the lowest tenth by a hash of the key (one sample at the least)."""
+        """The source's own test split, else the lowest tenth by a hash of the key (at least one sample, never all)."""
         if self.has_split:
             return [sample for sample in self.samples if sample.split == "test"]
         lowest = [sample for sample in self.samples if key_hash(sample.key) < HELD_OUT]
-        return lowest or [min(self.samples, key=lambda sample: key_hash(sample.key))]
+        if 0 < len(lowest) < len(self.samples):
+            return lowest
+        return [min(self.samples, key=lambda sample: key_hash(sample.key))]
 
     def fingerprint(self) -> str:
         """16 hex digits for the set of keys: the same data in another place is recognised."""
@@ -62,29 +68,36 @@ def judged(source: Source, trained_on: str | None) -> tuple[list[Sample], str]:
     Raises:
         UserError: the source lies inside the one trained on, or holds it: which of its samples are unseen is unknown.
     """
-    if source.has_split:
-        return source.held_out(), "the source's own test split"
-    if trained_on is None or trained_on.startswith(BUILTIN) or source.path.startswith(BUILTIN):
-        same, nested = trained_on == source.path, False
-    else:
-        here, there = Path(source.path), Path(trained_on)
-        same, nested = here == there, here.is_relative_to(there) or there.is_relative_to(here)
-    if same:
-        return source.held_out(), "the held-out tenth"
-    if nested:
+    same = trained_on == source.path
+    if trained_on is not None and not same and _nested(source.path, trained_on):
         raise UserError(
             f"{source.path} overlaps with the training data {trained_on}: evaluate on exactly that path (its held-out "
-            "tenth is taken), or on data elsewhere"
+            "part is taken), or on data elsewhere"
         )
+    if source.has_split:
+        return source.held_out(), "the source's own test split"
+    if same:
+        return source.held_out(), "the held-out tenth"
     return source.samples, "all of a source that was not trained on"
 
 
+def _nested(one: str, other: str) -> bool:
+    if one.startswith(BUILTIN) or other.startswith(BUILTIN):
+        return False
+    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
+
+
 def label_numbers(samples: Sequence[Sample], labels: Sequence[str]) -> dict[str, int]:
-    """Number of every label among the samples; a `UserError` for one that is not in `labels`."""
+    """The number of every label; a `UserError` where a sample has one that is not in `labels`.
+
+    Without any `labels` (of a tokenizer whose training data had none) those of the samples are of no use, and allowed.
+    """
     numbers = {label: number for number, label in enumerate(labels)}
-    strange = sorted({s.label for s in samples if s.label is not None and s.label not in numbers})
-    if strange:
-        raise UserError(f"labels {', '.join(strange[:5])} are unknown: the tokenizer was trained with {', '.join(labels)}")
+    strange = sorted({s.label for s in samples if s.label is not None and s.label not in numbers}, key=_natural)
+    if strange and labels:
+        raise UserError(
+            f"labels {', '.join(strange[:5])} are unknown: the tokenizer was trained with {', '.join(labels)}"
+        )
     return numbers
 
 
@@ -93,5 +106,8 @@ def key_hash(key: str) -> float:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest()) / 2**56
 
 
-def _natural(label: str) -> tuple[int, int, str]:
-    return (0, int(label), label) if label.isascii() and label.isdigit() else (1, 0, label)
+def _natural(label: str) -> tuple[list[tuple[bool, int, str]], str]:
+    """Sorts 2 before 10, and class2 before class10. Numbers by length, then text: they may have any length."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", label)
+    order = [(False, len(n := part.lstrip("0")), n) if part[0] in "0123456789" else (True, 0, part) for part in parts]
+    return order, label  # 1 and 01 are equal up to here

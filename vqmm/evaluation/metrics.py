@@ -52,7 +52,9 @@ class NormalizedMSE(Metric):
         return (self.error / self.count) / variance
 
 
-def basic_judges(prepare: Callable[[Tensor], Tensor] = lambda x: x, scale: str = "the samples' own") -> dict[str, Judge]:
+def basic_judges(
+    prepare: Callable[[Tensor], Tensor] = lambda x: x, scale: str = "the samples' own"
+) -> dict[str, Judge]:
     """`mse` and `nmse`, which any signal has."""
     return {
         "mse": Judge(MeanSquaredError(), f"mean over all values, range {scale}", False, prepare),

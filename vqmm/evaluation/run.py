@@ -15,7 +15,7 @@ from vqmm.registry import Registry
 from vqmm.tokenizer import Tokenizer
 
 
-def eval(  # noqa: A001: named as the verb is
+def eval(
     run: str | Path,
     data: str | Path,
     *,

@@ -19,9 +19,10 @@ def kmeans(x_ND: Tensor, K: int, iterations: int = 12, normalise: bool = False) 
     Raises:
         ValueError: no vector of x is finite.
     """
+    given = len(x_ND)
     x_ND = x_ND[x_ND.isfinite().all(dim=1)].float()
     if not len(x_ND):
-        raise ValueError(f"kmeans: none of the {len(x_ND)} vectors is finite: there is nothing to start {K} codes from")
+        raise ValueError(f"kmeans: none of the {given} vectors is finite: there is nothing to start {K} codes from")
     generator = torch.Generator().manual_seed(0)
     picked = torch.cat([torch.randperm(len(x_ND), generator=generator) for _ in range(-(-K // len(x_ND)))])[:K]
     code_KD = x_ND[picked.to(x_ND.device)].clone()

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 
-def revive_(
-    code_KD: Tensor, count_K: Tensor, sum_KD: Tensor, dead_K: Tensor, spread: Tensor, step: Tensor
-) -> None:
+def revive_(code_KD: Tensor, count_K: Tensor, sum_KD: Tensor, dead_K: Tensor, spread: Tensor, step: Tensor) -> None:
     """Give every dead code a new place, in place; vector, sum and count change together.
 
     Args:
@@ -45,7 +43,11 @@ def counter_uniform(step: Tensor, shape: tuple[int, ...], stream: int = 0) -> Te
     count = 1
     for n in shape:
         count *= n
-    x = torch.arange(count, device=step.device, dtype=torch.int64) + step * 0x2545F4914F6CDD1D + stream * 0x369DEA0F31A53F85
+    x = (
+        torch.arange(count, device=step.device, dtype=torch.int64)
+        + step * 0x2545F4914F6CDD1D
+        + stream * 0x369DEA0F31A53F85
+    )
     x = x * -0x61C8864680B583EB  # the golden ratio of 64 bits
     x = (x ^ _shift(x, 30)) * -0x40A7B892E31B1A47
     x = (x ^ _shift(x, 27)) * -0x6B2FB644ECCEEE15

@@ -117,6 +117,9 @@ class VectorQuantizer(Quantizer):
     @torch.no_grad()
     def after_step(self, reduce: Reduce, progress: float) -> None:
         o = self.options
+        if not self.training:  # a frozen tokenizer stays as it is
+            self._gathered = None
+            return
         if self._gathered is None:  # a process whose batch was empty still takes part in the sum
             self._gathered = torch.zeros(self.counts.numel() + self.sums.numel() + 2, device=self.sums.device).double()
         total, self._gathered = reduce(self._gathered), None

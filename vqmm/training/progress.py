@@ -2,14 +2,13 @@
 
 import sys
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class RunProgress:
-    """step, loss, the modality's headline metric and codebook use (both of held-out data), samples/s, time left."""
+    """step, loss, the headline metric and codebook use of the last held-out evaluation, samples/s, time left."""
 
     def __init__(self, steps: int, quiet: bool = False):
         self.steps, self.quiet = steps, quiet
@@ -24,27 +23,29 @@ class RunProgress:
             disable=not self.live,
         )
         self._task = self._bar.add_task("", total=steps, told="")
-        self._judged = ""
+        self._loss, self._speed, self._judged = "", "", ""
         self._started = time.monotonic()
 
     def __enter__(self) -> "RunProgress":
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def trained(self, step: int, loss: float, samples_per_second: float) -> None:
-        self._told = f"loss {loss:.4f}  {self._judged}{samples_per_second:.0f} samples/s"
-        self._bar.update(self._task, completed=step, told=self._told)
+        self._loss, self._speed = f"loss {loss:.4f}  ", f"{samples_per_second:.0f} samples/s"
+        self._bar.update(self._task, completed=step, told=self._loss + self._judged + self._speed)
 
-    def judged(self, step: int, headline: str, value: float, use: float | None) -> None:
-        """After an evaluation."""
-        self._judged = f"{headline} {value:.4g}  " + (f"codes used {use:.0%}  " if use is not None else "")
-        if not self.live and not self.quiet:
+    def judged(self, step: int, headline: str, value: float | None, use: float | None) -> None:
+        """After an evaluation: a plain line, where there is no live one."""
+        self._judged = ("" if value is None else f"{headline} {value:.4g}  ") + (
+            "" if use is None else f"codes used {use:.0%}  "
+        )
+        if not self.live:
             left = (time.monotonic() - self._started) * (self.steps - step) / max(step, 1)
-            self.say(f"step {step} of {self.steps}  {self._told.replace('loss', 'loss', 1)}  {self._judged}{left:.0f} s left")
+            self.say(f"step {step} of {self.steps}  {self._loss}{self._judged}{self._speed}  {left:.0f} s left")
 
     def say(self, line: str) -> None:
         if not self.quiet:
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)

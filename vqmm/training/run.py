@@ -135,7 +135,9 @@ def fabric(device: str, precision: str) -> Fabric:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("train.device: cuda was asked for and there is no CUDA device: take auto or cpu")
     accelerator = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
-    return Fabric(accelerator=accelerator, devices=1, precision={"float32": "32-true", "bfloat16": "bf16-mixed"}[precision])
+    return Fabric(
+        accelerator=accelerator, devices=1, precision={"float32": "32-true", "bfloat16": "bf16-mixed"}[precision]
+    )
 
 
 def refuse_unreadable(samples: Sequence[Sample]) -> None:

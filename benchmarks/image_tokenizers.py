@@ -1,0 +1,56 @@
+"""How well do the recipes reconstruct pictures?
+
+    python -m vqmm.benchmarks.image_tokenizers cifar10_subset.npz --name cifar10 --steps 3000 --out benchmarks/results
+
+Trains each recipe on the source's training split on one thread and judges it on all of its test split.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import vqmm
+from vqmm.benchmarks.machine import machine
+
+RECIPES = ("ae", "vae", "vqvae", "vqvae-ema")
+
+
+def measure(recipe: str, data: str, steps: int, settings: list[str], folder: Path) -> dict[str, Any]:
+    """Train and judge one recipe; a row of the table."""
+    start = time.perf_counter()
+    trained = vqmm.train("image", data, folder / recipe, recipe, steps=steps, settings=settings)
+    seconds = time.perf_counter() - start
+    found = vqmm.eval(folder / recipe, data)
+    row = {"recipe": recipe, "steps": steps, "weights": trained["weights"], "train_seconds": round(seconds, 1)}
+    return {**row, "split": found["split"], "view": found["view"], "count": found["count"], **found["metrics"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--name", required=True, help="the data's name, and the result's")
+    parser.add_argument("--recipes", default=",".join(RECIPES))
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PART.OPTION=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for recipe in told.recipes.split(","):
+            rows.append(measure(recipe, told.data, told.steps, told.settings, Path(folder)))
+            print(json.dumps(rows[-1]), flush=True)
+    result = {"question": "image_tokenizers", "data": told.name, "settings": told.settings, "rows": rows, **machine()}
+    told.out.mkdir(parents=True, exist_ok=True)
+    file = told.out / f"image_tokenizers-{told.name}-{told.steps}.json"
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    print(file)
+
+
+if __name__ == "__main__":
+    main()
