@@ -15,14 +15,18 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that takes the name `path` when the block ends well, in place of a folder of that name."""
+    """A temporary folder that takes the name `path` when the block ends well, in place of a folder of that name.
+
+    When it does not end well nothing is left, not even the folders above it that had to be made.
+    """
+    made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.mkdir()
@@ -30,16 +34,22 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield temporary
         before = path.with_name(f"{temporary.name}.before")
         if path.exists():
-            os.replace(path, before)
-        os.replace(temporary, path)
+            path.replace(before)
+        temporary.replace(path)
         shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if not path.exists():
+            for parent in made:
+                parent.rmdir()
 
 
 def must_be_free(path: Path, what: str) -> None:
-    """Refuse to write over something: a file, or a folder that holds anything."""
+    """Refuse to write over a file or over a folder that holds anything, and below something that is no folder."""
     if path.is_dir() and not any(path.iterdir()):
         return
-    if path.exists():
+    if os.path.lexists(path):
         raise UserError(f"{what} {path} exists already: choose another name, or move it away")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"{what} {path} cannot be made: {above} is a file, not a folder")

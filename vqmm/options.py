@@ -1,9 +1,20 @@
 """What the options of every part of a recipe have in common."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class PartOptions(BaseModel):
     """The typed options of one part (a modality, a quantizer, ...). A name it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would take `steps: yes` for one step."""
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)) and wanted is not Any:
+            raise ValueError("true and false are for switches, and this is none")
+        return value

@@ -1,6 +1,7 @@
 """Recipe: the typed description of a run, read from YAML and the command line."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,15 +28,18 @@ class Train(PartOptions):
     steps: int = Field(3000, ge=1, description="optimizer steps")
     batch_size: int = Field(32, ge=1, description="samples in one forward pass")
     accumulate: int = Field(1, ge=1, description="forward passes in one optimizer step")
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, after the warm-up; then half a cosine down")
+    learning_rate: float = Field(3e-3, gt=0, description="of AdamW, after the warm-up; then half a cosine down")
     warmup: float = Field(0.02, ge=0, lt=1, description="the share of the steps over which the rate rises")
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1, description="processes, one to a device, or so many on the CPU")
     workers: int = Field(0, ge=0, description="processes that read data; 0: the training process reads")
     cache_mb: int = Field(1024, ge=0, description="memory for samples already read")
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="the last so many are kept, and the best by held-out metric")
     evaluate_every: int = Field(500, ge=1, description="steps between looks at held-out data")
     evaluate_samples: int = Field(512, ge=1, description="how many held-out samples such a look takes, at most")
 
@@ -62,7 +66,10 @@ class Recipe(PartOptions):
         return Recipe(**full)
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        told = self.model_dump(mode="json")
+        # PyYAML writes these line breaks unescaped and reads them back as others.
+        breaks = any(character in json.dumps(told, ensure_ascii=False) for character in "\x85\u2028\u2029\ufeff")
+        return yaml.safe_dump(told, sort_keys=False, allow_unicode=not breaks, width=120)
 
 
 def read_recipe(
@@ -76,28 +83,49 @@ def read_recipe(
     is_file = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_file else registry.recipe(name)
     if is_file and not path.is_file():
-        raise UserError(f"there is no recipe file {path}: give a YAML file, or a name: {', '.join(registry.offers['recipe'])}")
-    told = _read_yaml(path)
+        raise UserError(
+            f"there is no recipe file {path}. A recipe is a YAML file or a name. {one_of(registry.offers['recipe'])}"
+        )
+    told = _read_file(path)
+    for setting in settings:
+        _set(told, setting)
     if modality is not None:
         own = told.get("modality") or {}
         if isinstance(own, dict) and own.get("name", modality) != modality:
-            raise UserError(f"recipe {name!r} is for the modality {own['name']!r}, not {modality!r}")
+            raise UserError(f"the recipe is for the modality {own['name']!r}, and {modality!r} was asked for: name one")
         told["modality"] = {"name": modality, **own} if isinstance(own, dict) else own
-    for setting in settings:
-        _set(told, setting)
-    with explained("", _names(told)):
-        recipe = Recipe(**{**told, **fields})
+    recipe = _validated({**told, **fields})
     return recipe.checked(registry) if recipe.modality is not None else recipe
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_named_recipe(path: Path) -> Recipe:
+    """The recipe that a plugin offers, its own fields checked; the options of its parts wait for a modality."""
     try:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return _validated(_read_file(path))
+    except (UserError, OSError) as error:
+        raise UserError(f"the recipe {path}: {error}") from None
+
+
+def _validated(told: dict[str, Any]) -> Recipe:
+    with explained("", Recipe.model_fields):
+        return Recipe.model_validate(told)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        told = _parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the text's encoding, or of _parse
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(told, dict):
         raise UserError(f"{path} is not a recipe: it holds {type(told).__name__}, and a recipe maps names to values")
     return told
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from None  # PyYAML lets such errors out of odd scalars: 2024-13-01, !!bool x
 
 
 def _set(told: dict[str, Any], setting: str) -> None:
@@ -107,11 +135,13 @@ def _set(told: dict[str, Any], setting: str) -> None:
     if not equals or not all(names):
         raise UserError(f"--set {setting!r}: write it as part.option=value, such as train.steps=1000")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = _parse(text)
+    except ValueError:
         raise UserError(f"--set {setting!r}: {text!r} is not a YAML value") from None
     if names[0] not in Recipe.model_fields:
-        raise UserError(f"--set {setting!r}: a recipe has no part {names[0]!r}. {one_of(Recipe.model_fields, names[0])}")
+        raise UserError(
+            f"--set {setting!r}: a recipe has no part {names[0]!r}. {one_of(Recipe.model_fields, names[0])}"
+        )
     inner = told
     for name in names[:-1]:
         if not isinstance(inner.get(name), dict):
@@ -120,11 +150,3 @@ def _set(told: dict[str, Any], setting: str) -> None:
     if names[-1] == "name" and inner.get("name") != value:
         inner.clear()
     inner[names[-1]] = value
-
-
-def _names(told: dict[str, Any]) -> Iterable[str]:
-    """The names that a wrong one at the top or in `train` could have meant."""
-    unexpected = set(told) - set(Recipe.model_fields)
-    return Recipe.model_fields if unexpected else Train.model_fields
-
-

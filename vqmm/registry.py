@@ -4,14 +4,18 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import pluggy
 
+import vqmm
 from vqmm import hookspecs
 from vqmm.errors import UserError, one_of, unknown
 
@@ -44,24 +48,28 @@ class Registry:
     def discover(cls, extra: Iterable[str] = ()) -> "Registry":
         """Every installed plugin, those of `VQMM_PLUGINS`, and `extra` (files or module names).
 
-        An installed plugin that fails is recorded in `failed` and hides nobody; one that was asked for by name in
-        `extra` and fails is a `UserError`.
+        A plugin that fails is recorded in `failed` and hides nobody; one that was asked for by name in `extra` and
+        fails is a `UserError`.
         """
         found = cls()
-        for entry in sorted(importlib.metadata.entry_points(group="vqmm"), key=lambda entry: entry.name):
-            found._try(entry.name, entry.load)
-        for name in filter(None, os.environ.get("VQMM_PLUGINS", "").split(os.pathsep)):
+        entries = importlib.metadata.entry_points(group="vqmm")
+        # Our own come first, so that a stranger's plugin can neither take their names nor push them out.
+        for entry in sorted(entries, key=lambda entry: (not entry.value.startswith("vqmm."), entry.name)):
+            taken = entry.name in found.plugins or entry.name in found.failed
+            found._try(f"{entry.name} ({entry.value})" if taken else entry.name, entry.load)
+        wanted = filter(None, os.environ.get("VQMM_PLUGINS", "").split(os.pathsep))
+        extra = list(extra)
+        for name in dict.fromkeys([*wanted, *extra]):  # asked for twice is loaded once
             found._try(name, partial(import_plugin, name))
-        for name in extra:
-            found._try(name, partial(import_plugin, name))
-            if name in found.failed:
+            if name in extra and name in found.failed:
                 raise UserError(f"the plugin {name!r} did not load: {found.failed[name]}")
         return found
 
     def _try(self, name: str, load: Callable[[], ModuleType]) -> None:
         try:
-            self.add(load(), name)
-        except Exception as error:  # whatever a stranger's module raises while it is imported
+            with redirect_stdout(sys.stderr):  # a plugin that talks must not get into a result
+                self.add(load(), name)
+        except (Exception, SystemExit) as error:  # whatever a stranger's module raises while it is imported
             said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self.failed[name] = " ".join(said.split())
 
@@ -69,57 +77,41 @@ class Registry:
         """Register one plugin (a module or any object with hook implementations); all of it or nothing.
 
         Raises:
-            UserError: the name of the plugin is taken; a hook is misspelt or has another signature; it offers nothing;
-                something it offers has no name, or one that another plugin has taken.
+            UserError: the name of the plugin is taken; a hook is misspelt, not marked or has another signature; it
+                offers nothing; something it offers lacks what its kind needs, or has a name that is taken.
         """
         if name in self.plugins:
             raise UserError(f"a plugin called {name!r} is already registered: load it once")
-        offered = self._ask(plugin, name)
+        offered: list[tuple[str, str, Any]] = []
+        hooks = _hooks_of(plugin, name)
+        for kind, hook in KINDS.items():
+            where = f"plugin {name!r}, hook {hook!r}"
+            getattr(hooks, hook)(register=partial(self._offer, where, kind, name, offered))
+        if not offered:
+            raise UserError(
+                f"plugin {name!r} offers nothing: implement one of {', '.join(sorted(_signatures().values()))}"
+            )
         for kind, label, thing in offered:
             self.offers[kind][label] = thing
         self.plugins[name] = [(kind, label) for kind, label, _ in offered]
 
-    def _ask(self, plugin: object, name: str) -> list[tuple[str, str, Any]]:
-        manager = pluggy.PluginManager("vqmm")
-        manager.add_hookspecs(hookspecs)
-        hooks = {hook: f"{hook}({', '.join(caller.spec.argnames)})" for hook, caller in vars(manager.hook).items()}
-        try:
-            manager.register(plugin, name=name)
-            manager.check_pending()  # without it pluggy accepts a misspelt hook in silence
-        except pluggy.PluginValidationError as error:
-            wrong = next((hook for hook in dir(plugin) if hook.startswith("register_") and hook in str(error)), "")
-            right = hooks.get(wrong) or one_of(hooks, wrong)
-            raise UserError(f"plugin {name!r}, hook {wrong!r}: not a hook of vqmm as written. {right}") from None
-        offered: list[tuple[str, str, Any]] = []
-        for kind, hook in KINDS.items():
-            getattr(manager.hook, hook)(register=partial(self._offer, name, kind, hook, offered))
-        if not offered:
-            raise UserError(f"plugin {name!r} offers nothing: implement one of {', '.join(sorted(hooks.values()))}")
-        return offered
-
-    def _offer(self, plugin: str, kind: str, hook: str, offered: list[tuple[str, str, Any]], thing: Any) -> None:
-        where = f"plugin {plugin!r}, hook {hook!r}"
-        if kind == "recipe":
-            label = Path(thing).stem
-        else:
-            label = getattr(thing, "name", None)
-            if not isinstance(thing, type) or not isinstance(label, str) or not label:
-                raise UserError(f"{where}: {thing!r} is not a class with a `name`: register the class, not an object")
-            absent = [each for each in ("rank", "samples", "write") if kind == "modality" and not hasattr(thing, each)]
-            if absent:
-                raise UserError(f"{where}: {thing.__name__} lacks {', '.join(absent)}: see vqmm.Modality")
-        taken = {(k, n): p for p, pairs in self.plugins.items() for k, n in pairs}
-        taken |= {(k, n): plugin for k, n, _ in offered}
-        if (kind, label) in taken:
-            raise UserError(f"{where}: the name {label!r} is taken by plugin {taken[kind, label]!r}: choose another")
+    def _offer(self, where: str, kind: str, plugin: str, offered: list[tuple[str, str, Any]], thing: Any) -> None:
+        label = _recipe_name(where, thing) if kind == "recipe" else _class_name(where, kind, thing)
+        owners = {pair: owner for owner, pairs in self.plugins.items() for pair in pairs}
+        owners |= {(k, n): plugin for k, n, _ in offered}
+        if (kind, label) in owners:
+            raise UserError(f"{where}: the name {label!r} is taken by plugin {owners[kind, label]!r}: choose another")
         offered.append((kind, label, thing))
 
     def find(self, kind: str, name: str) -> Any:
         """The class (or recipe file) of that kind and name; a `UserError` that lists the choices if there is none."""
         if name not in self.offers[kind]:
-            error = unknown(kind, name, self.offers[kind])
-            broken = "; ".join(f"{plugin!r}: {why}" for plugin, why in self.failed.items())
-            raise UserError(f"{error} Plugins that did not load: {broken}") if broken else error
+            said = str(unknown(kind, name, self.offers[kind]))
+            if "Did you mean" not in said:
+                said += " If a plugin of yours brings it, name that with --plugin."
+            if self.failed:
+                said += f" Did not load: {'; '.join(f'{plugin!r}: {why}' for plugin, why in self.failed.items())}"
+            raise UserError(said)
         return self.offers[kind][name]
 
     def modality(self, name: str) -> "type[Modality]":
@@ -141,15 +133,81 @@ class Registry:
         return self.find("recipe", name)
 
 
+def _signatures() -> dict[str, str]:
+    """Every hook with its arguments, as it has to be written."""
+    manager = pluggy.PluginManager("vqmm")
+    manager.add_hookspecs(hookspecs)
+    return {hook: f"{hook}({', '.join(caller.spec.argnames)})" for hook, caller in vars(manager.hook).items()}
+
+
+def _hooks_of(plugin: object, name: str) -> pluggy.HookRelay:
+    """What can be called on one plugin, once all its hooks are known to be written as they have to be."""
+    manager, right = pluggy.PluginManager("vqmm"), _signatures()
+    manager.add_hookspecs(hookspecs)
+    marked = {hook for hook in dir(plugin) if manager.parse_hookimpl_opts(plugin, hook) is not None}
+    for hook in sorted(marked - right.keys()):  # pluggy accepts a misspelt hook in silence
+        raise UserError(f"plugin {name!r}, hook {hook!r}: vqmm has no such hook. {one_of(right.values(), hook)}")
+    for hook in sorted(right.keys() & set(dir(plugin)) - marked):
+        raise UserError(f"plugin {name!r}, hook {hook!r}: is not marked as a hook: put @vqmm.hookimpl above it")
+    try:
+        manager.register(plugin, name=name)
+    except pluggy.PluginValidationError as error:
+        wrong = [hook for hook in marked if repr(hook) in str(error)]
+    else:  # pluggy lets a hook leave its argument out: then it could offer nothing
+        calls = {hook: getattr(manager.hook, hook).get_hookimpls() for hook in marked}
+        wrong = [hook for hook, impls in calls.items() if any(impl.argnames != ("register",) for impl in impls)]
+    for hook in sorted(wrong):
+        raise UserError(f"plugin {name!r}, hook {hook!r}: its arguments are not the right ones: write {right[hook]}")
+    return manager.hook
+
+
+def _class_name(where: str, kind: str, thing: Any) -> str:
+    """The name under which a class is offered, once it is known to be one of that kind."""
+    base = getattr(vqmm, kind.capitalize())
+    label = getattr(thing, "name", None)
+    if not isinstance(thing, type) or not issubclass(thing, base):
+        raise UserError(f"{where}: {thing!r} is not a class made from vqmm.{base.__name__}: register the class itself")
+    if not isinstance(label, str) or not label:
+        raise UserError(f"{where}: {thing.__name__} has no name: give the class an attribute such as name = 'sensors'")
+    if kind == "modality":
+        absent = [method for method in ("samples", "write") if getattr(thing, method) is getattr(base, method)]
+        absent += [] if getattr(thing, "rank", None) in (1, 2, 3) else ["rank (1, 2 or 3)"]
+        if absent:
+            raise UserError(f"{where}: {thing.__name__} lacks {', '.join(absent)}: see vqmm.Modality")
+    return label
+
+
+def _recipe_name(where: str, path: Any) -> str:
+    from vqmm.recipe import read_named_recipe
+
+    try:
+        read_named_recipe(Path(path))
+    except (UserError, TypeError) as error:
+        raise UserError(f"{where}: {error}") from None
+    return Path(path).stem
+
+
 def import_plugin(name: str) -> ModuleType:
     """A plugin by file (`sensors.py`, `plugins/sensors.py`) or by module (`package.sensors`)."""
     path = Path(name)
     if path.suffix != ".py":
-        return importlib.import_module(name)
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name == name and Path(f"{name}.py").is_file():
+                raise UserError(f"there is no module {name}, but a file: write {name}.py") from None
+            raise
     if not path.is_file():
         raise UserError(f"there is no file {name}: give the path of a Python file or the name of a module")
-    spec = importlib.util.spec_from_file_location(f"vqmm_plugin_{path.stem}", path)
+    # Two files of one name are two modules. Dataclasses and pickle look a class's module up in sys.modules.
+    module_name = f"vqmm_plugin_{path.stem}_{crc32(os.fsencode(path.resolve())):08x}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None and spec.loader is not None  # a .py suffix always has a loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
     return module

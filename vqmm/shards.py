@@ -8,6 +8,7 @@ smallest unsigned integer that holds the codebook, row-major over (stages, *grid
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,9 @@ from vqmm.batch import Codes, mask_size
 from vqmm.errors import UserError
 
 ROWS_A_SHARD = 10_000
+CODES_A_SHARD = 2**24  # a shard is closed earlier where rows are large: its rows wait in memory until then
+
+READING_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)  # pyarrow's are the first two, or both
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Header:
     def schema(self) -> pa.Schema:
         fields = [("key", pa.string()), ("label", pa.string()), ("size", pa.list_(pa.int32()))]
         for m, stages in enumerate(self.sizes):
-            codes = pa.from_numpy_dtype(np.dtype(f"u{code_bytes(max(stages))}"))
+            codes = pa.from_numpy_dtype(code_type(max(stages)))
             fields += [(f"map{m}_grid", pa.list_(pa.int32())), (f"map{m}", pa.list_(codes))]
         told = {"format": 1, "code_fingerprint": self.code_fingerprint, "modality": self.modality, "sizes": self.sizes}
         return pa.schema(fields, metadata={"vqmm": json.dumps(told)})
@@ -54,9 +58,10 @@ class ShardWriter:
     """Writes rows to `part-00000.parquet`, `part-00001.parquet`, ... in a folder."""
 
     def __init__(self, folder: Path, header: Header):
-        self.folder, self.schema = folder, header.schema()
+        self.folder, self.header, self.schema = folder, header, header.schema()
         self.shards, self.rows = 0, 0
         self._waiting: list[dict[str, Any]] = []
+        self._codes_waiting = 0
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -67,18 +72,21 @@ class ShardWriter:
 
     def add(self, row: Row) -> None:
         told: dict[str, Any] = {"key": row.key, "label": row.label, "size": list(row.size)}
-        for m, one in enumerate(row.maps):
-            told |= {f"map{m}_grid": list(one.shape[1:]), f"map{m}": one.reshape(-1)}
+        for m, (one, stages) in enumerate(zip(row.maps, self.header.sizes, strict=True)):
+            _check_range(one, stages, row.key)
+            codes = one.reshape(-1).astype(code_type(max(stages)))
+            told |= {f"map{m}_grid": list(one.shape[1:]), f"map{m}": codes}
+            self._codes_waiting += codes.size
         self._waiting.append(told)
         self.rows += 1
-        if len(self._waiting) == ROWS_A_SHARD:
+        if len(self._waiting) == ROWS_A_SHARD or self._codes_waiting >= CODES_A_SHARD:
             self._flush()
 
     def _flush(self) -> None:
         table = pa.Table.from_pylist(self._waiting, schema=self.schema)
         pq.write_table(table, self.folder / f"part-{self.shards:05d}.parquet", compression="zstd")
         self.shards += 1
-        self._waiting = []
+        self._waiting, self._codes_waiting = [], 0
 
 
 def read_header(folder: Path) -> tuple[Header, list[Path]]:
@@ -90,32 +98,74 @@ def read_header(folder: Path) -> tuple[Header, list[Path]]:
     first = headers[files[0]]
     for file, header in headers.items():
         if header != first:
-            raise UserError(f"{file} is of the tokenizer {header.code_fingerprint}, {files[0]} of {first.code_fingerprint}")
+            raise UserError(
+                f"{file} is of the tokenizer {header.code_fingerprint}, {files[0]} of {first.code_fingerprint}"
+            )
     return first, files
 
 
 def _header_of(file: Path) -> Header:
     try:
-        told = json.loads((pq.read_schema(file).metadata or {})[b"vqmm"])
-        return Header(told["code_fingerprint"], told["modality"], tuple(tuple(stages) for stages in told["sizes"]))
-    except (OSError, ValueError, KeyError) as error:  # pyarrow's own errors are OSErrors or ValueErrors
-        raise UserError(f"{file} is not a token shard of vqmm: {' '.join(str(error).split())[:160]}") from None
+        schema = pq.read_schema(file)
+        told = json.loads(schema.metadata[b"vqmm"])
+        header = Header(told["code_fingerprint"], told["modality"], tuple(tuple(stages) for stages in told["sizes"]))
+        missing = set(header.schema().names) - set(schema.names)
+    except READING_ERRORS as error:
+        raise _not_ours(file, error) from None
+    if missing:
+        raise _not_ours(file, f"it lacks the columns {', '.join(sorted(missing))}")
+    return header
+
+
+def _not_ours(file: Path, why: object) -> UserError:
+    return UserError(f"{file} is no token shard of vqmm, or is damaged: {' '.join(str(why).split())[:160]}")
+
+
+def read_keys(files: Sequence[Path]) -> list[str]:
+    """The keys of all rows, without their codes."""
+    keys: list[str] = []
+    for file in files:
+        try:
+            keys += pq.read_table(file, columns=["key"])["key"].to_pylist()
+        except READING_ERRORS as error:
+            raise _not_ours(file, error) from None
+    return keys
 
 
 def read_rows(header: Header, files: Sequence[Path]) -> Iterator[Row]:
-    """Every row, one shard in memory at a time."""
+    """Every row, a few hundred in memory at a time."""
     for file in files:
-        for told in pq.read_table(file).to_pylist():
-            maps = []
-            for m in range(len(header.sizes)):
-                grid = told[f"map{m}_grid"]
-                maps.append(np.asarray(told[f"map{m}"], dtype=np.int64).reshape(-1, *grid))
-            yield Row(told["key"], told["label"], tuple(told["size"]), tuple(maps))
+        try:
+            with pq.ParquetFile(file) as shard:
+                for batch in shard.iter_batches(batch_size=256):
+                    yield from (_row(header, batch, i) for i in range(len(batch)))
+        except READING_ERRORS as error:
+            raise _not_ours(file, error) from None
 
 
-def code_bytes(codebook_size: int) -> int:
-    """Bytes of the smallest unsigned integer that holds every code of a codebook."""
-    return next(bytes_ for bytes_ in (1, 2, 4, 8) if codebook_size <= 256**bytes_)
+def _row(header: Header, batch: pa.RecordBatch, i: int) -> Row:
+    key, label, size = (batch[name][i].as_py() for name in ("key", "label", "size"))
+    maps = []
+    for m, stages in enumerate(header.sizes):
+        grid = batch[f"map{m}_grid"][i].as_py()
+        codes = batch[f"map{m}"][i].values.to_numpy().astype(np.int64)
+        used = len(codes) // prod(grid) if prod(grid) else len(stages)  # fewer stages: a lower rate
+        maps.append(codes.reshape(used, *grid))
+        _check_range(maps[-1], stages, key)
+    return Row(key, label, tuple(size), tuple(maps))
+
+
+def _check_range(codes: np.ndarray, sizes: Sequence[int], key: str) -> None:
+    for stage, size in zip(codes, sizes, strict=False):  # the last stages may be left out
+        if stage.size and not (stage.min() >= 0 and stage.max() < size):
+            raise ValueError(f"{key!r} has codes from {stage.min()} to {stage.max()} where the codebook has {size}")
+    if len(codes) > len(sizes):
+        raise ValueError(f"{key!r} has {len(codes)} stages of codes where the tokenizer has {len(sizes)}")
+
+
+def code_type(codebook_size: int) -> np.dtype:
+    """The smallest unsigned integer that holds every code of a codebook."""
+    return np.min_scalar_type(codebook_size - 1)
 
 
 def rows_of(codes: Codes, keys: Sequence[str], labels: Sequence[str | None]) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,7 +15,7 @@ from vqmm.data.source import Source
 from vqmm.errors import UserError
 from vqmm.files import must_be_free, new_folder
 from vqmm.registry import Registry
-from vqmm.shards import Header, Row, ShardWriter, codes_of, read_header, read_rows, rows_of
+from vqmm.shards import Header, Row, ShardWriter, codes_of, read_header, read_keys, read_rows, rows_of
 from vqmm.tokenizer import Tokenizer
 
 BATCH = 32  # samples of one size at a time,
@@ -23,7 +24,7 @@ BATCH_VALUES = 2**22  # but no more than so many values, so that large pictures 
 
 def encode(
     run: str | Path,
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     strict: bool = False,
@@ -42,10 +43,15 @@ def encode(
     tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
     tokenizer.require_codes()
     must_be_free(out, "the token folder")
-    samples = [sample for path in inputs for sample in Source(tokenizer.modality, path).samples]
+    paths = [inputs] if isinstance(inputs, str | Path) else inputs
+    samples = [sample for path in paths for sample in Source(tokenizer.modality, path).samples]
+    if not samples:
+        raise UserError("nothing to encode: give a file, folder or archive of samples")
     twice = [key for key, count in Counter(sample.key for sample in samples).items() if count > 1]
     if twice:
-        raise UserError(f"{len(twice)} names stand for two samples, such as {twice[0]!r}: encode their folders one by one")
+        raise UserError(
+            f"{len(twice)} names stand for two samples, such as {twice[0]!r}: encode their folders one by one"
+        )
     header = Header(tokenizer.code_fingerprint(), tokenizer.modality.name, tokenizer.quantizer.sizes)
     unreadable: list[str] = []
     codes_count, bits = 0, 0.0
@@ -87,13 +93,15 @@ def decode(
             f"{tokens} was encoded by the tokenizer {header.code_fingerprint}, and {run} is "
             f"{tokenizer.code_fingerprint()}: decode with the run that encoded it"
         )
-    names = _file_names(row.key for row in read_rows(header, files))
+    names = _file_names(read_keys(files))
     numbers = {label: number for number, label in enumerate(tokenizer.labels)}
     count = 0
     with new_folder(out) as folder:
-        for _, alike in groupby(read_rows(header, files), key=lambda row: (row.size, [m.shape for m in row.maps])):
-            for rows in _chunks(alike):
-                for row, sample in zip(rows, tokenizer.decode(codes_of(rows, numbers).to(tokenizer.device), seed), strict=True):
+        alike = groupby(read_rows(header, files), key=lambda row: (row.size, [m.shape for m in row.maps]))
+        for (size, _), group in alike:
+            for rows in _chunks(group, _at_once(tokenizer.modality.channels * prod(size))):
+                samples = tokenizer.decode(codes_of(rows, numbers).to(tokenizer.device), seed)
+                for row, sample in zip(rows, samples, strict=True):
                     path = folder / names[row.key]
                     path.parent.mkdir(parents=True, exist_ok=True)
                     tokenizer.modality.write(sample, path)
@@ -114,12 +122,16 @@ def _read(samples: Iterable[Sample], unreadable: list[str], strict: bool) -> Ite
 def _batches(read: Iterable[tuple[Sample, Tensor]]) -> Iterator[tuple[list[Sample], list[Tensor]]]:
     """Neighbours of one shape together."""
     for shape, group in groupby(read, key=lambda pair: pair[1].shape):
-        most = max(1, min(BATCH, BATCH_VALUES // max(shape.numel(), 1)))
-        for pairs in _chunks(group, most):
+        for pairs in _chunks(group, _at_once(shape.numel())):
             yield [sample for sample, _ in pairs], [value for _, value in pairs]
 
 
-def _chunks(items: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:
+def _at_once(values: int) -> int:
+    """How many samples of so many values each go through the networks together."""
+    return max(1, min(BATCH, BATCH_VALUES // max(values, 1)))
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     chunk = []
     for item in items:
         chunk.append(item)
@@ -136,11 +148,20 @@ def _nominal_bits(row: Row, header: Header) -> float:
     return float((torch.tensor(sizes, dtype=torch.float64).log2() * torch.tensor(cells)).sum())
 
 
-def _file_names(keys: Iterable[str]) -> dict[str, str]:
+def _file_names(keys: Sequence[str]) -> dict[str, str]:
     """A path without suffix for every key: `cats/1.png` -> `cats/1`, or the whole key where two would meet."""
-    found = {key: PurePosixPath(key) for key in keys}
-    for key, path in found.items():
-        if path.is_absolute() or ".." in path.parts or not path.name:
+    whole: dict[str, PurePosixPath] = {}
+    for key in keys:
+        path = PurePosixPath(key or "")
+        if path.is_absolute() or ".." in path.parts or not path.name or "\0" in key:
             raise UserError(f"the token file names a sample {key!r}, which is no place inside an output folder")
-    meeting = Counter(path.with_suffix("") for path in found.values())
-    return {key: str(path.with_suffix("") if meeting[path.with_suffix("")] == 1 else path) for key, path in found.items()}
+        whole[key] = path
+    taken = set(whole.values())
+    if len(taken) < len(keys):
+        again = next(key for key, count in Counter(PurePosixPath(key) for key in keys).items() if count > 1)
+        raise UserError(f"the token files name two samples {str(again)!r}: decode them one folder at a time")
+    # "...png" without its suffix would be "..", the folder above: such a name is kept whole
+    short = {key: path.with_suffix("") if path.stem.strip(".") else path for key, path in whole.items()}
+    meeting = Counter(short.values())
+    free = {key for key, path in short.items() if meeting[path] == 1 and (path == whole[key] or path not in taken)}
+    return {key: str(short[key] if key in free else whole[key]) for key in keys}

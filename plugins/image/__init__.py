@@ -13,7 +13,7 @@ from vqmm.data.sample import Sample
 from vqmm.errors import UserError
 from vqmm.evaluation.metrics import Judge, basic_judges
 from vqmm.plugins.image import arrays, files
-from vqmm.plugins.image.metrics import PSNR_LIMIT_DB, SIGMA, WINDOW, PictureMean, psnr_db, ssim
+from vqmm.plugins.image.metrics import MIRRORED, PSNR_LIMIT_DB, SIGMA, WINDOW, PictureMean, psnr_db, ssim
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -106,8 +106,8 @@ class Image(vqmm.Modality):
             ),
             "ssim": Judge(
                 PictureMean(ssim),
-                f"of each picture, then the mean over pictures; range [0, 1], Gaussian window of {WINDOW} pixels (for "
-                f"smaller pictures as many as fit, an odd number), sigma {SIGMA}",
+                f"of each picture, then the mean over pictures; range [0, 1], Gaussian window of {WINDOW} pixels, "
+                f"sigma {SIGMA}, borders mirrored (sides under {MIRRORED} pixels: last one repeated)",
                 True,
                 to_unit,
             ),

@@ -37,10 +37,10 @@ def npz_samples(path: Path, channels: int) -> Iterator[Sample]:
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
     wanted = ("x", "y", "x_train", "y_train", "x_test", "y_test", "class_names")
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array and no names: write it with numpy.savez")
-        with file:
+        with path.open("rb") as raw:  # NumPy leaves a damaged file open that it has opened itself
+            file = np.load(raw, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array and no names: write it with numpy.savez")
             there = file.files
             arrays = {name: file[name] for name in wanted if name in there}
     except Exception as error:  # damaged bytes make zipfile, zlib and NumPy raise all kinds
@@ -133,11 +133,11 @@ def _rows(
 
 def as_pictures(x: np.ndarray, where: str) -> Tensor:
     """uint8 (N, H, W) or (N, H, W, 1, 3 or 4) -> (N, 1, 3 or 4, H, W), the same memory."""
-    if x.ndim == 3:
-        x = x[..., None]
-    if x.ndim != 4 or x.shape[-1] not in MODES or x.dtype != np.uint8 or 0 in x.shape[1:]:
+    fits = x.ndim == 3 or (x.ndim == 4 and x.shape[-1] in MODES)
+    if not fits or x.dtype != np.uint8 or 0 in x.shape[1:]:
         raise UserError(f"{where} holds {x.dtype} {x.shape}: pictures are uint8 (N, H, W) or (N, H, W, 1, 3 or 4)")
-    return torch.from_numpy(x).movedim(-1, 1)
+    pictures = torch.from_numpy(x)
+    return pictures.unsqueeze(1) if x.ndim == 3 else pictures.movedim(-1, 1)
 
 
 def _row(pictures: Tensor, channels: int, i: int) -> Tensor:

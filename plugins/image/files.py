@@ -121,12 +121,12 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
+            columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
             rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from None
-    columns = reader.fieldnames or []
     if "path" not in columns:
         raise UserError(f"{path} has no column 'path'. {one_of(filter(None, columns), 'path')}")
     if not rows:

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 PSNR_LIMIT_DB = 100.0  # of a perfect picture, whose true score, infinity, would drown all others
-WINDOW, SIGMA = 11, 1.5  # pixels; of SSIM as Wang et al. (2004) define it
+SIGMA = 1.5  # pixels, of SSIM's Gaussian window (Wang et al. 2004),
+WINDOW = 11  # and what torchmetrics cuts it to
+MIRRORED = WINDOW // 2 + 1
 
 
 class PictureMean(Metric):
@@ -38,27 +41,10 @@ def psnr_db(outputs: Tensor, originals: Tensor) -> Tensor:
 
 
 def ssim(outputs: Tensor, originals: Tensor) -> Tensor:
-    """Structural similarity of pictures in [0, 1], averaged over channels and over every place where the window fits.
+    """Structural similarity of pictures in [0, 1], their borders mirrored.
 
-    Along a side shorter than the window, the window has the largest odd number of pixels that fits.
+    Mirroring fills the window from MIRRORED pixels on: shorter sides are brought there by repeating their last pixel.
     """
-    down, across = (_window(side).to(outputs) for side in outputs.shape[2:])
-
-    def blur(planes: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(planes, down.reshape(1, 1, -1, 1)), across.reshape(1, 1, 1, -1))
-
-    x, y = (pictures.flatten(0, 1).unsqueeze(1) for pictures in (outputs, originals))
-    mean_x, mean_y = blur(x), blur(y)
-    variance_x = (blur(x * x) - mean_x.square()).clamp(min=0)
-    variance_y = (blur(y * y) - mean_y.square()).clamp(min=0)
-    covariance = blur(x * y) - mean_x * mean_y
-    c1, c2 = 0.01**2, 0.03**2
-    likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    largest = (mean_x.square() + mean_y.square() + c1) * (variance_x + variance_y + c2)
-    return (likeness / largest).reshape(len(outputs), -1).mean(dim=1)
-
-
-def _window(side: int) -> Tensor:
-    size = min(WINDOW, side - 1 + side % 2)
-    weights = torch.exp(-0.5 * ((torch.arange(size) - size // 2) / SIGMA).square())
-    return weights / weights.sum()
+    below, right = (max(MIRRORED - side, 0) for side in outputs.shape[2:])
+    x, y = (F.pad(pictures, (0, right, 0, below), mode="replicate") for pictures in (outputs, originals))
+    return structural_similarity_index_measure(x, y, data_range=1.0, sigma=SIGMA, reduction="none")

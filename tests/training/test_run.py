@@ -32,6 +32,7 @@ def run(tmp_path_factory):
 def test_a_run_leaves_a_recipe_metrics_a_picture_and_a_tokenizer(run):
     out = Path(run["run"])
     assert sorted(file.name for file in out.iterdir()) == [
+        "checkpoints",
         "metrics.jsonl",
         "recipe.yaml",
         "reconstructions.png",

@@ -1,33 +1,45 @@
 """The command line: one file a verb. Nothing here imports torch before a verb needs it."""
 
+import errno
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
 from vqmm import __version__
 from vqmm.cli import decode, encode, eval, new_plugin, plugins, recipes, train
-from vqmm.errors import UserError
+from vqmm.errors import Stopped, UserError
 
-UsageError = typer.BadParameter.__base__  # what typer raises for a mistyped command line; it exports this subclass only
-assert UsageError is not None
+UsageError: Any = typer.BadParameter.__base__  # what typer raises for a mistyped command line, and does not export
+OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # the machine says no, not our code
 
 app = typer.Typer(
     name="vqmm",
     help="Turn images, audio and text into discrete tokens and back, around one shared vector quantizer.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (train.train, eval.eval, encode.encode, decode.decode, recipes.recipes, plugins.plugins, new_plugin.new_plugin):
+for verb in (
+    train.train,
+    eval.eval,
+    encode.encode,
+    decode.decode,
+    recipes.recipes,
+    plugins.plugins,
+    new_plugin.new_plugin,
+):
     app.command()(verb)
 
 
 @app.callback()
-def _options(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
-    if version:
-        print(__version__)
+def _options(
+    context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and leave.")
+) -> None:
+    if version or context.invoked_subcommand is None:
+        print(__version__ if version else context.get_help())
         raise typer.Exit
 
 
@@ -37,9 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app(None if arguments is None else list(arguments), prog_name="vqmm", standalone_mode=False)
     except UserError as error:
         _leave(str(error), 2)
+    except Stopped as stopped:
+        _leave(str(stopped), stopped.code)
     except UsageError as error:
-        _leave(error.format_message() or "say what to do: vqmm --help lists the verbs", 2)
-    except (KeyboardInterrupt, typer.Abort):
+        said = error.format_message()
+        _leave(f"{said.removesuffix('.')}. See {error.ctx.command_path} --help." if error.ctx else said, 2)
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        _leave(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror), 2)
+    if code == 130:  # typer has caught the interrupt itself
         _leave("interrupted", 130)
     sys.exit(code or 0)
 

@@ -1,19 +1,61 @@
 """What the verbs share: their common options, and how a result is printed."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Annotated, Any, TextIO
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object; everything else on stderr.")]
+SHOWN = 10  # damaged samples that are named one by one
+
+_reserved: list[TextIO] = []  # standard output while --json keeps it for the result
+
+
+@contextmanager
+def _reserve_stdout() -> Iterator[None]:
+    _reserved.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _reserved.pop()
+
+
+def _keep_to_result(context: typer.Context, wanted: bool) -> bool:
+    """With --json, whatever else is printed (by a plugin, say) goes to standard error."""
+    if wanted:
+        context.with_resource(_reserve_stdout())
+    return wanted
+
+
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        callback=_keep_to_result,
+        is_eager=True,
+        help="Print the result as one JSON object; everything else on stderr.",
+    ),
+]
 Plugins = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="FILE.py|MODULE", help="Load this plugin as well. Repeatable.")
 ]
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    print(json.dumps(result, indent=2, ensure_ascii=False))
+    """One object. Plain ASCII, so that no terminal stumbles over a name; null for numbers that JSON does not have."""
+    print(json.dumps(_finite(result), indent=2, allow_nan=False), file=_reserved[-1])
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -41,8 +83,10 @@ def print_unreadable(unreadable: Sequence[str]) -> None:
     """Name what was skipped, on standard error."""
     if unreadable:
         typer.echo(f"{len(unreadable)} damaged samples were skipped:", err=True)
-        for said in unreadable[:10]:
+        for said in unreadable[:SHOWN]:
             typer.echo(f"  {said}", err=True)
+        if len(unreadable) > SHOWN:
+            typer.echo(f"  and {len(unreadable) - SHOWN} more: --json names them all", err=True)
 
 
 def _cell(value: object) -> str:

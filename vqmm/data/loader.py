@@ -98,17 +98,21 @@ class Views(Dataset):
 
 
 class EndlessOrder(Sampler):
-    """Batches of (epoch, number) without end: every epoch is a permutation, and no batch is short."""
+    """Batches of (epoch, number) without end: every epoch is a permutation, and no batch is short.
 
-    def __init__(self, count: int, batch_size: int, seed: int, first_batch: int = 0):
-        self.count, self.batch_size, self.seed, self.first_batch = count, batch_size, seed, first_batch
+    `stride`: give only every so manieth batch, from `first_batch` on.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, first_batch: int = 0, stride: int = 1):
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.first_batch, self.stride = first_batch, stride
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         batch = self.first_batch
         while True:
             places = range(batch * self.batch_size, (batch + 1) * self.batch_size)
             yield [self.at(place) for place in places]
-            batch += 1
+            batch += self.stride
 
     def at(self, place: int) -> tuple[int, int]:
         epoch, within = divmod(place, self.count)
@@ -131,10 +135,10 @@ def _mix(text: str) -> int:
 
 
 def training_batches(
-    views: Views, batch_size: int, seed: int, first_batch: int = 0, workers: int = 0
+    views: Views, batch_size: int, seed: int, first_batch: int = 0, *, stride: int = 1, workers: int = 0
 ) -> Iterator[Loaded]:
-    """Training batches without end, from a given one on."""
-    order = EndlessOrder(len(views.samples), batch_size, seed, first_batch)
+    """Training batches without end, from a given one on; `stride`: every so manieth."""
+    order = EndlessOrder(len(views.samples), batch_size, seed, first_batch, stride)
     return iter(_loader(views, order, workers))
 
 

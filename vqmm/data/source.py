@@ -29,7 +29,8 @@ class Source:
             where = builtin(self.path.removeprefix(BUILTIN))
         else:
             where = Path(path)
-            if not os.access(where, os.F_OK):  # unlike Path.exists, no exception below a folder one may not enter
+            # Path.exists raises below a folder that one may not enter.
+            if not os.path.exists(where):  # noqa: PTH110
                 raise UserError(f"there is nothing at {path}: give a file or folder, or {BUILTIN}digits")
             self.path = str(where.resolve())
         self.samples = list(modality.samples(where))

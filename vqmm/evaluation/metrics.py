@@ -25,6 +25,10 @@ class Judge:
     higher_is_better: bool
     prepare: Callable[[Tensor], Tensor] = lambda x: x
 
+    def __post_init__(self) -> None:
+        # one process of a run judges while the others wait: a metric that gathers from them would wait for ever
+        self.metric.distributed_available_fn = lambda: False
+
     def update(self, outputs: Tensor, originals: Tensor) -> None:
         self.metric.update(self.prepare(outputs.float().contiguous()), self.prepare(originals.float().contiguous()))
 

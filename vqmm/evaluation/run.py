@@ -38,7 +38,8 @@ def eval(
     tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
     source = Source(tokenizer.modality, data)
     samples, split = judged(source, trained_on(Path(run)))
-    views = Views(tokenizer.modality, samples, label_numbers(samples, tokenizer.labels), whole=whole)
+    labels = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
+    views = Views(tokenizer.modality, samples, labels, whole=whole)
     found = evaluate(tokenizer, evaluation_batches(views, 1 if whole else batch_size), as_written=whole)
     if not found.count:
         raise UserError(f"none of the {len(samples)} samples of {data} can be read; the first: {found.unreadable[0]}")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from vqmm.data.loader import Loaded, Views, training_batches
 from vqmm.errors import UserError
 from vqmm.recipe import Train
 from vqmm.tokenizer import Tokenizer
+from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
 from vqmm.training.schedule import warmup_cosine
 
 START_VECTORS_PER_CODE = 16  # latents that k-means gets for each code, data permitting
@@ -29,13 +31,19 @@ class TrainingStep(nn.Module):
         self.tokenizer = tokenizer
 
     def forward(self, fields: dict[str, Any]) -> dict[str, Tensor]:
-        """The fields of a Batch -> its named losses."""
+        """The fields of a Batch -> its named losses.
+
+        No fields (a process whose batch was empty): a zero that depends on every weight, so that its part in the
+        average over processes is there.
+        """
+        if not fields:
+            return {"nothing": torch.stack([p.sum() for p in self.parameters()]).sum() * 0}
         return self.tokenizer(Batch(**fields)).losses
 
 
 @dataclass
 class Report:
-    """Means over the steps since the last report."""
+    """Means over the steps since the last report, and over the processes."""
 
     step: int
     losses: dict[str, float]
@@ -49,7 +57,12 @@ class Report:
 
 
 class Loop:
-    """Training of one tokenizer: AdamW with warm-up and cosine, clipped gradients, the quantizer's own update."""
+    """Training of one tokenizer: AdamW with warm-up and cosine, clipped gradients, the quantizer's own update.
+
+    Several processes share one stream of batches: part a of step s on process r of R is batch (s A + a) R + r of it,
+    for A accumulated batches a step. Each batch weighs by its number of samples, so a step is that of one process on
+    the joined batch.
+    """
 
     def __init__(self, tokenizer: Tokenizer, views: Views, recipe: Train, fabric: Fabric):
         self.tokenizer, self.views, self.recipe, self.fabric = tokenizer, views, recipe, fabric
@@ -57,24 +70,27 @@ class Loop:
             parameter_groups(tokenizer, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.99)
         )
         self.model, self.optimizer = fabric.setup(TrainingStep(tokenizer), optimizer)
-        self.batches = self._batches(recipe.workers)
         self.unreadable: dict[str, None] = {}  # in the order in which they were met
         self.step = 0
         self._clear()
 
-    def _clear(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._steps, self._samples, self._since = 0, 0, time.perf_counter()
-
-    def _batches(self, workers: int) -> Iterator[Loaded]:
-        return training_batches(self.views, self.recipe.batch_size, self.recipe.seed, workers=workers)
+    @cached_property
+    def _batches(self) -> Iterator[Loaded]:
+        """This process's batches, from the current step on."""
+        recipe, world = self.recipe, self.fabric.world_size
+        first = self.step * recipe.accumulate * world + self.fabric.global_rank
+        return training_batches(self.views, recipe.batch_size, recipe.seed, first, stride=world, workers=recipe.workers)
 
     @torch.no_grad()
     def start_from_data(self) -> None:
-        """Give the quantizer latents to start from: the first training views through the untrained encoder."""
+        """Give the quantizer latents to start from: the first training views through the untrained encoder.
+
+        Every process takes the same ones.
+        """
         parts: list[tuple[Tensor, Tensor | None]] = []
         wanted = START_VECTORS_PER_CODE * self.tokenizer.quantizer.codebook_size
-        for _, (batch, _) in zip(range(START_BATCHES), self._batches(0), strict=False):
+        batches = training_batches(self.views, self.recipe.batch_size, self.recipe.seed)
+        for _, (batch, _) in zip(range(START_BATCHES), batches, strict=False):
             if batch is not None:
                 parts.append(self.tokenizer.latents(batch.to(self.fabric.device)))
             if sum(z[:, 0].numel() for z, _ in parts) >= wanted:
@@ -82,29 +98,45 @@ class Loop:
         if parts:
             self.tokenizer.quantizer.initialise(*join_latents(parts))
 
-    def advance(self) -> None:
-        """One optimizer step over `accumulate` batches."""
+    def advance(self, stop: int = 0) -> int:
+        """One optimizer step over `accumulate` batches of every process.
+
+        `stop`: a signal that this process was sent; the largest of all processes comes back, so that all leave at
+        the same step.
+        """
         recipe = self.recipe
         factor = warmup_cosine(self.step, recipe.steps, recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * factor
+        parts = [next(self._batches) for _ in range(recipe.accumulate)]
+        samples, stop = self._agree(sum(len(batch) for batch, _ in parts if batch is not None), stop)
         self.model.train()
-        for part in range(recipe.accumulate):
-            batch, unreadable = next(self.batches)
+        for number, (batch, unreadable) in enumerate(parts):
             self.unreadable |= dict.fromkeys(unreadable)
-            if batch is None:
-                continue
-            fields = {name: value for name, value in vars(batch.to(self.fabric.device)).items() if value is not None}
-            with self.fabric.no_backward_sync(self.model, enabled=part + 1 < recipe.accumulate):
-                losses = self.model(fields)
-                self.fabric.backward(torch.stack([*losses.values()]).sum() / recipe.accumulate)
-            self._tally(losses, len(batch), 1 / recipe.accumulate)
-        self._tally({"gradient_norm": self._clip()}, 0, 1)
+            fields = {} if batch is None else vars(batch.to(self.fabric.device))
+            share = 0.0 if batch is None else len(batch) / max(samples, 1)
+            with self.fabric.no_backward_sync(self.model, enabled=number + 1 < recipe.accumulate):
+                losses = self.model({name: value for name, value in fields.items() if value is not None})
+                # the strategy averages over processes; the shares of all of them add up to one
+                self.fabric.backward(torch.stack([*losses.values()]).sum() * share * self.fabric.world_size)
+            if batch is not None:
+                self._tally(losses, share)
+        self._tally({"gradient_norm": self._clip()}, 1 / self.fabric.world_size)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.tokenizer.quantizer.after_step(self._reduce, (self.step + 1) / recipe.steps)
         self.step += 1
-        self._steps += 1
+        self._steps, self._samples = self._steps + 1, self._samples + samples
+        return stop
+
+    def _agree(self, samples: int, stop: int) -> tuple[int, int]:
+        """The number of samples of all processes, and the largest signal that any was sent."""
+        if self.fabric.world_size == 1:
+            return samples, stop
+        told = torch.zeros(self.fabric.world_size, 2, dtype=torch.int64, device=self.fabric.device)
+        told[self.fabric.global_rank] = torch.tensor([samples, stop])
+        told = self._reduce(told)
+        return int(told[:, 0].sum()), int(told[:, 1].max())
 
     def _clip(self) -> Tensor:
         try:
@@ -120,19 +152,59 @@ class Loop:
         return norm
 
     def _reduce(self, value: Tensor) -> Tensor:
-        return self.fabric.all_reduce(value, reduce_op="sum")
+        if self.fabric.world_size > 1:
+            torch.distributed.all_reduce(value)  # Fabric's own adds a barrier to each
+        return value
 
-    def _tally(self, values: dict[str, Tensor], samples: int, weight: float) -> None:
-        self._samples += samples
+    def _tally(self, values: dict[str, Tensor], weight: float) -> None:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach() * weight
 
+    def _clear(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps, self._samples, self._since = 0, 0, time.perf_counter()
+
     def report(self) -> Report:
         """Means since the last call."""
-        means = {name: float(total) / max(self._steps, 1) for name, total in self._sums.items()}
+        mine = {name: float(total) for name, total in self._sums.items()}
+        everyones = [mine] * self.fabric.world_size
+        if self.fabric.world_size > 1:
+            torch.distributed.all_gather_object(everyones, mine)  # a process without a sample has no losses to add
+        names = dict.fromkeys(name for one in everyones for name in one)
+        means = {name: sum(one.get(name, 0.0) for one in everyones) / max(self._steps, 1) for name in names}
         speed = self._samples / (time.perf_counter() - self._since)
+        step, rate = self.step, self.optimizer.param_groups[0]["lr"]
         self._clear()
-        return Report(self.step, means, means.pop("gradient_norm"), self.optimizer.param_groups[0]["lr"], speed)
+        return Report(step, means, means.pop("gradient_norm"), rate, speed)
+
+    # To a checkpoint and back
+
+    def pack(self) -> dict[str, Tensor]:
+        """Everything that decides the steps to come, but the data: a function of the step alone."""
+        weights = {f"tokenizer.{name}": value for name, value in self.tokenizer.state_dict().items()}
+        return {**weights, **pack_optimizer(self.optimizer), **self._pack_random()}
+
+    def _pack_random(self) -> dict[str, Tensor]:
+        states = {"random.cpu": torch.get_rng_state()}
+        if self.fabric.device.type == "cuda":
+            states["random.cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        gathered = {name: self.fabric.all_gather(state.to(self.fabric.device)).cpu() for name, state in states.items()}
+        return {name: states.reshape(self.fabric.world_size, -1) for name, states in gathered.items()}
+
+    def unpack(self, step: int, tensors: dict[str, Tensor]) -> None:
+        """Go on after `step`, as if there had been no stop. The same number of processes, if bits matter."""
+        weights = {
+            name.removeprefix("tokenizer."): value for name, value in tensors.items() if name[:10] == "tokenizer."
+        }
+        self.tokenizer.load_state_dict(weights)
+        unpack_optimizer(self.optimizer, tensors)
+        rank = self.fabric.global_rank
+        if rank < len(tensors["random.cpu"]):
+            torch.set_rng_state(tensors["random.cpu"][rank])
+            if "random.cuda" in tensors and self.fabric.device.type == "cuda":
+                torch.cuda.set_rng_state(tensors["random.cuda"][rank], self.fabric.device)
+        self.step = step
+        self.__dict__.pop("_batches", None)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

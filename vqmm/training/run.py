@@ -1,28 +1,48 @@
 """`vqmm train`: from a folder of samples to a folder with a tokenizer."""
 
-import json
+import logging
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 
 from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.sample import Sample, Unreadable
 from vqmm.data.source import Source, label_numbers
-from vqmm.errors import UserError
+from vqmm.errors import Stopped, UserError
 from vqmm.evaluation.evaluate import Evaluation, evaluate
 from vqmm.evaluation.show import write_shown
 from vqmm.files import must_be_free, write_text
-from vqmm.recipe import Recipe, read_recipe
+from vqmm.recipe import Recipe, Train, read_recipe
 from vqmm.registry import Registry
 from vqmm.tokenizer import Tokenizer, build_modality
+from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, write_checkpoint
+from vqmm.training.log import MetricsLog
 from vqmm.training.loop import Loop
 from vqmm.training.progress import RunProgress
+from vqmm.training.signals import StopRequest
 
 REPORT_EVERY = 20  # steps between lines of metrics.jsonl
+MAY_DIFFER = ("train.device", "train.workers", "train.cache_mb")  # in a resumed run: they change no weight
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every process of a run is told."""
+
+    recipe: Recipe
+    data: str
+    out: Path
+    plugins: tuple[str, ...]
+    strict: bool
+    resume: bool
+    quiet: bool
 
 
 def train(
@@ -33,6 +53,7 @@ def train(
     *,
     steps: int | None = None,
     settings: Sequence[str] = (),
+    resume: bool = False,
     strict: bool = False,
     plugins: Sequence[str] = (),
     quiet: bool = False,
@@ -42,6 +63,7 @@ def train(
     Args:
         recipe: the name of a recipe, or a YAML file.
         settings: `a.b=c` changes to it.
+        resume: go on from the last checkpoint of `out`, with the same arguments as before.
         strict: refuse damaged samples; otherwise they are skipped, counted and named.
 
     Returns:
@@ -49,27 +71,48 @@ def train(
 
     Raises:
         UserError: anything in the arguments or the data that does not fit, before the run's folder is made.
+        Stopped: SIGTERM or SIGINT came; a checkpoint was written.
     """
     out = Path(out)
-    must_be_free(out, "the run folder")
+    if not resume:
+        must_be_free(out, "the run folder")
     registry = Registry.discover(plugins)
     extra = [f"train.steps={steps}"] if steps is not None else []
     plan = read_recipe(recipe, registry, modality, [*settings, *extra])
-    torch.manual_seed(plan.train.seed)
-    run = Run(plan, data, registry, strict)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "recipe.yaml", run.recipe.to_yaml())
-    with RunProgress(plan.train.steps, quiet) as progress:
-        return run.go(out, progress)
+    job = Job(plan, str(data), out, tuple(plugins), strict, resume, quiet)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # or it greets once per process
+    fabric = make_fabric(plan.train)
+    with StopRequest() as request:
+        if plan.train.devices == 1:
+            return Run(fabric, job, registry).go(request)
+        told = fabric.launch(_in_process, vars(job))  # as a dict: Fabric would take a frozen dataclass apart
+    if isinstance(told, Exception):
+        raise told
+    return told
+
+
+def _in_process(fabric: Fabric, told: dict[str, Any]) -> dict[str, Any] | Exception:
+    """One of several processes. A mistake or a stop is the same in all of them, and told by the first."""
+    job = Job(**told)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of the reducer, harmless
+    with StopRequest() as request:
+        try:
+            return Run(fabric, job, Registry.discover(job.plugins)).go(request)
+        except (UserError, Stopped) as error:
+            return error
 
 
 class Run:
-    """Data, tokenizer and loop of one recipe."""
+    """Data, tokenizer and loop of one recipe, in one process."""
 
-    def __init__(self, recipe: Recipe, data: str | Path, registry: Registry, strict: bool):
-        plan, told = recipe.train, recipe.model_dump()
+    def __init__(self, fabric: Fabric, job: Job, registry: Registry):
+        self.fabric, self.job = fabric, job
+        recipe, plan = job.recipe, job.recipe.train
+        told = recipe.model_dump()
         self.modality = build_modality(told, registry)
-        source = Source(self.modality, data)
+        source = Source(self.modality, job.data)
+        self.data_fingerprint = source.fingerprint()
         self.recipe = recipe.model_copy(update={"data": source.path})
         conditional = recipe.condition == "label"
         if conditional and any(sample.label is None for sample in source.samples):
@@ -77,7 +120,7 @@ class Run:
                 f"condition: label needs a label for every sample, and {source.path} lacks some: put samples into one "
                 "sub-folder a class, name labels in a CSV, or set condition=null"
             )
-        if strict:
+        if job.strict:
             refuse_unreadable(source.samples)
         labels = label_numbers(source.samples, source.labels)
         training, held_out = source.training(), source.held_out()
@@ -85,59 +128,138 @@ class Run:
         self.held_out_views = Views(self.modality, held_out, labels, plan.seed, plan.cache_mb // 4)
         self.views.check()
         self.modality.fit(self.views.values())
+        torch.manual_seed(plan.seed)
         self.tokenizer = Tokenizer.build(told, self.modality, registry, source.labels, conditional, self.views.extent())
-        self.loop = Loop(self.tokenizer, self.views, plan, fabric(plan.device, plan.precision))
+        self.loop = Loop(self.tokenizer, self.views, plan, fabric)
+        torch.manual_seed(plan.seed + fabric.global_rank)  # from here on each process draws its own noise
+        self.best: dict[str, float] = {}  # {"step": ..., "value": ...} of the headline metric
 
-    def go(self, out: Path, progress: RunProgress) -> dict[str, Any]:
-        """All steps; a look at held-out data every so often, at which the tokenizer is saved."""
-        plan, loop = self.recipe.train, self.loop
-        self.tokenizer.quantizer.to(loop.fabric.device)
-        loop.start_from_data()
-        log = MetricsLog(out / "metrics.jsonl")
-        while loop.step < plan.steps:
-            loop.advance()
-            last = loop.step == plan.steps
-            if loop.step % REPORT_EVERY == 0 or last:
-                report = loop.report()
-                log.write("train", **asdict(report))
-                progress.trained(report.step, report.loss, report.samples_per_second)
-            if loop.step % plan.evaluate_every == 0 or last:
-                found = self.evaluate()
-                log.write("held-out", step=loop.step, **found.as_dict())
-                headline = found.metrics[self.modality.headline]
-                progress.judged(loop.step, self.modality.headline, headline, found.metrics["codebook_use"])
-                self.tokenizer.save(out / "tokenizer")
-        picture = write_shown(self.modality, found.shown, out / "reconstructions")
-        unreadable = list(dict.fromkeys([*loop.unreadable, *found.unreadable]))
+    @property
+    def is_first(self) -> bool:
+        return self.fabric.is_global_zero
+
+    def go(self, request: StopRequest) -> dict[str, Any]:
+        """All steps; a look at held-out data every so often, at which the tokenizer is saved; checkpoints."""
+        plan, loop, out = self.recipe.train, self.loop, self.job.out
+        self._start()
+        log = MetricsLog(out / "metrics.jsonl", loop.step) if self.is_first else None
+        found: Evaluation | None = None
+        with RunProgress(plan.steps, self.job.quiet or not self.is_first) as progress:
+            while loop.step < plan.steps:
+                stop = loop.advance(request.signum)
+                last = loop.step == plan.steps
+                if loop.step % REPORT_EVERY == 0 or last:
+                    report = loop.report()
+                    progress.trained(report.step, report.loss, report.samples_per_second)
+                    if log is not None:
+                        log.write("train", **asdict(report))
+                if loop.step % plan.evaluate_every == 0 or last:
+                    found = self._evaluate(log, progress)
+                if loop.step % plan.checkpoint_every == 0 or last or stop:
+                    self._checkpoint()
+                if stop and not last:
+                    raise Stopped(loop.step, stop)
+            return self._finish(found or self._evaluate(None, progress), progress)
+
+    def _start(self) -> None:
+        """From the last checkpoint, or from data; the first process writes what the run is."""
+        out = self.job.out
+        done = checkpoints(out / "checkpoints")
+        if self.job.resume:
+            must_be_same(out, self.recipe)
+        if self.job.resume and done:
+            tensors, told = read_checkpoint(done[-1])
+            if told["data_fingerprint"] != self.data_fingerprint:
+                raise UserError(
+                    f"{self.recipe.data} holds other samples than when the run began (fingerprint "
+                    f"{self.data_fingerprint}, was {told['data_fingerprint']}): bring them back, or start a new run"
+                )
+            self.loop.unpack(told["step"], tensors)
+            self.loop.unreadable = dict.fromkeys(told["unreadable"])
+            self.best = told["best"]
+        else:
+            self.loop.start_from_data()
+        self.fabric.barrier()  # nobody may look for a recipe that the first process has yet to write
+        if self.is_first:
+            out.mkdir(parents=True, exist_ok=True)
+            write_text(out / "recipe.yaml", self.recipe.to_yaml())
+
+    def _evaluate(self, log: MetricsLog | None, progress: RunProgress) -> Evaluation:
+        """The first process looks at held-out data and saves the tokenizer; the others wait."""
+        plan, step = self.recipe.train, self.loop.step
+        found = Evaluation()
+        if self.is_first:
+            batches = evaluation_batches(self.held_out_views, plan.batch_size, plan.evaluate_samples)
+            found = evaluate(self.tokenizer, batches)
+            headline, judge = self.modality.headline, self.modality.metrics()[self.modality.headline]
+            value = found.metrics.get(headline)
+            if value is not None and (not self.best or (value > self.best["value"]) == judge.higher_is_better):
+                self.best = {"step": step, "value": value}
+            if log is not None:
+                log.write("held-out", step=step, count=found.count, metrics=found.metrics)
+            progress.judged(step, headline, value, found.metrics.get("codebook_use"))
+            self.tokenizer.save(self.job.out / "tokenizer")
+        self.fabric.barrier()
+        return found
+
+    def _checkpoint(self) -> None:
+        tensors = self.loop.pack()  # gathers from all processes
+        if self.is_first:
+            folder = self.job.out / "checkpoints"
+            told = {
+                "data_fingerprint": self.data_fingerprint,
+                "unreadable": list(self.loop.unreadable),
+                "best": self.best,
+            }
+            write_checkpoint(folder, self.loop.step, tensors, told)
+            keep_last(folder, self.recipe.train.keep_checkpoints, int(self.best["step"]) if self.best else None)
+        self.fabric.barrier()
+
+    def _finish(self, found: Evaluation, progress: RunProgress) -> dict[str, Any]:
+        if not self.is_first:
+            return {}
+        out = self.job.out
+        picture = write_shown(self.modality, found.shown, out / "reconstructions") if found.count else None
+        unreadable = list(dict.fromkeys([*self.loop.unreadable, *found.unreadable]))
         if unreadable:
             progress.say(f"{len(unreadable)} damaged samples were skipped: {'; '.join(unreadable[:10])}")
         weights = sum(p.numel() for p in self.tokenizer.parameters())
-        return {"run": str(out), "weights": weights, **found.as_dict(), "unreadable": unreadable, "shown": str(picture)}
-
-    def evaluate(self) -> Evaluation:
-        plan = self.recipe.train
-        return evaluate(self.tokenizer, evaluation_batches(self.held_out_views, plan.batch_size, plan.evaluate_samples))
+        told = {"run": str(out), "weights": weights, "best": self.best, **found.as_dict(), "unreadable": unreadable}
+        return {**told, "shown": None if picture is None else str(picture)}
 
 
-class MetricsLog:
-    """One JSON object a line, written as it happens."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def write(self, kind: str, **values: Any) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, **values}) + "\n")
-
-
-def fabric(device: str, precision: str) -> Fabric:
-    """One process on the chosen device."""
-    if device == "cuda" and not torch.cuda.is_available():
+def make_fabric(plan: Train) -> Fabric:
+    """The processes and the precision that a recipe asks for. A `UserError` for devices that are not there."""
+    have = torch.cuda.device_count()
+    if plan.device == "cuda" and not have:
         raise UserError("train.device: cuda was asked for and there is no CUDA device: take auto or cpu")
-    accelerator = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
-    return Fabric(
-        accelerator=accelerator, devices=1, precision={"float32": "32-true", "bfloat16": "bf16-mixed"}[precision]
-    )
+    accelerator = "cuda" if have and plan.device != "cpu" else "cpu"
+    if accelerator == "cuda" and plan.devices > have:
+        raise UserError(f"train.devices: {plan.devices} were asked for and there are {have} CUDA devices")
+    # spawned, not run as scripts, so that a Python program may call `train` too; buffers are never broadcast: the
+    # quantizer keeps its own equal on all processes
+    strategy = DDPStrategy(start_method="spawn", broadcast_buffers=False) if plan.devices > 1 else "auto"
+    precision = {"float32": "32-true", "bfloat16": "bf16-mixed"}[plan.precision]
+    return Fabric(accelerator=accelerator, devices=plan.devices, strategy=strategy, precision=precision)
+
+
+def must_be_same(out: Path, recipe: Recipe) -> None:
+    """Refuse to go on with another recipe; a `UserError` that names the fields that differ."""
+    file = out / "recipe.yaml"
+    if not file.is_file():
+        raise UserError(f"{out} is no run to resume: it has no recipe.yaml; start it without --resume")
+    was, now = _flat(yaml.safe_load(file.read_text(encoding="utf-8"))), _flat(recipe.model_dump(mode="json"))
+    differ = [name for name in sorted(was | now) if was.get(name) != now.get(name) and name not in MAY_DIFFER]
+    if differ:
+        told = ", ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in differ)
+        raise UserError(f"{out} was begun with another recipe: {told}: repeat the command it was begun with")
+
+
+def _flat(told: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in told.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def refuse_unreadable(samples: Sequence[Sample]) -> None:

@@ -1,0 +1,77 @@
+"""Checkpoints: everything a run needs to go on, as safetensors and JSON. No pickle.
+
+    RUN/checkpoints/step-00000500/{state.safetensors, state.json}
+
+A checkpoint appears by a rename, whole; whatever stops the writing leaves the ones before it as they were.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vqmm.errors import UserError
+from vqmm.files import new_folder, write_text
+
+
+def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> Path:
+    """Write one checkpoint. A `UserError` that names what is safe, where it cannot be written (a full disk)."""
+    path = folder / f"step-{step:08d}"
+    try:
+        with new_folder(path) as new:
+            save_file(
+                {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, new / "state.safetensors"
+            )
+            write_text(new / "state.json", json.dumps({"step": step, **told}, indent=2) + "\n")
+    except (OSError, SafetensorError) as error:
+        before = checkpoints(folder)
+        whole = f"the one of {before[-1].name} is whole" if before else "there is none before it"
+        raise UserError(
+            f"the checkpoint of step {step} could not be written: {error}; {whole}: make room, then --resume"
+        ) from None
+    return path
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Its tensors, on the CPU, and what its JSON says."""
+    try:
+        return load_file(path / "state.safetensors"), json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"the checkpoint {path} is damaged: {' '.join(str(error).split())[:160]}: remove it, then --resume"
+        ) from None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Those of a run, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+
+
+def keep_last(folder: Path, last: int, best: int | None) -> None:
+    """Remove all but the last so many and the one of step `best`; and what a killed writer left behind."""
+    kept = {path.name for path in checkpoints(folder)[-last:]} | {f"step-{best:08d}" if best is not None else ""}
+    for path in folder.iterdir():
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as flat tensors: `optimizer.<parameter>.<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{name}": value for i, values in state.items() for name, value in values.items()}
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `pack_optimizer`, into an optimizer of the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        part, *rest = key.split(".")
+        if part == "optimizer":
+            state.setdefault(int(rest[0]), {})[rest[1]] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
