@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from vqmm.errors import UserError
@@ -46,6 +46,7 @@ def file(tmp_path_factory):
 
 
 @given(recipe=recipes)
+@example(recipe=Recipe(data="a\x85b \u2028 c é"))
 def test_a_recipe_that_is_written_reads_back_equal(file, recipe):
     file.write_text(recipe.to_yaml(), encoding="utf-8")
     assert read_named_recipe(file) == recipe

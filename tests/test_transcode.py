@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -19,6 +19,7 @@ keys = st.lists(parts, min_size=1, max_size=3).map("/".join)
 
 
 @given(st.lists(keys, unique=True, max_size=8))
+@example(["...png", "a/...png"])
 def test_every_sample_gets_a_place_of_its_own_inside_the_folder(keys):
     names = _file_names(keys)
     assert len({PurePosixPath(name) for name in names.values()}) == len(keys)

@@ -13,8 +13,8 @@ class UserError(ValueError):
     """A mistake that the person at the keyboard can mend. The command line prints it as one line, exit code 2."""
 
 
-class Stopped(Exception):  # noqa: N818: nothing went wrong, it did as it was told
-    """A run that saved and left because of a signal; `code` is the exit code that says which."""
+class Stopped(Exception):  # noqa: N818
+    """Not an error: a run that saved and left because of a signal; `code` is the exit code that says which."""
 
     def __init__(self, step: int, signum: int):
         self.step, self.signum, self.code = step, signum, 128 + signum

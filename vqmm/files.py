@@ -3,11 +3,15 @@
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vqmm.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,3 +57,13 @@ def must_be_free(path: Path, what: str) -> None:
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir():
         raise UserError(f"{what} {path} cannot be made: {above} is a file, not a folder")
+
+
+def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:
+    """A safetensors file that others may read as the umask allows (the library itself makes it private)."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)

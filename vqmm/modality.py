@@ -52,8 +52,9 @@ class Modality:
 
     def __init__(self, options: BaseModel | None = None):
         self.options: Any = self.Options() if options is None else options
+        strides = self.strides
         try:
-            layers.level_factors(self.strides)
+            layers.level_factors(strides)
         except ValueError as error:
             raise UserError(f"modality.{error}") from None
 

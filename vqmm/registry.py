@@ -6,7 +6,6 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -67,8 +66,7 @@ class Registry:
 
     def _try(self, name: str, load: Callable[[], ModuleType]) -> None:
         try:
-            with redirect_stdout(sys.stderr):  # a plugin that talks must not get into a result
-                self.add(load(), name)
+            self.add(load(), name)
         except (Exception, SystemExit) as error:  # whatever a stranger's module raises while it is imported
             said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self.failed[name] = " ".join(said.split())

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vqmm import __version__
 from vqmm.batch import Batch, Codes
 from vqmm.decoders.base import Decoder, call_masked, grid_mask
 from vqmm.errors import UserError, explained
-from vqmm.files import new_folder, write_text
+from vqmm.files import new_folder, write_tensors, write_text
 from vqmm.modality import Modality
 from vqmm.options import PartOptions
 from vqmm.quantizers.base import Quantized, Quantizer
@@ -217,9 +217,7 @@ class Tokenizer(nn.Module):
         config = {"format": 1, "vqmm": __version__, **self._config()}
         config |= {"code_fingerprint": self.code_fingerprint(), "fingerprint": self.fingerprint()}
         with new_folder(Path(folder)) as new:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in self.state_dict().items()}, new / "model.safetensors"
-            )
+            write_tensors(new / "model.safetensors", self.state_dict())
             write_text(new / "config.json", json.dumps(config, indent=2) + "\n")
             self.modality.save(new)
 

@@ -37,7 +37,7 @@ def lines(out):
     return [{name: value for name, value in line.items() if "per_second" not in name} for line in told]
 
 
-class Killed(Exception):
+class KilledError(RuntimeError):
     pass
 
 
@@ -50,7 +50,7 @@ def killed_at(monkeypatch):
 
         def advance(self, stop=0):
             if self.step == step:
-                raise Killed
+                raise KilledError
             return real(self, stop)
 
         monkeypatch.setattr(Loop, "advance", advance)
@@ -68,7 +68,7 @@ def killed_at(monkeypatch):
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(recipe, settings, step, tmp_path, killed_at):
     run(tmp_path / "whole", recipe, settings)
     live = killed_at(step)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(tmp_path / "killed", recipe, settings)
     live()
     told = run(tmp_path / "killed", recipe, settings, resume=True)
@@ -164,11 +164,11 @@ def test_the_last_checkpoints_and_the_best_are_kept(tmp_path):
 def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path, monkeypatch):
     write_checkpoint(tmp_path, 5, {"x": torch.ones(3)}, {"a": 1})
 
-    def full(tensors, path):
+    def full(path, tensors):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vqmm.training.checkpoint.save_file", full)
+    monkeypatch.setattr("vqmm.training.checkpoint.write_tensors", full)
     with pytest.raises(vqmm.UserError, match=r"No space left on device; the one of step-00000005 is whole"):
         write_checkpoint(tmp_path, 10, {"x": torch.ones(3)}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]

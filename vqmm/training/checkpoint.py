@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vqmm.errors import UserError
-from vqmm.files import new_folder, write_text
+from vqmm.files import new_folder, write_tensors, write_text
 
 
 def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> Path:
@@ -25,9 +25,7 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], tol
     path = folder / f"step-{step:08d}"
     try:
         with new_folder(path) as new:
-            save_file(
-                {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, new / "state.safetensors"
-            )
+            write_tensors(new / "state.safetensors", tensors)
             write_text(new / "state.json", json.dumps({"step": step, **told}, indent=2) + "\n")
     except (OSError, SafetensorError) as error:
         before = checkpoints(folder)

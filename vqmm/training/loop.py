@@ -126,7 +126,8 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         self.tokenizer.quantizer.after_step(self._reduce, (self.step + 1) / recipe.steps)
         self.step += 1
-        self._steps, self._samples = self._steps + 1, self._samples + samples
+        self._steps += 1
+        self._samples += samples
         return stop
 
     def _agree(self, samples: int, stop: int) -> tuple[int, int]:
@@ -200,9 +201,9 @@ class Loop:
         unpack_optimizer(self.optimizer, tensors)
         rank = self.fabric.global_rank
         if rank < len(tensors["random.cpu"]):
-            torch.set_rng_state(tensors["random.cpu"][rank])
+            torch.set_rng_state(tensors["random.cpu"][rank].clone())  # torch misreads a view
             if "random.cuda" in tensors and self.fabric.device.type == "cuda":
-                torch.cuda.set_rng_state(tensors["random.cuda"][rank], self.fabric.device)
+                torch.cuda.set_rng_state(tensors["random.cuda"][rank].clone(), self.fabric.device)
         self.step = step
         self.__dict__.pop("_batches", None)
 

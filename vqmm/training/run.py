@@ -11,6 +11,7 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.sample import Sample, Unreadable
@@ -27,6 +28,8 @@ from vqmm.training.log import MetricsLog
 from vqmm.training.loop import Loop
 from vqmm.training.progress import RunProgress
 from vqmm.training.signals import StopRequest
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # or it greets once per process
 
 REPORT_EVERY = 20  # steps between lines of metrics.jsonl
 MAY_DIFFER = ("train.device", "train.workers", "train.cache_mb")  # in a resumed run: they change no weight
@@ -80,12 +83,16 @@ def train(
     extra = [f"train.steps={steps}"] if steps is not None else []
     plan = read_recipe(recipe, registry, modality, [*settings, *extra])
     job = Job(plan, str(data), out, tuple(plugins), strict, resume, quiet)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # or it greets once per process
     fabric = make_fabric(plan.train)
     with StopRequest() as request:
         if plan.train.devices == 1:
             return Run(fabric, job, registry).go(request)
-        told = fabric.launch(_in_process, vars(job))  # as a dict: Fabric would take a frozen dataclass apart
+        try:
+            told = fabric.launch(_in_process, vars(job))  # as a dict: Fabric would take a frozen dataclass apart
+        except ProcessExitedException:
+            if request.signum:
+                raise KeyboardInterrupt from None  # stopped before the processes had come up: nothing to save
+            raise
     if isinstance(told, Exception):
         raise told
     return told
@@ -94,7 +101,6 @@ def train(
 def _in_process(fabric: Fabric, told: dict[str, Any]) -> dict[str, Any] | Exception:
     """One of several processes. A mistake or a stop is the same in all of them, and told by the first."""
     job = Job(**told)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of the reducer, harmless
     with StopRequest() as request:
         try:
