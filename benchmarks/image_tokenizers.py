@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import vqmm
-from vqmm.benchmarks.machine import machine
+from vqmm.machine import machine
 
 RECIPES = ("ae", "vae", "vqvae", "vqvae-ema")
 

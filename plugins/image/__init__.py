@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 import vqmm
@@ -35,9 +35,7 @@ class Image(vqmm.Modality):
     class Options(vqmm.Modality.Options):
         width: int = Field(128, ge=8, description="channels of the networks at their coarsest level")
         channels: Literal[1, 3, 4] = Field(3, description="gray, RGB or RGBA: what is read is brought to that")
-        size: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
-            32, description="height and width of a training view, in pixels"
-        )
+        size: int | tuple[int, int] = Field(32, description="height and width of a training view, in pixels")
         flip: bool = Field(True, description="mirror half of the training views, left to right")
 
     def __init__(self, options: BaseModel | None = None):

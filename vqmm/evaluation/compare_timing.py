@@ -1,4 +1,4 @@
-"""The clocks of `vqmm compare`: how long training took, how fast samples are encoded and decoded, what fits a budget."""
+"""The clocks of `vqmm compare`: how long training took, how fast encode and decode are, what fits a budget."""
 
 import json
 import math

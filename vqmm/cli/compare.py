@@ -1,0 +1,57 @@
+"""vqmm compare"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vqmm.cli.output import Json, Plugins, print_json, print_table, print_unreadable
+from vqmm.errors import UserError
+
+
+def compare(
+    modality: Annotated[str, typer.Argument(help="What kind of signal: image, or what a plugin brings.")],
+    recipes: Annotated[str, typer.Option(metavar="A,B,C", help="Names (see vqmm recipes) or YAML files.")],
+    data: Annotated[str, typer.Option(help="A file, folder or archive of samples, or builtin:digits.")],
+    out: Annotated[Path, typer.Option(help="The folder; the same call with the same folder goes on.")],
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of every run.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Or its wall seconds: what fits is measured first.")] = None,
+    seeds: Annotated[str, typer.Option(metavar="0,1,2", help="Train every recipe once with each.")] = "0",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PART.OPTION=VALUE", help="Change all recipes. Repeatable.")
+    ] = None,
+    plugin: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Train several recipes on the same data with the same budget, and judge them in one table."""
+    from vqmm.evaluation.compare import compare as run
+    from vqmm.evaluation.compare import failures
+
+    result = run(
+        modality,
+        recipes,
+        data,
+        out,
+        steps=steps,
+        seconds=seconds,
+        seeds=seeds,
+        settings=settings or (),
+        plugins=plugin or (),
+    )
+    print_unreadable(result["unreadable"])
+    if as_json:
+        print_json(result)
+    else:
+        _print_rows(result)
+        print(f"\n{result['split']}; {result['view']}; every figure's rule: {out / 'compare.html'}")
+    failed = failures(result)
+    if failed:
+        raise UserError(f"{len(failed)} of the runs failed: {'; '.join(failed)}: the others are in {out}")
+
+
+def _print_rows(result: dict[str, Any]) -> None:
+    """A line a figure, a column a recipe: there are more figures than fit beside each other."""
+    rows = result["rows"]
+    print_table(
+        ("mean over seeds", *(row["recipe"] for row in rows)), ([n, *(r[n] for r in rows)] for n in result["rules"])
+    )

@@ -1,0 +1,186 @@
+"""The page of a comparison: one HTML file that needs nothing else, not even a network."""
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from torch import Tensor
+
+from vqmm.evaluation.compare_template import TEMPLATE
+from vqmm.files import write_text
+from vqmm.modality import Modality
+
+Shown = tuple[Modality, dict[str, list[Tensor]]]  # samples by the name of their row, originals first
+
+COLOURS = ("#3f7fd4", "#d2691e", "#2e9b62", "#a556c4", "#cf4a4a", "#0f96a5", "#a08418", "#7b828c")  # on white and black
+MARKERS = "osD^vPX*"
+INK, LINE = "#010203", "#040506"  # stand in the drawing for the page's own colours, which depend on light and dark
+LABELS = {
+    "bits_per_pixel": "rate, bits per pixel",
+    "bits_per_second": "rate, bits per second",
+    "bits_per_char": "rate, bits per character",
+    "psnr_db": "PSNR, dB",
+    "ssim": "SSIM",
+    "si_sdr_db": "SI-SDR, dB",
+}
+
+
+def write_page(path: Path, result: Mapping[str, Any], shown: Shown) -> None:
+    """`result` is what `compare` returns; `shown` the samples for the eye."""
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
+    rate, headline = result["rate"], result["headline"]
+    with_headline = [row for row in result["rows"] if row.get(headline) is not None]
+    told = {
+        "result": result,
+        "rows": _rows(result),
+        "several": len(result["seeds"]) > 1,
+        "plot": draw(result) if with_headline else "",
+        "has_line": any(row[rate] is None for row in with_headline),
+        "rate": _label(rate),
+        "headline": _label(headline),
+        "budget": _budget(result),
+        "samples": _samples(shown),
+        "notes": _notes(result),
+    }
+    write_text(path, page.render(told) + "\n")
+
+
+def draw(result: Mapping[str, Any]) -> str:
+    """The headline metric against the rate, as an SVG element whose ink is the page's.
+
+    A recipe without codes has no rate: a dashed line across, the bound that its width allows.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    rate, headline = result["rate"], result["headline"]
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vqmm", "font.size": 10}):
+        figure = Figure(figsize=(5.2, 3.5), layout="constrained")
+        axes = figure.add_subplot()
+        for number, row in enumerate(result["rows"]):
+            if row.get(headline) is not None:
+                _draw_row(axes, row, rate, headline, number)
+        _style(axes, any(row.get(rate) is not None for row in result["rows"]))
+        axes.set_xlabel(_label(rate), color=INK)
+        axes.set_ylabel(_label(headline), color=INK)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(file.getvalue())
+
+
+def _draw_row(axes: Any, row: Mapping[str, Any], rate: str, headline: str, number: int) -> None:
+    look = {"color": _colour(number), "label": row["recipe"]}
+    if row[rate] is None:
+        axes.axhline(row[headline], linestyle=(0, (5, 3)), linewidth=1.5, **look)
+        return
+    low, high = row["spread"].get(headline, [row[headline]] * 2)
+    bars = [[row[headline] - low], [high - row[headline]]]
+    marker = MARKERS[number % len(MARKERS)]
+    axes.errorbar([row[rate]], [row[headline]], yerr=bars, fmt=marker, markersize=7, capsize=3, **look)
+
+
+def _style(axes: Any, has_rates: bool) -> None:
+    axes.margins(0.25, 0.2)
+    axes.grid(color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, length=0)
+    axes.ticklabel_format(useOffset=False)
+    if not has_rates:
+        axes.set_xticks([])
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(LINE)
+    axes.figure.legend(loc="outside upper left", ncols=3, frameon=False, labelcolor=INK, handletextpad=0.5)
+
+
+def _inline(svg: str) -> str:
+    """The drawing as a part of an HTML page: no prologue, no namespaces, no size of its own, the page's colours."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    return svg.replace(INK, "currentColor").replace(LINE, "var(--line)")
+
+
+def _samples(shown: Shown) -> dict[str, Any] | None:
+    """All rows through the modality's `show`: a picture with a name beside each row, or the HTML it gives."""
+    modality, rows = shown
+    if not rows:
+        return None
+    seen = modality.show(*rows.values())
+    if isinstance(seen, str):
+        return {"names": list(rows), "html": seen}
+    file = io.BytesIO()
+    seen.save(file, format="PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    return {"names": list(rows), "picture": f"data:image/png;base64,{data}", "width": seen.width, "height": seen.height}
+
+
+def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The table; a recipe without a finished run has no cells."""
+    columns = [_column(name, result) for name in result["rules"]]
+    rows = []
+    for place, row in enumerate(result["rows"]):
+        done = any(not run["error"] for run in row["runs"])
+        cells = [column[place] for column in columns] if done else []
+        rows.append({"name": row["recipe"], "colour": _colour(place), "error": row["error"], "cells": cells})
+    return rows
+
+
+def _column(name: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One cell for each recipe: the mean, the spread, and whether it is the best of its column."""
+    up = result["higher_is_better"].get(name)
+    values = [row[name] for row in result["rows"]]
+    there = [value for value in values if value is not None]
+    best = None if up is None or len(set(there)) < 2 else (max if up else min)(there)
+    return [
+        {
+            "value": number(value),
+            "spread": _spread(row["spread"].get(name)),
+            "best": value is not None and value == best,
+        }
+        for row, value in zip(result["rows"], values, strict=True)
+    ]
+
+
+def _notes(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The rules, the steps that were measured, and the machine."""
+    measured = [
+        (
+            row["recipe"],
+            f"{found['steps']} steps, at {found['seconds_per_step']:.4g} s each over {found['timed_steps']}",
+        )
+        for row in result["rows"]
+        if (found := row["calibration"])
+    ]
+    return [*result["rules"].items(), *measured, *(result["machine"] or {}).items()]
+
+
+def _spread(ends: Sequence[float] | None) -> str:
+    return "" if ends is None or ends[0] == ends[1] else f"{number(ends[0])} to {number(ends[1])}"
+
+
+def number(value: float | None) -> str:
+    """Four digits that count, or all of a whole number; a dash for None."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _budget(result: Mapping[str, Any]) -> str:
+    if result["seconds"] is None:
+        return f"{result['steps']:,} steps a run"
+    return f"{result['seconds']:g} s of training a run"
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
