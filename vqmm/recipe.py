@@ -40,6 +40,7 @@ class Train(PartOptions):
     cache_mb: int = Field(1024, ge=0, description="memory for samples already read")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="the last so many are kept, and the best by held-out metric")
+    profile: bool = Field(False, description="say at the end where the time of a step went")
     evaluate_every: int = Field(500, ge=1, description="steps between looks at held-out data")
     evaluate_samples: int = Field(512, ge=1, description="how many held-out samples such a look takes, at most")
 

@@ -83,7 +83,7 @@ class Tokenizer(nn.Module):
     def forward(self, batch: Batch, stages: int | Tensor | None = None) -> Output:
         """The whole road, with its losses."""
         quantized = self.quantize(batch, stages)
-        vectors = self._conditioned(quantized.vectors, batch.label)
+        vectors = self.conditioned(quantized.vectors, batch.label)
         reconstruction, output = self.decoder.loss(vectors, batch)
         losses = {"reconstruction": reconstruction, **quantized.losses}
         return Output(torch.stack([*losses.values()]).sum(), losses, output, quantized)
@@ -104,7 +104,7 @@ class Tokenizer(nn.Module):
     def encode(self, batch: Batch, stages: int | Tensor | None = None) -> Codes:
         """The codes of a batch. A `UserError` for a bottleneck that has none."""
         self.require_codes()
-        with _evaluating(self):
+        with evaluating(self):
             codes = self.quantize(batch, stages).codes
         assert codes is not None  # require_codes
         return codes
@@ -113,13 +113,13 @@ class Tokenizer(nn.Module):
     def decode(self, codes: Codes, seed: int = 0) -> list[Tensor]:
         """The samples (C, *size) that codes stand for."""
         self.require_codes()
-        with _evaluating(self):
+        with evaluating(self):
             return self._sampled(self.quantizer.lookup(codes), codes, seed)
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch, seed: int = 0) -> tuple[list[Tensor], Codes | None]:
         """Through the bottleneck and back, for every tokenizer, with codes or without: finished samples, and codes."""
-        with _evaluating(self):
+        with evaluating(self):
             quantized = self.quantize(batch)
             like = quantized.codes or Codes((), batch.size, grid_mask(batch, quantized.vectors), batch.label)
             return self._sampled(quantized.vectors, like, seed), quantized.codes
@@ -134,13 +134,14 @@ class Tokenizer(nn.Module):
             raise UserError(f"the quantizer {self.quantizer.name!r} cannot be sampled by itself: train a prior over it")
         size = torch.tensor(extent).repeat(count, 1)
         labels = None if label is None else torch.full((count,), label, device=self.device)
-        with _evaluating(self):
+        with evaluating(self):
             return self._sampled(vectors.to(self.device), Codes((), size, None, labels), seed)
 
     def _sampled(self, vectors: Tensor, codes: Codes, seed: int) -> list[Tensor]:
-        return self.decoder.sample(self._conditioned(vectors, codes.label), codes.size, seed, codes.mask)
+        return self.decoder.sample(self.conditioned(vectors, codes.label), codes.size, seed, codes.mask)
 
-    def _conditioned(self, vectors: Tensor, label: Tensor | None) -> Tensor:
+    def conditioned(self, vectors: Tensor, label: Tensor | None) -> Tensor:
+        """The vectors with the label's embedding added, where the decoder is told labels."""
         if self.label_embedding is None:
             return vectors
         if label is None:
@@ -282,7 +283,7 @@ def part_options(kind: str, told: Mapping[str, Any], registry: Registry) -> tupl
         return found, found.Options(**{name: value for name, value in told.items() if name != "name"})
 
 
-class _evaluating:  # noqa: N801
+class evaluating:  # noqa: N801
     """Evaluation mode inside the block, then the modes that were there before."""
 
     def __init__(self, module: nn.Module):

@@ -174,7 +174,7 @@ def _reason(error: Exception) -> str:
 def upright(picture: Pillow.Image) -> Pillow.Image:
     """The picture turned as its EXIF orientation says."""
     try:
-        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken metadata around a good picture
         return picture
     return picture if turn is None else picture.transpose(turn)

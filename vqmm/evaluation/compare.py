@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vqmm.batch import Batch
 from vqmm.data.loader import Views, evaluation_batches
@@ -128,10 +129,11 @@ class _Work:
         """The budget of a recipe in steps; measured once, and kept for its other seeds and for going on."""
         if self.plan.steps is not None:
             return self.plan.steps
-        assert self.plan.seconds is not None  # a plan has one of the two
         if label not in self.calibrations:
-            recipe = self.plan.recipe(label, self.plan.seeds[0], self.plan.recipes[label].train.steps)
-            self.calibrations[label] = calibrate(recipe, self.plan.seconds, self.registry, self.plugins)
+            plan, settings = self.plan, [*self.plan.settings, f"train.seed={self.plan.seeds[0]}"]
+            self.calibrations[label] = calibrate(
+                plan.modality.name, plan.source.path, plan.names[label], settings, self.plugins, plan.seconds
+            )
             note(self.out, self.plan, self.calibrations)
             self._say(f"{label}: {self.calibrations[label]['steps']} steps fit into {self.plan.seconds:g} s")
         return int(self.calibrations[label]["steps"])
@@ -178,7 +180,8 @@ class _Work:
 
     def shown(self, runs: Mapping[str, Sequence[Record]]) -> Shown:
         """Held-out samples, and what the first finished run of each recipe makes of them."""
-        modality, rows = self.plan.modality, {}
+        modality = self.plan.modality
+        rows: dict[str, list[Tensor]] = {}
         for label, records in runs.items():
             seeds = [record["run"]["seed"] for record in records if not record["run"]["error"]]
             if not seeds:

@@ -40,8 +40,6 @@ def write_page(path: Path, result: Mapping[str, Any], shown: Shown) -> None:
         "several": len(result["seeds"]) > 1,
         "plot": draw(result) if with_headline else "",
         "has_line": any(row[rate] is None for row in with_headline),
-        "rate": _label(rate),
-        "headline": _label(headline),
         "budget": _budget(result),
         "samples": _samples(shown),
         "notes": _notes(result),
@@ -162,14 +160,14 @@ def _notes(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _spread(ends: Sequence[float] | None) -> str:
-    return "" if ends is None or ends[0] == ends[1] else f"{number(ends[0])} to {number(ends[1])}"
+    return "" if ends is None or ends[0] == ends[1] else f"{number(ends[0], 3)} to {number(ends[1], 3)}"
 
 
-def number(value: float | None) -> str:
-    """Four digits that count, or all of a whole number; a dash for None."""
+def number(value: float | None, digits: int = 4) -> str:
+    """So many digits that count, but all of a whole number; a dash for None."""
     if value is None:
         return "-"
-    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:#.{digits}g}"
 
 
 def _budget(result: Mapping[str, Any]) -> str:

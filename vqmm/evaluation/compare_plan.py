@@ -121,7 +121,7 @@ def claim(out: Path, plan: Plan) -> Calibrations:
     was, now = told["arguments"], plan.arguments()
     differ = [name for name in now if was.get(name) != now[name]]
     if differ:
-        said = ", ".join(f"{name} was {was.get(name)!r} and is {now[name]!r}" for name in differ)
+        said = ", ".join(_difference(name, was.get(name), now[name]) for name in differ)
         raise UserError(f"{out} was begun with other arguments: {said}: repeat those, or choose another folder")
     calibrations: Calibrations = told["calibrations"]
     for label, seed in plan.jobs:  # a recipe's file may have changed
@@ -130,6 +130,12 @@ def claim(out: Path, plan: Plan) -> Calibrations:
         if is_begun(folder) and steps is not None:
             must_be_same(folder, plan.recipe(label, seed, int(steps)))
     return calibrations
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    if name == "settings" and set(was) != set(now):  # of a long list only what is not in the other
+        was, now = [each for each in was if each not in now], [each for each in now if each not in was]
+    return f"{name} was {was!r} and is {now!r}"
 
 
 def note(out: Path, plan: Plan, calibrations: Mapping[str, Mapping[str, float]]) -> None:

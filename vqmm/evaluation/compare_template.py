@@ -99,14 +99,16 @@ One seed: small differences may be chance.
 </p>
 
 {% if plot %}
-<h2>{{ headline }} against {{ rate }}</h2>
+<h2>Rate and distortion</h2>
 <div class="plot">{{ plot | safe }}</div>
+<p class="soft note">
 {% if has_line %}
-<p class="soft note">A dashed line is a recipe without codes, which has no rate.</p>
+A dashed line is a recipe without codes, which has no rate.
 {% endif %}
 {% if several %}
-<p class="soft note">Bars: the lowest to the highest over the seeds.</p>
+Bars: the lowest to the highest over the seeds.
 {% endif %}
+</p>
 {% endif %}
 
 {% if samples %}

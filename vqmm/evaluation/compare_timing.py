@@ -3,23 +3,21 @@
 import json
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from vqmm.batch import Batch
-from vqmm.errors import UserError
-from vqmm.recipe import Recipe, Train
-from vqmm.registry import Registry
+from vqmm.recipe import Train
 from vqmm.tokenizer import Tokenizer
-from vqmm.training.run import Job, Run, make_fabric
+from vqmm.training.run import REPORT_EVERY, train
 
-WARM_UP = 2  # steps that are not timed: the first ones allocate, and compile kernels
-FEWEST, MOST = 3, 50  # steps that are timed,
-SHARE = 0.1  # until that share of the budget is spent
+TIMED_STEPS = REPORT_EVERY  # after as many others that are not timed: the first ones allocate, and compile kernels
 TIMINGS = 7  # of encode, and of decode, at the least
 
 
@@ -30,28 +28,24 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def calibrate(recipe: Recipe, seconds: float, registry: Registry, plugins: Sequence[str] = ()) -> dict[str, float]:
-    """How many optimizer steps fit into so many seconds, by a throw-away run that writes nothing.
+def calibrate(
+    modality: str, data: str, recipe: str, settings: Sequence[str], plugins: Sequence[str], seconds: float
+) -> dict[str, float]:
+    """How many optimizer steps fit into so many seconds, by a throw-away run of a few steps.
 
-    Schedules need the number of steps before the first one, so a run cannot simply be stopped by the clock.
-
-    Raises:
-        UserError: the recipe asks for several processes; or the first steps fail.
+    Schedules need the number of steps before the first one, so a run cannot simply be stopped by the clock. The second
+    of two lines of its log is what counts: between them lie optimizer steps and nothing else.
     """
-    if recipe.train.devices > 1:
-        raise UserError(f"--seconds is for train.devices=1 (it is {recipe.train.devices}): give --steps")
-    job = Job(recipe, str(recipe.data), Path(), tuple(plugins), strict=False, resume=False, quiet=True)
-    loop = Run(make_fabric(recipe.train), job, registry).loop
-    loop.start_from_data()
-    for _ in range(WARM_UP):
-        loop.advance()
-    times: list[float] = []
-    while len(times) < FEWEST or (len(times) < MOST and sum(times) < SHARE * seconds):
-        start = now(loop.fabric.device)
-        loop.advance()
-        times.append(now(loop.fabric.device) - start)
-    each = statistics.mean(times)
-    return {"steps": max(int(seconds / each), 1), "seconds_per_step": each, "timed_steps": len(times)}
+    steps = TIMED_STEPS + REPORT_EVERY
+    short = [f"train.evaluate_every={steps}", f"train.checkpoint_every={steps}", "train.evaluate_samples=1"]
+    with tempfile.TemporaryDirectory(prefix="vqmm-") as folder:
+        run = Path(folder) / "run"
+        train(
+            modality, data, run, recipe, steps=steps, settings=[*settings, *short], plugins=plugins, quiet=True
+        )
+        plan = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["train"]
+        each = step_seconds(run, Train(**plan))[-1][1]
+    return {"steps": max(int(seconds / each), 1), "seconds_per_step": each, "timed_steps": TIMED_STEPS}
 
 
 def train_seconds(run: Path, plan: Train) -> float:
@@ -59,14 +53,19 @@ def train_seconds(run: Path, plan: Train) -> float:
 
     Unlike a clock around the call, this is right for a run that was stopped and went on.
     """
+    return sum(steps * each for steps, each in step_seconds(run, plan))
+
+
+def step_seconds(run: Path, plan: Train) -> list[tuple[int, float]]:
+    """For each line of a run's log on training: how many steps it is about, and the seconds that each took."""
     samples = plan.batch_size * plan.accumulate * plan.devices  # of one step
-    seconds, before = 0.0, 0
+    found, before = [], 0
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         told = json.loads(line)
         if told["kind"] == "train" and told["samples_per_second"]:
-            seconds += (told["step"] - before) * samples / told["samples_per_second"]
+            found.append((told["step"] - before, samples / told["samples_per_second"]))
             before = told["step"]
-    return seconds
+    return found
 
 
 def code_speeds(tokenizer: Tokenizer, batches: Sequence[Batch]) -> dict[str, float | None]:

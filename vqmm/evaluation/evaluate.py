@@ -11,7 +11,7 @@ from torch import Tensor
 from vqmm.batch import Batch
 from vqmm.data.loader import Loaded
 from vqmm.evaluation.usage import CodeUsage
-from vqmm.tokenizer import Tokenizer
+from vqmm.tokenizer import Tokenizer, evaluating
 
 
 @dataclass
@@ -81,6 +81,23 @@ def evaluate(tokenizer: Tokenizer, batches: Iterable[Loaded], as_written: bool =
         "samples_per_second": f"encode and decode, {tokenizer.device.type}, {torch.get_num_threads()} threads",
     }
     return found
+
+
+@torch.no_grad()
+def shuffled_loss_ratio(tokenizer: Tokenizer, batch: Batch) -> float | None:
+    """The decoder's loss with every sample given another one's codes, over its loss: 1 if it ignores them.
+
+    None where there is nothing to exchange (one sample) or nothing to divide by.
+    """
+    if len(batch) < 2:
+        return None
+    with evaluating(tokenizer):
+        vectors = tokenizer.quantize(batch).vectors
+        right, wrong = (
+            float(tokenizer.decoder.loss(tokenizer.conditioned(v, batch.label), batch)[0])
+            for v in (vectors, vectors.roll(1, 0))
+        )
+    return wrong / right if right > 0 else None
 
 
 def originals_of(batch: Batch) -> list[Tensor]:

@@ -27,8 +27,24 @@ class CodeUsage:
         for counts, one, mask in zip(self.counts, codes.maps, codes.map_masks(), strict=True):
             for stage in range(one.shape[1]):
                 ids = one[:, stage] if mask is None else one[:, stage][mask]
-                counts[stage] += torch.bincount(ids.reshape(-1).cpu(), minlength=len(counts[stage]))
+                ids = ids.reshape(-1).long()
+                # added where the codes are: no waiting for a GPU, and integers come out the same in any order
+                counts[stage] = counts[stage].to(ids.device).scatter_add_(0, ids, torch.ones_like(ids))
                 self.bits += ids.numel() * math.log2(len(counts[stage]))
+
+    def add(self, counts: Sequence[Sequence[Tensor]]) -> None:
+        """What was counted elsewhere, or before."""
+        for mine, theirs in zip(self.counts, counts, strict=True):
+            for one, other in zip(mine, theirs, strict=True):
+                one += other.to(one)
+
+    def total(self) -> int:
+        """How many codes there are, in all codebooks."""
+        return sum(len(counts) for stages in self.counts for counts in stages)
+
+    def dead(self) -> int:
+        """How many of them were never seen."""
+        return sum(int((counts == 0).sum()) for stages in self.counts for counts in stages)
 
     def use(self) -> float:
         """The share of codes seen at least once, averaged over the codebooks."""

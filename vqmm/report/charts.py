@@ -109,7 +109,7 @@ def _svg(title: str, draw: Any, logarithmic: bool) -> Markup:
         axes.grid(axis="y")
         axes.set_axisbelow(True)
         if logarithmic:
-            axes.yaxis.set_major_locator(LogLocator(numticks=5))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=5))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
@@ -120,7 +120,7 @@ def _svg(title: str, draw: Any, logarithmic: bool) -> Markup:
 
 
 def _inline(drawn: str, title: str) -> Markup:
-    """The bare <svg> element, with the page's colours and font, ids of its own, and the size that its place gives it."""
+    """The bare <svg> element, with the page's colours and font, ids of its own, and as large as its place."""
     body = drawn[drawn.index(">", drawn.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     for marker, meant in _MEANT.items():

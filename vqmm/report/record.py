@@ -1,4 +1,4 @@
-"""What a run's folder says without its tokenizer: the recipe, the lines of metrics.jsonl, and run.json if it is there."""
+"""What a run's folder says without its tokenizer: the recipe, the lines of metrics.jsonl, and run.json."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -11,12 +11,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqmm.batch import Batch
+from vqmm.batch import Batch, Codes
 from vqmm.data.loader import Loaded, Views, training_batches
 from vqmm.errors import UserError
+from vqmm.evaluation.usage import CodeUsage
 from vqmm.recipe import Train
 from vqmm.tokenizer import Tokenizer
 from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
+from vqmm.training.profile import Profile
 from vqmm.training.schedule import warmup_cosine
 
 START_VECTORS_PER_CODE = 16  # latents that k-means gets for each code, data permitting
@@ -29,6 +31,7 @@ class TrainingStep(nn.Module):
     def __init__(self, tokenizer: Tokenizer):
         super().__init__()
         self.tokenizer = tokenizer
+        self.codes: Codes | None = None  # of the last batch, for whoever counts them
 
     def forward(self, fields: dict[str, Any]) -> dict[str, Tensor]:
         """The fields of a Batch -> its named losses.
@@ -36,9 +39,12 @@ class TrainingStep(nn.Module):
         No fields (a process whose batch was empty): a zero that depends on every weight, so that its part in the
         average over processes is there.
         """
+        self.codes = None
         if not fields:
             return {"nothing": torch.stack([p.sum() for p in self.parameters()]).sum() * 0}
-        return self.tokenizer(Batch(**fields)).losses
+        output = self.tokenizer(Batch(**fields))
+        self.codes = output.quantized.codes
+        return output.losses
 
 
 @dataclass
@@ -69,7 +75,11 @@ class Loop:
         optimizer = torch.optim.AdamW(
             parameter_groups(tokenizer, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.99)
         )
-        self.model, self.optimizer = fabric.setup(TrainingStep(tokenizer), optimizer)
+        self.inner = TrainingStep(tokenizer)
+        self.model, self.optimizer = fabric.setup(self.inner, optimizer)
+        self.profile = Profile(recipe.profile, fabric.device)
+        self.profile.watch(tokenizer.quantizer, "quantizer", within="forward")
+        self.usage = CodeUsage(tokenizer.quantizer.sizes)  # of this process, since the epoch began
         self.unreadable: dict[str, None] = {}  # in the order in which they were met
         self.step = 0
         self._clear()
@@ -108,7 +118,8 @@ class Loop:
         factor = warmup_cosine(self.step, recipe.steps, recipe.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * factor
-        parts = [next(self._batches) for _ in range(recipe.accumulate)]
+        with self.profile.part("data"):
+            parts = [next(self._batches) for _ in range(recipe.accumulate)]
         samples, stop = self._agree(sum(len(batch) for batch, _ in parts if batch is not None), stop)
         self.model.train()
         for number, (batch, unreadable) in enumerate(parts):
@@ -116,15 +127,21 @@ class Loop:
             fields = {} if batch is None else vars(batch.to(self.fabric.device))
             share = 0.0 if batch is None else len(batch) / max(samples, 1)
             with self.fabric.no_backward_sync(self.model, enabled=number + 1 < recipe.accumulate):
-                losses = self.model({name: value for name, value in fields.items() if value is not None})
-                # the strategy averages over processes; the shares of all of them add up to one
-                self.fabric.backward(torch.stack([*losses.values()]).sum() * share * self.fabric.world_size)
+                with self.profile.part("forward"):
+                    losses = self.model({name: value for name, value in fields.items() if value is not None})
+                with self.profile.part("backward"):
+                    # the strategy averages over processes; the shares of all of them add up to one
+                    self.fabric.backward(torch.stack([*losses.values()]).sum() * share * self.fabric.world_size)
             if batch is not None:
                 self._tally(losses, share)
-        self._tally({"gradient_norm": self._clip()}, 1 / self.fabric.world_size)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.tokenizer.quantizer.after_step(self._reduce, (self.step + 1) / recipe.steps)
+            if self.inner.codes is not None:
+                self.usage.update(self.inner.codes)
+        with self.profile.part("optimizer"):
+            self._tally({"gradient_norm": self._clip(parts)}, 1 / self.fabric.world_size)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        with self.profile.part("quantizer"):
+            self.tokenizer.quantizer.after_step(self._reduce, (self.step + 1) / recipe.steps)
         self.step += 1
         self._steps += 1
         self._samples += samples
@@ -139,15 +156,32 @@ class Loop:
         told = self._reduce(told)
         return int(told[:, 0].sum()), int(told[:, 1].max())
 
-    def _clip(self) -> Tensor:
+    @property
+    def samples_per_step(self) -> int:
+        return self.recipe.batch_size * self.recipe.accumulate * self.fabric.world_size
+
+    def close_epoch(self) -> tuple[int, CodeUsage] | None:
+        """After the step that ends an epoch: its number from 1, and the use of codes in it by all processes."""
+        count = len(self.views.samples)
+        epoch = self.step * self.samples_per_step // count
+        if epoch == (self.step - 1) * self.samples_per_step // count or not self.usage.sizes:
+            return None
+        usage, self.usage = self.usage, CodeUsage(self.usage.sizes)
+        usage.counts = [[self._reduce(one.to(self.fabric.device)) for one in counts] for counts in usage.counts]
+        return epoch, usage
+
+    def _clip(self, parts: Sequence[Loaded]) -> Tensor:
         try:
             norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.recipe.clip)
         except RuntimeError as error:
             if "non-finite" not in str(error):
                 raise
+            keys = [key for batch, _ in parts if batch is not None for key in batch.key]
             raise UserError(
                 f"the gradient at step {self.step} is not finite: lower train.learning_rate (it is "
-                f"{self.recipe.learning_rate:g}) or raise train.warmup (it is {self.recipe.warmup:g})"
+                f"{self.recipe.learning_rate:g}) or raise train.warmup (it is {self.recipe.warmup:g}); the last "
+                f"checkpoint is good; the {len(keys)} samples of that step: {', '.join(keys[:8])}"
+                f"{', ...' if len(keys) > 8 else ''}"
             ) from None
         assert norm is not None  # None is for strategies that clip inside the optimizer
         return norm
@@ -183,7 +217,12 @@ class Loop:
     def pack(self) -> dict[str, Tensor]:
         """Everything that decides the steps to come, but the data: a function of the step alone."""
         weights = {f"tokenizer.{name}": value for name, value in self.tokenizer.state_dict().items()}
-        return {**weights, **pack_optimizer(self.optimizer), **self._pack_random()}
+        counts = {
+            f"usage.{m}.{s}": self._reduce(one.to(self.fabric.device, copy=True))
+            for m, stages in enumerate(self.usage.counts)
+            for s, one in enumerate(stages)
+        }
+        return {**weights, **pack_optimizer(self.optimizer), **self._pack_random(), **counts}
 
     def _pack_random(self) -> dict[str, Tensor]:
         states = {"random.cpu": torch.get_rng_state()}
@@ -199,6 +238,9 @@ class Loop:
         }
         self.tokenizer.load_state_dict(weights)
         unpack_optimizer(self.optimizer, tensors)
+        if self.fabric.is_global_zero:  # which carries what all processes had counted
+            sizes = enumerate(self.usage.sizes)
+            self.usage.add([[tensors[f"usage.{m}.{s}"] for s in range(len(stages))] for m, stages in sizes])
         rank = self.fabric.global_rank
         if rank < len(tensors["random.cpu"]):
             torch.set_rng_state(tensors["random.cpu"][rank].clone())  # torch misreads a view

@@ -1,6 +1,9 @@
 """`vqmm train`: from a folder of samples to a folder with a tokenizer."""
 
+import json
 import logging
+import shlex
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,13 +20,15 @@ from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.sample import Sample, Unreadable
 from vqmm.data.source import Source, label_numbers
 from vqmm.errors import Stopped, UserError
-from vqmm.evaluation.evaluate import Evaluation, evaluate
+from vqmm.evaluation.evaluate import Evaluation, evaluate, shuffled_loss_ratio
 from vqmm.evaluation.show import write_shown
 from vqmm.files import must_be_free, write_text
+from vqmm.machine import machine
 from vqmm.recipe import Recipe, Train, read_recipe
 from vqmm.registry import Registry
 from vqmm.tokenizer import Tokenizer, build_modality
 from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, write_checkpoint
+from vqmm.training.health import Event, HealthWatch
 from vqmm.training.log import MetricsLog
 from vqmm.training.loop import Loop
 from vqmm.training.progress import RunProgress
@@ -32,7 +37,12 @@ from vqmm.training.signals import StopRequest
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # or it greets once per process
 
 REPORT_EVERY = 20  # steps between lines of metrics.jsonl
-MAY_DIFFER = ("train.device", "train.workers", "train.cache_mb")  # in a resumed run: they change no weight
+MAY_DIFFER = (
+    "train.device",
+    "train.workers",
+    "train.cache_mb",
+    "train.profile",
+)  # in a resumed run: they change no weight
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ class Job:
     strict: bool
     resume: bool
     quiet: bool
+    command: str
 
 
 def train(
@@ -82,7 +93,7 @@ def train(
     registry = Registry.discover(plugins)
     extra = [f"train.steps={steps}"] if steps is not None else []
     plan = read_recipe(recipe, registry, modality, [*settings, *extra])
-    job = Job(plan, str(data), out, tuple(plugins), strict, resume, quiet)
+    job = Job(plan, str(data), out, tuple(plugins), strict, resume, quiet, command_line())
     fabric = make_fabric(plan.train)
     with StopRequest() as request:
         if plan.train.devices == 1:
@@ -138,6 +149,8 @@ class Run:
         self.tokenizer = Tokenizer.build(told, self.modality, registry, source.labels, conditional, self.views.extent())
         self.loop = Loop(self.tokenizer, self.views, plan, fabric)
         torch.manual_seed(plan.seed + fabric.global_rank)  # from here on each process draws its own noise
+        headline = self.modality.metrics()[self.modality.headline]
+        self.health = HealthWatch(headline.higher_is_better)
         self.best: dict[str, float] = {}  # {"step": ..., "value": ...} of the headline metric
 
     @property
@@ -154,11 +167,13 @@ class Run:
             while loop.step < plan.steps:
                 stop = loop.advance(request.signum)
                 last = loop.step == plan.steps
+                self._close_epoch(log, progress)
                 if loop.step % REPORT_EVERY == 0 or last:
                     report = loop.report()
                     progress.trained(report.step, report.loss, report.samples_per_second)
                     if log is not None:
                         log.write("train", **asdict(report))
+                    self._tell(self.health.report(report.step, report.gradient_norm), log, progress)
                 if loop.step % plan.evaluate_every == 0 or last:
                     found = self._evaluate(log, progress)
                 if loop.step % plan.checkpoint_every == 0 or last or stop:
@@ -189,6 +204,24 @@ class Run:
         if self.is_first:
             out.mkdir(parents=True, exist_ok=True)
             write_text(out / "recipe.yaml", self.recipe.to_yaml())
+            made = {"command": self.job.command, "machine": machine()}
+            write_text(out / "run.json", json.dumps(made, indent=2) + "\n")
+
+    def _close_epoch(self, log: MetricsLog | None, progress: RunProgress) -> None:
+        closed = self.loop.close_epoch()
+        if closed is None:
+            return
+        epoch, usage = closed
+        if log is not None:
+            told = {"codebook_use": usage.use(), "codebook_perplexity": usage.perplexity(), "dead_codes": usage.dead()}
+            log.write("epoch", step=self.loop.step, epoch=epoch, **told)
+        self._tell(self.health.epoch(self.loop.step, epoch, usage), log, progress)
+
+    def _tell(self, events: Sequence[Event], log: MetricsLog | None, progress: RunProgress) -> None:
+        for event in events:
+            progress.say(f"step {event.step}: {event.said}")
+            if log is not None:
+                log.write("health", **asdict(event))
 
     def _evaluate(self, log: MetricsLog | None, progress: RunProgress) -> Evaluation:
         """The first process looks at held-out data and saves the tokenizer; the others wait."""
@@ -197,13 +230,18 @@ class Run:
         if self.is_first:
             batches = evaluation_batches(self.held_out_views, plan.batch_size, plan.evaluate_samples)
             found = evaluate(self.tokenizer, batches)
-            headline, judge = self.modality.headline, self.modality.metrics()[self.modality.headline]
+            headline = self.modality.headline
             value = found.metrics.get(headline)
-            if value is not None and (not self.best or (value > self.best["value"]) == judge.higher_is_better):
+            if value is not None and (not self.best or (value > self.best["value"]) == self.health.higher_is_better):
                 self.best = {"step": step, "value": value}
             if log is not None:
                 log.write("held-out", step=step, count=found.count, metrics=found.metrics)
             progress.judged(step, headline, value, found.metrics.get("codebook_use"))
+            first = next(
+                (batch for batch, _ in evaluation_batches(self.held_out_views, plan.batch_size) if batch), None
+            )
+            shuffled = None if first is None else shuffled_loss_ratio(self.tokenizer, first.to(self.fabric.device))
+            self._tell(self.health.held_out(step, found.metrics, headline, shuffled), log, progress)
             self.tokenizer.save(self.job.out / "tokenizer")
         self.fabric.barrier()
         return found
@@ -229,9 +267,19 @@ class Run:
         unreadable = list(dict.fromkeys([*self.loop.unreadable, *found.unreadable]))
         if unreadable:
             progress.say(f"{len(unreadable)} damaged samples were skipped: {'; '.join(unreadable[:10])}")
+        profile = self.loop.profile.shares()
+        if profile:
+            progress.say("a step's time: " + ", ".join(f"{name} {share:.0%}" for name, share in profile.items()))
         weights = sum(p.numel() for p in self.tokenizer.parameters())
         told = {"run": str(out), "weights": weights, "best": self.best, **found.as_dict(), "unreadable": unreadable}
-        return {**told, "shown": None if picture is None else str(picture)}
+        return {**told, "profile": profile, "shown": None if picture is None else str(picture)}
+
+
+def command_line() -> str:
+    """What was typed to get here."""
+    program = Path(sys.argv[0])
+    module = program.name == "__main__.py"
+    return shlex.join([*(["python", "-m", program.parent.name] if module else [program.name]), *sys.argv[1:]])
 
 
 def make_fabric(plan: Train) -> Fabric:

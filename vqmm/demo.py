@@ -1,0 +1,148 @@
+"""`vqmm demo`: small tokenizers on built-in data, trained, judged and used in a minute or two, with no network.
+
+The demo is a list of parts (`PARTS`). Each gets a folder and what the parts before it have made, so that one may build
+upon another (a prior over the tokens of several tokenizers, say).
+"""
+
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from vqmm.files import must_be_free
+
+USED = 8  # held-out samples that are encoded and decoded
+
+Told = dict[str, Any]  # `about`, `metrics`, `report`, `seconds`, `next` and the paths of what was made
+
+
+class Part(Protocol):
+    """One thing that the demo does."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name, and the key of the result."""
+        ...
+
+    def go(self, folder: Path, done: Mapping[str, Told], quiet: bool) -> Told:
+        """Do it, in a folder of its own; `done`: what the parts before this one have told, by name."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenizerPart:
+    """Train a tokenizer on built-in data, judge it, encode a few held-out samples and decode them."""
+
+    name: str
+    about: str
+    modality: str
+    data: str
+    steps: int
+    settings: Sequence[str]  # what the data itself asks for
+    small: Sequence[str]  # what makes it quick
+    recipe: str = "vqvae-ema"
+
+    def go(self, folder: Path, done: Mapping[str, Told], quiet: bool) -> Told:
+        from vqmm.report import report
+        from vqmm.training.run import train
+        from vqmm.transcode import decode, encode
+
+        run, originals, tokens, decoded = (folder / name for name in ("run", "originals", "tokens", "decoded"))
+        settings = [*self.settings, *self.small]
+        told = train(self.modality, self.data, run, self.recipe, steps=self.steps, settings=settings, quiet=quiet)
+        _write_held_out(run, self.data, originals)
+        encoded = encode(run, originals, tokens)
+        decode(run, tokens, decoded)
+        return {
+            "about": self.about,
+            "run": str(run),
+            "metrics": told["metrics"],
+            "originals": str(originals),
+            "tokens": str(tokens),
+            "codes": encoded["codes"],
+            "decoded": str(decoded),
+            "report": told.get("report") or report(run)["report"],
+            "next": self._next(folder, run, originals),
+        }
+
+    def _next(self, folder: Path, run: Path, originals: Path) -> list[str]:
+        """Commands that work as they stand."""
+        again = ["vqmm", "train", self.modality, "--data", self.data, "--recipe", "vqvae"]
+        again += ["--out", str(folder / "vqvae")]
+        for setting in self.settings:
+            again += ["--set", setting]
+        judge = ["vqmm", "eval", str(run), "--data", self.data, "--whole"]
+        encode = ["vqmm", "encode", str(run), str(originals), "--out", str(folder / "more-tokens")]
+        return [shlex.join(words) for words in (judge, encode, again)]
+
+
+PARTS: list[Part] = [
+    TokenizerPart(
+        name="image",
+        about="1,797 handwritten digits of 8 x 8 pixels, 16 codes each",
+        modality="image",
+        data="builtin:digits",
+        steps=1500,
+        settings=("modality.size=8", "modality.channels=1", "modality.stride=2"),
+        # digits are not mirrored; 256 codes are what 26,000 latents can fill
+        small=(
+            "modality.flip=false",
+            "modality.width=64",
+            "modality.blocks=1",
+            "quantizer.codebook_size=256",
+            "quantizer.dim=16",
+            "train.batch_size=64",
+        ),
+    ),
+]
+
+
+def demo(out: str | Path = "vqmm-demo", *, quiet: bool = False) -> dict[str, Any]:
+    """Train small tokenizers on built-in data and use them. Needs scikit-learn (the extra `demo`), and no network.
+
+    Returns:
+        `parts`: for each its metrics, the page of its run (`report`), its folders and seconds; `next`: three commands
+        to try.
+
+    Raises:
+        UserError: `out` holds something already; scikit-learn is absent.
+    """
+    out = Path(out)
+    must_be_free(out, "the demo folder")
+    done: dict[str, Told] = {}
+    with _one_thread():
+        for part in PARTS:
+            start = time.perf_counter()
+            told = part.go(out / part.name, done, quiet)
+            done[part.name] = {**told, "seconds": time.perf_counter() - start}
+    following = [command for told in done.values() for command in told.pop("next")]
+    return {"out": str(out), "parts": done, "next": following[:3]}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from a second thread, and lose much where another program wants the core."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _write_held_out(run: Path, data: str, folder: Path) -> None:
+    """A few samples that were not trained on, as files."""
+    from vqmm.data.source import Source
+    from vqmm.evaluation.evaluate import originals_of
+    from vqmm.tokenizer import Tokenizer
+
+    modality = Tokenizer.load(run).modality
+    folder.mkdir()
+    for sample in Source(modality, data).held_out()[:USED]:
+        (original,) = originals_of(modality.collate([sample.read()], [sample.key]))
+        modality.write(original, folder / sample.key)

@@ -1,0 +1,75 @@
+"""Says in plain words when a run is not well. It watches what passes and changes nothing."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+from vqmm.evaluation.usage import CodeUsage
+
+LITTLE_USE = 0.5  # of the codebook, over an epoch
+SHUFFLED_RATIO = 1.05  # a decoder that loses less than this factor by other samples' codes ignores them
+NORM_JUMP = 20.0  # times the median of the last reports
+FLAT_LOOKS = 4  # evaluations over which the headline metric
+FLAT_SHARE = 0.003  # must improve by more than this share of itself
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a person who watches the run would want to know."""
+
+    step: int
+    event: str
+    said: str
+
+
+@dataclass
+class HealthWatch:
+    """Remembers just enough to tell what is unusual; says each thing once until it has passed."""
+
+    higher_is_better: bool
+    norms: deque[float] = field(default_factory=lambda: deque(maxlen=25))
+    values: list[float] = field(default_factory=list)
+    said: set[str] = field(default_factory=set)
+
+    def epoch(self, step: int, number: int, usage: CodeUsage) -> list[Event]:
+        """After each epoch of training, with its codes counted."""
+        use, dead, total = usage.use(), usage.dead(), usage.total()
+        said = (
+            f"epoch {number}: {dead} of {total} codes were not used ({use:.0%} were): a smaller codebook would do, or "
+            "raise quantizer.revive_below"
+        )
+        return self._when(use < LITTLE_USE, step, "little_use", said)
+
+    def report(self, step: int, gradient_norm: float) -> list[Event]:
+        """After every few steps."""
+        usual = median(self.norms) if len(self.norms) >= 5 else float("inf")
+        self.norms.append(gradient_norm)
+        said = f"the gradient's norm is {gradient_norm:.3g}, and was {usual:.3g}: lower train.learning_rate if it stays"
+        return self._when(gradient_norm > NORM_JUMP * usual, step, "gradient_jump", said)
+
+    def held_out(
+        self, step: int, metrics: Mapping[str, float | None], headline: str, shuffled: float | None
+    ) -> list[Event]:
+        """After each look at held-out data; `shuffled`: the loss with other samples' codes over the loss."""
+        said = (
+            f"with other samples' codes the loss is {shuffled or 0:.3g} times as large: the decoder ignores the codes"
+        )
+        events = self._when(shuffled is not None and shuffled < SHUFFLED_RATIO, step, "codes_ignored", said)
+        value = metrics.get(headline)
+        if value is None:
+            return events
+        self.values.append(value)
+        past, recent = self.values[:-FLAT_LOOKS], self.values[-FLAT_LOOKS:]
+        pick = max if self.higher_is_better else min
+        gain = abs(pick([*past, *recent]) - pick(past)) / max(abs(pick(past)), 1e-12) if past else 1.0
+        said = f"reconstruction has flattened: {headline} improved by {gain:.2%} over the last {FLAT_LOOKS} evaluations"
+        return events + self._when(gain < FLAT_SHARE, step, "flattened", said)
+
+    def _when(self, wrong: bool, step: int, event: str, said: str) -> list[Event]:
+        if not wrong:
+            self.said.discard(event)
+        if not wrong or event in self.said:
+            return []
+        self.said.add(event)
+        return [Event(step, event, said)]
