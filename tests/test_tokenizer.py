@@ -18,7 +18,7 @@ def make(quantizer="vector", labels=(), conditional=False, **options):
         "quantizer": {"name": quantizer, "dim": 8, **options},
         "decoder": {"name": "direct"},
     }
-    found, chosen = vqmm.tokenizer.part_options("modality", config["modality"], REGISTRY)
+    found, chosen = REGISTRY.part("modality", config["modality"])
     return vqmm.Tokenizer.build(config, found(chosen), REGISTRY, labels, conditional, [16, 16])
 
 

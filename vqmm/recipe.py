@@ -58,11 +58,9 @@ class Recipe(PartOptions):
 
     def checked(self, registry: "Registry") -> "Recipe":
         """The same with every part's options checked and their defaults written out. Imports the plugins' classes."""
-        from vqmm.tokenizer import part_options
-
         full = self.model_dump()
         for kind in ("modality", "quantizer", "decoder"):
-            options = part_options(kind, full[kind], registry)[1]
+            options = registry.part(kind, full[kind])[1]
             full[kind] = {"name": full[kind]["name"], **options.model_dump(mode="json")}
         return Recipe(**full)
 

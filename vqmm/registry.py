@@ -5,7 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,12 +16,13 @@ import pluggy
 
 import vqmm
 from vqmm import hookspecs
-from vqmm.errors import UserError, one_of, unknown
+from vqmm.errors import UserError, explained, one_of, unknown
 
 if TYPE_CHECKING:
     from vqmm.adversary import Adversary
     from vqmm.decoders.base import Decoder
     from vqmm.modality import Modality
+    from vqmm.options import PartOptions
     from vqmm.prior import Prior
     from vqmm.quantizers.base import Quantizer
 
@@ -111,6 +112,12 @@ class Registry:
                 said += f" Did not load: {'; '.join(f'{plugin!r}: {why}' for plugin, why in self.failed.items())}"
             raise UserError(said)
         return self.offers[kind][name]
+
+    def part(self, kind: str, told: Mapping[str, Any]) -> tuple[Any, "PartOptions"]:
+        """The class of a part and its checked options, from `{"name": ..., option: value, ...}`."""
+        found = self.find(kind, told["name"])
+        with explained(kind, found.Options.model_fields):
+            return found, found.Options(**{name: value for name, value in told.items() if name != "name"})
 
     def modality(self, name: str) -> "type[Modality]":
         return self.find("modality", name)

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from vqmm import __version__
 from vqmm.batch import Batch, Codes
 from vqmm.decoders.base import Decoder, call_masked, grid_mask
-from vqmm.errors import UserError, explained
+from vqmm.errors import UserError
 from vqmm.files import new_folder, write_tensors, write_text
 from vqmm.modality import Modality
-from vqmm.options import PartOptions
 from vqmm.quantizers.base import Quantized, Quantizer
 from vqmm.registry import Registry
 
@@ -72,8 +71,8 @@ class Tokenizer(nn.Module):
         extent: Sequence[int] | None = None,
     ) -> "Tokenizer":
         """An untrained tokenizer of the parts that `config` names, around a modality that has learnt what it must."""
-        quantizer_class, quantizer_options = part_options("quantizer", config["quantizer"], registry)
-        decoder_class, decoder_options = part_options("decoder", config["decoder"], registry)
+        quantizer_class, quantizer_options = registry.part("quantizer", config["quantizer"])
+        decoder_class, decoder_options = registry.part("decoder", config["decoder"])
         quantizer = quantizer_class(quantizer_options, modality.rank)
         decoder = decoder_class(modality, quantizer.options.dim, decoder_options)
         return cls(modality, quantizer, decoder, labels, conditional, extent)
@@ -272,15 +271,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def build_modality(config: Mapping[str, Any], registry: Registry) -> Modality:
     """The modality that `config["modality"]` describes (a saved config, or a recipe as a dict)."""
-    found, options = part_options("modality", config["modality"], registry)
+    found, options = registry.part("modality", config["modality"])
     return found(options)
-
-
-def part_options(kind: str, told: Mapping[str, Any], registry: Registry) -> tuple[Any, PartOptions]:
-    """The class of a part and its checked options, from `{"name": ..., option: value, ...}`."""
-    found = registry.find(kind, told["name"])
-    with explained(kind, found.Options.model_fields):
-        return found, found.Options(**{name: value for name, value in told.items() if name != "name"})
 
 
 class evaluating:  # noqa: N801

@@ -157,7 +157,7 @@ def test_a_stop_says_how_to_go_on(tmp_path, monkeypatch):
         raise Stopped(3, 15)
 
     monkeypatch.setattr(module, "train", stopped)
-    with pytest.raises(Stopped, match="ae, seed 0: stopped at step 3 and saved: repeat the call") as left:
+    with pytest.raises(Stopped, match="stopped in run 1 of 4: ae, seed 0: repeat the same call") as left:
         call(tmp_path / "out")
     assert left.value.code == 143
 
@@ -200,10 +200,10 @@ def test_other_data_and_a_changed_recipe_are_refused(made, tmp_path, trained):
 def test_a_budget_of_seconds_becomes_steps_that_are_measured_once(tmp_path, trained, monkeypatch):
     measured, real = [], module.calibrate
 
-    def few(recipe, seconds, *rest):
-        found = real(recipe, seconds, *rest)
+    def few(*arguments):
+        found = real(*arguments)
         measured.append(found)
-        assert found["steps"] == max(int(seconds / found["seconds_per_step"]), 1) and found["timed_steps"] >= 3
+        assert found["steps"] == max(int(arguments[-1] / found["seconds_per_step"]), 1) and found["timed_steps"] == 20
         return found | {"steps": min(found["steps"], 6)}  # on a fast machine many more would fit
 
     monkeypatch.setattr(module, "calibrate", few)

@@ -87,7 +87,7 @@ def test_health_events_the_command_and_the_machine_of_the_run(run):
 
 def test_html_in_names_is_shown_as_text(finished, tmp_path):
     evil = "<script>alert(1)</script>"
-    folder = tmp_path / "pictures" / "<b>bold</b>".replace("/", "")
+    folder = tmp_path / "pictures" / "<b>bold"
     folder.mkdir(parents=True)
     for i in range(30):
         Image.new("L", (8, 8), 8 * i).save(folder / f"<i>{i}.png")
@@ -99,7 +99,7 @@ def test_html_in_names_is_shown_as_text(finished, tmp_path):
     log(out, kind="held-out", step=2, metrics={evil: 0.5})
     (out / "run.json").write_text(json.dumps({"command": evil, "machine": {evil: evil}}))
     tags = {tag for tag, _ in Tags(page_of(out)).seen}
-    assert not tags & {"script", "u", "i>"}
+    assert not tags & {"script", "u"}
     page = (out / "report.html").read_text()
     assert "&lt;i&gt;" in page and "a&lt;u&gt;b" in page and "&lt;b&gt;bold" in page and "alert(1)" in page
     assert "<script" not in page
@@ -171,7 +171,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 def test_numbers_and_durations_read_well():
     assert [number(v) for v in (None, 12345, 0.0123456, 2816.4, 27.6543, float("inf"))] == [
-        "–",
+        "\N{EN DASH}",
         "12,345",
         "0.01235",
         "2,816",

@@ -30,6 +30,7 @@ from vqmm.evaluation.compare_timing import calibrate, code_speeds, train_seconds
 from vqmm.evaluation.evaluate import originals_of
 from vqmm.evaluation.run import eval as judge
 from vqmm.files import write_text
+from vqmm.machine import machine
 from vqmm.registry import Registry
 from vqmm.tokenizer import Tokenizer
 from vqmm.training.run import train
@@ -119,6 +120,9 @@ class _Work:
             steps = self._steps(label)
             self._train(label, seed, steps)
             told = self._judge(label, seed, steps)
+        except Stopped as stopped:  # it would speak of --resume
+            stopped.args = (f"stopped in run {place}: repeat the same call to go on",)
+            raise
         except UserError as error:  # the others go on
             self._say(f"{place} failed: {error}")
             return {"run": {"seed": seed, "run": str(folder.relative_to(self.out)), "error": str(error)}}
@@ -129,38 +133,38 @@ class _Work:
         """The budget of a recipe in steps; measured once, and kept for its other seeds and for going on."""
         if self.plan.steps is not None:
             return self.plan.steps
+        assert self.plan.seconds is not None  # a plan has one of the two
         if label not in self.calibrations:
-            plan, settings = self.plan, [*self.plan.settings, f"train.seed={self.plan.seeds[0]}"]
             self.calibrations[label] = calibrate(
-                plan.modality.name, plan.source.path, plan.names[label], settings, self.plugins, plan.seconds
+                self.plan.modality.name,
+                self.plan.source.path,
+                self.plan.names[label],
+                self._settings(self.plan.seeds[0]),
+                self.plugins,
+                self.plan.seconds,
             )
             note(self.out, self.plan, self.calibrations)
             self._say(f"{label}: {self.calibrations[label]['steps']} steps fit into {self.plan.seconds:g} s")
         return int(self.calibrations[label]["steps"])
 
+    def _settings(self, seed: int) -> list[str]:
+        return [*self.plan.settings, f"train.seed={seed}"]
+
     def _train(self, label: str, seed: int, steps: int) -> None:
-        plan, folder = self.plan, run_folder(self.out, label, seed)
-        try:
-            train(
-                plan.modality.name,
-                plan.source.path,
-                folder,
-                plan.names[label],
-                steps=steps,
-                settings=[*plan.settings, f"train.seed={seed}"],
-                resume=is_begun(folder),
-                plugins=self.plugins,
-                quiet=self.quiet,
-            )
-        except Stopped as stopped:
-            stopped.args = (
-                f"{label}, seed {seed}: stopped at step {stopped.step} and saved: repeat the call to go on",
-            )
-            raise
+        folder = run_folder(self.out, label, seed)
+        train(
+            self.plan.modality.name,
+            self.plan.source.path,
+            folder,
+            self.plan.names[label],
+            steps=steps,
+            settings=self._settings(seed),
+            resume=is_begun(folder),
+            plugins=self.plugins,
+            quiet=self.quiet,
+        )
 
     def _judge(self, label: str, seed: int, steps: int) -> Record:
-        from vqmm.machine import machine
-
         folder = run_folder(self.out, label, seed)
         found = judge(folder, self.plan.source.path, batch_size=BATCH_SIZE, plugins=self.plugins)
         tokenizer = Tokenizer.load(folder, self.registry)

@@ -71,14 +71,17 @@ def draw(result: Mapping[str, Any]) -> str:
 
 
 def _draw_row(axes: Any, row: Mapping[str, Any], rate: str, headline: str, number: int) -> None:
-    look = {"color": _colour(number), "label": row["recipe"]}
+    look: dict[str, Any] = {"color": _colour(number), "label": row["recipe"]}
     if row[rate] is None:
-        axes.axhline(row[headline], linestyle=(0, (5, 3)), linewidth=1.5, **look)
+        axes.axhline(row[headline], linestyle=(0, (5, 3)), **look)
         return
-    low, high = row["spread"].get(headline, [row[headline]] * 2)
+    look |= {"marker": MARKERS[number % len(MARKERS)], "linestyle": "none", "markersize": 7}
+    if headline not in row["spread"]:
+        axes.plot([row[rate]], [row[headline]], **look)
+        return
+    low, high = row["spread"][headline]
     bars = [[row[headline] - low], [high - row[headline]]]
-    marker = MARKERS[number % len(MARKERS)]
-    axes.errorbar([row[rate]], [row[headline]], yerr=bars, fmt=marker, markersize=7, capsize=3, **look)
+    axes.errorbar([row[rate]], [row[headline]], yerr=bars, capsize=3, **look)
 
 
 def _style(axes: Any, has_rates: bool) -> None:

@@ -40,9 +40,7 @@ def calibrate(
     short = [f"train.evaluate_every={steps}", f"train.checkpoint_every={steps}", "train.evaluate_samples=1"]
     with tempfile.TemporaryDirectory(prefix="vqmm-") as folder:
         run = Path(folder) / "run"
-        train(
-            modality, data, run, recipe, steps=steps, settings=[*settings, *short], plugins=plugins, quiet=True
-        )
+        train(modality, data, run, recipe, steps=steps, settings=[*settings, *short], plugins=plugins, quiet=True)
         plan = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["train"]
         each = step_seconds(run, Train(**plan))[-1][1]
     return {"steps": max(int(seconds / each), 1), "seconds_per_step": each, "timed_steps": TIMED_STEPS}

@@ -1,8 +1,9 @@
 """One pass over held-out data: metrics, rate, use of the codebook."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from vqmm.batch import Batch
 from vqmm.data.loader import Loaded
 from vqmm.evaluation.usage import CodeUsage
+from vqmm.files import write_text
+from vqmm.modality import Modality
 from vqmm.tokenizer import Tokenizer, evaluating
 
 
@@ -113,3 +116,15 @@ def alike(outputs: list[Tensor], originals: list[Tensor]) -> Iterator[tuple[Tens
         by_shape.setdefault(original.shape, []).append(i)
     for places in by_shape.values():
         yield torch.stack([outputs[i] for i in places]), torch.stack([originals[i] for i in places])
+
+
+def write_shown(modality: Modality, rows: Sequence[Sequence[Tensor]], path: Path) -> Path:
+    """Write what the modality shows of rows of samples: a PNG picture or an HTML fragment. `path` has no suffix."""
+    shown = modality.show(*rows)
+    if isinstance(shown, str):
+        file = path.with_name(path.name + ".html")
+        write_text(file, shown)
+    else:
+        file = path.with_name(path.name + ".png")
+        shown.save(file)
+    return file

@@ -9,8 +9,7 @@ import yaml
 from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.source import Source, judged, label_numbers
 from vqmm.errors import UserError
-from vqmm.evaluation.evaluate import evaluate
-from vqmm.evaluation.show import write_shown
+from vqmm.evaluation.evaluate import evaluate, write_shown
 from vqmm.registry import Registry
 from vqmm.tokenizer import Tokenizer
 

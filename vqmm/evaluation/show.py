@@ -1,27 +1,11 @@
 """Samples of any kind as one picture: what a modality shows that brings no picture of its own."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-
-from vqmm.files import write_text
-from vqmm.modality import Modality
-
-
-def write_shown(modality: Modality, rows: Sequence[Sequence[Tensor]], path: Path) -> Path:
-    """Write what the modality shows of rows of samples: a PNG picture or an HTML fragment. `path` has no suffix."""
-    shown = modality.show(*rows)
-    if isinstance(shown, str):
-        file = path.with_name(path.name + ".html")
-        write_text(file, shown)
-    else:
-        file = path.with_name(path.name + ".png")
-        shown.save(file)
-    return file
 
 
 def heatmaps(rows: Sequence[Sequence[Tensor]], gap: int = 2) -> Image.Image:

@@ -23,7 +23,7 @@ _COLOURS = [f"#00001{number}" for number in range(SERIES)]
 _MEANT = {_INK: "var(--soft)", _LINE: "var(--line)"} | {c: f"var(--series-{i})" for i, c in enumerate(_COLOURS)}
 
 POINTS = 400  # of a curve of counts: more cannot be told apart
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "vqmm",  # the same numbers give the same page
     "font.size": 10.5,
@@ -122,10 +122,11 @@ def _svg(title: str, draw: Any, logarithmic: bool) -> Markup:
 def _inline(drawn: str, title: str) -> Markup:
     """The bare <svg> element, with the page's colours and font, ids of its own, and as large as its place."""
     body = drawn[drawn.index(">", drawn.index("<svg")) + 1 :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<(metadata|style).*?</\1>", "", body, flags=re.DOTALL)
     for marker, meant in _MEANT.items():
         body = body.replace(marker, meant)
-    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
+    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)  # one way of matplotlib to write a font,
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)  # and the other
     own = f"chart-{crc32(drawn.encode()):08x}-"
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{own}", body)
     (box,) = re.findall(r'viewBox="([^"]*)"', drawn)

@@ -20,8 +20,7 @@ from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.sample import Sample, Unreadable
 from vqmm.data.source import Source, label_numbers
 from vqmm.errors import Stopped, UserError
-from vqmm.evaluation.evaluate import Evaluation, evaluate, shuffled_loss_ratio
-from vqmm.evaluation.show import write_shown
+from vqmm.evaluation.evaluate import Evaluation, evaluate, shuffled_loss_ratio, write_shown
 from vqmm.files import must_be_free, write_text
 from vqmm.machine import machine
 from vqmm.recipe import Recipe, Train, read_recipe
