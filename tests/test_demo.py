@@ -13,8 +13,6 @@ import vqmm as package
 from tests.cli.runner import Vqmm
 from vqmm.demo import PARTS, Part, demo
 
-wired = pytest.mark.skipif("demo" not in package.__all__, reason="the verb is not wired in yet")
-
 
 @pytest.fixture(autouse=True)
 def short_parts():
@@ -57,7 +55,6 @@ def test_an_empty_folder_is_taken_and_the_default_is_here(tmp_path, monkeypatch)
     assert demo(quiet=True)["out"] == "vqmm-demo"
 
 
-@wired
 def test_the_commands_it_names_work_as_they_stand(vqmm, tmp_path):
     told = vqmm("demo", "--out", tmp_path / "my demo", "--json").json
     for command in told["next"]:
@@ -68,7 +65,6 @@ def test_the_commands_it_names_work_as_they_stand(vqmm, tmp_path):
     assert "exists already" in vqmm.refuses("demo", "--out", tmp_path / "my demo")
 
 
-@wired
 def test_it_ends_with_a_table_the_page_and_what_to_try(vqmm, tmp_path):
     said = vqmm("demo", "--out", tmp_path / "demo").out
     assert "psnr_db" in said and str(tmp_path / "demo" / "image" / "run" / "report.html") in said

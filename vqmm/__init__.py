@@ -4,6 +4,8 @@ Everything public can be reached from here; nothing is imported until it is aske
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -25,11 +27,14 @@ _HOME = {
     "Tokenizer": "vqmm.tokenizer",
     "Unreadable": "vqmm.data.sample",
     "UserError": "vqmm.errors",
+    "compare": "vqmm.evaluation.compare",
     "decode": "vqmm.transcode",
+    "demo": "vqmm.demo",
     "encode": "vqmm.transcode",
     "eval": "vqmm.evaluation.run",
     "hookimpl": "vqmm.hookspecs",
     "new_plugin": "vqmm.new_plugin",
+    "report": "vqmm.report",
     "train": "vqmm.training.run",
 }
 
@@ -46,3 +51,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """A verb keeps its name: importing the module vqmm.demo or vqmm.report would put the module in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _HOME or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,6 +1,7 @@
 """What a figure was measured on."""
 
 import datetime
+import os
 import platform
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import vqmm
 def machine() -> dict[str, str | int]:
     """Processor, threads, versions and date, for the JSON of a result."""
     return {
-        "cpu": _cpu(),
+        "cpu": f"{_cpu()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "gpu": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "vqmm": vqmm.__version__,

@@ -2,10 +2,7 @@
 
 import pytest
 
-import vqmm as package
 from tests.cli.runner import Vqmm
-
-pytestmark = pytest.mark.skipif("report" not in package.__all__, reason="the verb is not wired in yet")
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ def test_a_run_leaves_a_recipe_metrics_a_picture_and_a_tokenizer(run):
         "metrics.jsonl",
         "recipe.yaml",
         "reconstructions.png",
+        "report.html",
         "run.json",
         "tokenizer",
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from vqmm import __version__
-from vqmm.cli import decode, encode, eval, new_plugin, plugins, recipes, train
+from vqmm.cli import compare, decode, demo, encode, eval, new_plugin, plugins, recipes, report, train
 from vqmm.errors import Stopped, UserError
 
 UsageError: Any = typer.BadParameter.__base__  # what typer raises for a mistyped command line, and does not export
@@ -23,10 +23,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for verb in (
+    demo.demo,
     train.train,
     eval.eval,
+    compare.compare,
     encode.encode,
     decode.decode,
+    report.report,
     recipes.recipes,
     plugins.plugins,
     new_plugin.new_plugin,

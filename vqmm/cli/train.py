@@ -40,5 +40,5 @@ def train(
         print_json(result)
         return
     print_metrics(result)
-    print(f"\n{result['weights']:,} weights, judged on {result['count']} held-out samples, shown in {result['shown']}")
+    print(f"\n{result['weights']:,} weights, judged on {result['count']} held-out samples, see {result['report']}")
     print(f"Next: vqmm eval {out} --data {data}")

@@ -91,7 +91,7 @@ def make_plan(
         if name in OWN_SETTINGS:
             raise UserError(f"--set {setting}: compare sets {name} itself: use {OWN_SETTINGS[name]}")
     numbers = _seeds(seeds)
-    names = _names(recipes, registry)
+    names = _names(recipes)
     extra = [f"train.steps={steps}"] if steps is not None else []
     read = {label: _read(name, registry, modality, [*settings, *extra]) for label, name in names.items()}
     if steps is None and seconds is None:
@@ -172,14 +172,11 @@ def _seeds(seeds: str | Sequence[int]) -> tuple[int, ...]:
     return numbers
 
 
-def _names(recipes: str | Sequence[str], registry: Registry) -> dict[str, str]:
+def _names(recipes: str | Sequence[str]) -> dict[str, str]:
     """The given names and files by what they are called in the table and on disk."""
     given = [name.strip() for name in (recipes.split(",") if isinstance(recipes, str) else recipes)]
     if not all(given) or not given:
         raise UserError(f"--recipes {','.join(given)!r} lacks a name: write them as ae,vqvae-ema")
-    for name in given:
-        if not name.endswith((".yaml", ".yml")):
-            registry.recipe(name)  # a UserError that knows what was meant
     labels = [Path(name).stem if name.endswith((".yaml", ".yml")) else name for name in given]
     _refuse_repeats("--recipes", labels)
     return dict(zip(labels, given, strict=True))

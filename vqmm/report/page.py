@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vqmm.tokenizer import Tokenizer
 
 COLUMNS = 4  # samples side by side in one picture: on a phone they are still large enough to judge
+SMALL = 600  # a picture of fewer pixels across is enlarged by the page, and keeps its pixels sharp
 UNREADABLE = 10  # damaged samples named one by one
 
 
@@ -64,6 +65,7 @@ def render(record: Record, registry: Any) -> str:
         notes=notes,
         tiles=_tiles(record, tokenizer, seen),
         shown=None if seen is None else _shown(seen),
+        small=SMALL,
         looked_at=None if seen is None else seen.what,
         curves=_training_curves(record) + _held_out_curves(record),
         codebooks=[] if seen is None else _codebooks(seen),
@@ -261,7 +263,7 @@ def _machine(record: Record) -> dict[str, Any]:
     noted = record.noted.get("machine")
     if isinstance(noted, dict):
         return {"what": "The machine of the run", "told": {str(name): number(value) for name, value in noted.items()}}
-    from vqmm.report.machine import machine
+    from vqmm.machine import machine
 
     return {"what": "The machine on which this page was made", "told": machine()}
 

@@ -25,6 +25,7 @@ from vqmm.files import must_be_free, write_text
 from vqmm.machine import machine
 from vqmm.recipe import Recipe, Train, read_recipe
 from vqmm.registry import Registry
+from vqmm.report.page import report
 from vqmm.tokenizer import Tokenizer, build_modality
 from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, write_checkpoint
 from vqmm.training.health import Event, HealthWatch
@@ -270,8 +271,9 @@ class Run:
         if profile:
             progress.say("a step's time: " + ", ".join(f"{name} {share:.0%}" for name, share in profile.items()))
         weights = sum(p.numel() for p in self.tokenizer.parameters())
+        page = report(out, plugins=self.job.plugins)["report"]
         told = {"run": str(out), "weights": weights, "best": self.best, **found.as_dict(), "unreadable": unreadable}
-        return {**told, "profile": profile, "shown": None if picture is None else str(picture)}
+        return {**told, "profile": profile, "shown": None if picture is None else str(picture), "report": page}
 
 
 def command_line() -> str:
