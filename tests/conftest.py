@@ -6,6 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # Triton chooses its interpreter when it is first imported, and any test may be the one that imports it. With a GPU
+    # the kernels are compiled and run there.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 torch.set_num_threads(1)  # two threads on two busy cores can be ten times slower than one
 
 

@@ -1,20 +1,9 @@
-"""Kernel tests run in one thread, on fresh memory that is never lucky, and Triton's kernels in its interpreter.
+"""Kernel tests run in one thread, on fresh memory that is never lucky."""
 
-The interpreter is chosen when Triton is first imported, so the choice is made here, before any test runs. With a GPU
-the kernels are compiled instead and run there.
-"""
-
-import os
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
-        raise RuntimeError("triton was imported before tests/kernels/conftest.py; run with TRITON_INTERPRET=1 set")
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def poison(tensor: torch.Tensor) -> torch.Tensor:

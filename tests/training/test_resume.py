@@ -112,7 +112,7 @@ def test_sigterm_saves_and_leaves_and_sigkill_at_random_moments_changes_nothing(
         _, said = process.communicate(timeout=60)
         if how == signal.SIGTERM and process.returncode:
             assert process.returncode == 128 + signal.SIGTERM, said
-            assert "saved: go on with --resume" in said and said.count("\n") == 1
+            assert said.splitlines()[-1].startswith("vqmm: stopped at step")
         resume = ["--resume"]
     subprocess.run([*arguments, *resume], env=environment, check=True, capture_output=True)
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
