@@ -30,6 +30,7 @@ class HealthWatch:
     higher_is_better: bool
     norms: deque[float] = field(default_factory=lambda: deque(maxlen=25))
     values: list[float] = field(default_factory=list)
+    ignored: int = 0  # evaluations in a row; one may just be too early
     said: set[str] = field(default_factory=set)
 
     def epoch(self, step: int, number: int, usage: CodeUsage) -> list[Event]:
@@ -52,10 +53,9 @@ class HealthWatch:
         self, step: int, metrics: Mapping[str, float | None], headline: str, shuffled: float | None
     ) -> list[Event]:
         """After each look at held-out data; `shuffled`: the loss with other samples' codes over the loss."""
-        said = (
-            f"with other samples' codes the loss is {shuffled or 0:.3g} times as large: the decoder ignores the codes"
-        )
-        events = self._when(shuffled is not None and shuffled < SHUFFLED_RATIO, step, "codes_ignored", said)
+        self.ignored = self.ignored + 1 if shuffled is not None and shuffled < SHUFFLED_RATIO else 0
+        said = f"other samples' codes make the loss {shuffled or 0:.3g} times as large: the decoder ignores the codes"
+        events = self._when(self.ignored >= 2, step, "codes_ignored", said)
         value = metrics.get(headline)
         if value is None:
             return events
