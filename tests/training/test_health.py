@@ -19,11 +19,12 @@ def usage(*ids: int, size: int = 8) -> CodeUsage:
 
 def test_codes_that_nobody_uses_are_told_once_until_they_are_used_again():
     watch = HealthWatch(True)
-    (event,) = watch.epoch(10, 1, usage(0, 1, 1))
+    assert watch.epoch(5, 1, usage(0, 1, 1)) == [], "three codes say nothing about the use of eight"
+    (event,) = watch.epoch(10, 1, usage(*[0, 1] * 32))
     assert event.event == "little_use" and "6 of 8 codes were not used (25% were)" in event.said
-    assert watch.epoch(20, 2, usage(0)) == []
-    assert watch.epoch(30, 3, usage(*range(8))) == []
-    assert len(watch.epoch(40, 4, usage(0))) == 1
+    assert watch.epoch(20, 2, usage(*[0] * 64)) == []
+    assert watch.epoch(30, 3, usage(*[*range(8)] * 8)) == []
+    assert len(watch.epoch(40, 4, usage(*[0] * 64))) == 1
 
 
 def test_a_jump_of_the_gradient_is_told_beside_what_was_usual():

@@ -42,6 +42,10 @@ class CodeUsage:
         """How many codes there are, in all codebooks."""
         return sum(len(counts) for stages in self.counts for counts in stages)
 
+    def seen(self) -> int:
+        """How many codes were counted."""
+        return sum(int(counts.sum()) for stages in self.counts for counts in stages)
+
     def dead(self) -> int:
         """How many of them were never seen."""
         return sum(int((counts == 0).sum()) for stages in self.counts for counts in stages)

@@ -8,6 +8,7 @@ from statistics import median
 from vqmm.evaluation.usage import CodeUsage
 
 LITTLE_USE = 0.5  # of the codebook, over an epoch
+CODES_SEEN = 8  # times the number of codes: an epoch of fewer says nothing about use
 SHUFFLED_RATIO = 1.05  # a decoder that loses less than this factor by other samples' codes ignores them
 NORM_JUMP = 20.0  # times the median of the last reports
 FLAT_LOOKS = 4  # evaluations over which the headline metric
@@ -40,7 +41,8 @@ class HealthWatch:
             f"epoch {number}: {dead} of {total} codes were not used ({use:.0%} were): a smaller codebook would do, or "
             "raise quantizer.revive_below"
         )
-        return self._when(use < LITTLE_USE, step, "little_use", said)
+        enough = usage.seen() >= CODES_SEEN * total
+        return self._when(enough and use < LITTLE_USE, step, "little_use", said)
 
     def report(self, step: int, gradient_norm: float) -> list[Event]:
         """After every few steps."""
