@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -33,6 +34,7 @@ def run_of(data: str, folder: Path) -> Run:
 def plain_loop(run: Run) -> Callable[[], None]:
     """One step of a loop written by hand, on the network of `run`."""
     tokenizer, plan = run.tokenizer, run.recipe.train
+    network: Any = tokenizer.decoder.network
     x = torch.stack(list(run.views.values())).float() / 127.5 - 1
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99))
     tokenizer.quantizer.initialise(tokenizer.encoder(x[:256]).detach())
@@ -42,7 +44,7 @@ def plain_loop(run: Run) -> Callable[[], None]:
         batch = x[torch.randint(len(x), (plan.batch_size,))]
         batch = torch.where(torch.rand(len(batch), 1, 1, 1) < 0.5, batch, batch.flip(-1))
         quantized = tokenizer.quantizer(tokenizer.encoder(batch))
-        output = tokenizer.decoder.network(quantized.vectors)
+        output = network(quantized.vectors)
         loss = torch.nn.functional.mse_loss(output, batch) + sum(quantized.losses.values())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
