@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 
 from tests.cli.runner import Vqmm
-from vqmm.errors import UserError
 from vqmm.new_plugin import new_plugin
 from vqmm.registry import Registry
 
-SMALL = ("--set", "modality.width=8", "--set", "modality.stride=2", "--set", "modality.length=16")
+SMALL = ("--set", "modality.width=8", "--set", "modality.stride=2")
 SMALL += ("--set", "quantizer.codebook_size=16", "--set", "quantizer.dim=8", "--steps", "5")
 
 
@@ -56,21 +54,3 @@ def test_a_damaged_file_is_unreadable_and_named(tmp_path, plugin, name):
     (sample,) = modality.samples(tmp_path / f"{name}.csv")
     with pytest.raises(Unreadable, match=f"{name}.csv"):
         sample.read()
-
-
-def test_training_sees_pieces_and_evaluation_the_whole(plugin):
-    found = Registry.discover([plugin]).modality("sensors")
-    modality = found(found.Options(length=8))
-    sample = torch.arange(60.0).reshape(3, 20)
-    assert torch.equal(modality.crop(sample, None), sample)
-    starts = {int(modality.crop(sample, torch.Generator().manual_seed(seed))[0, 0]) for seed in range(200)}
-    assert starts == set(range(13))
-    assert modality.crop(sample, torch.Generator()).shape == (3, 8)
-    assert torch.equal(modality.crop(sample[:, :5], torch.Generator()), sample[:, :5])
-
-
-def test_its_options_are_checked(capsys, tmp_path, plugin, readings):
-    from vqmm.tokenizer import build_modality
-
-    with pytest.raises(UserError, match=r"modality\.length: 0 does not fit"):
-        build_modality({"modality": {"name": "sensors", "length": 0}}, Registry.discover([plugin]))

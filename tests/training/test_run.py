@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,15 @@ def test_latents_of_different_grids_join_under_a_mask():
     z, mask = join_latents(parts)
     assert z.shape == (3, 2, 5) and mask.sum(dim=1).tolist() == [3, 5, 2]
     assert join_latents([(torch.ones(1, 2, 3), None)] * 2)[1] is None
+
+
+def test_the_first_run_needs_no_network(tmp_path, monkeypatch):
+    """Promise 11: whatever opens a connection fails."""
+
+    def refused(*_: object) -> None:
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    told = vqmm.train("image", "builtin:digits", tmp_path / "run", steps=2, settings=TINY, quiet=True)
+    assert vqmm.encode(told["run"], "builtin:digits", tmp_path / "tokens")["samples"] == 1797
