@@ -32,14 +32,17 @@ class Train(PartOptions):
     warmup: float = Field(0.02, ge=0, lt=1, description="the share of the steps over which the rate rises")
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    average: float | None = Field(None, gt=0, lt=1, description="decay of averaged weights to judge and save; 0.999")
     seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(1, ge=1, description="processes, one to a device, or so many on the CPU")
+    nodes: int = Field(1, ge=1, description="machines; each is told MASTER_ADDR, MASTER_PORT and NODE_RANK")
     workers: int = Field(0, ge=0, description="processes that read data; 0: the training process reads")
     cache_mb: int = Field(1024, ge=0, description="memory for samples already read")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="the last so many are kept, and the best by held-out metric")
+    tensorboard: bool = Field(False, description="write curves for TensorBoard as well, into the run's folder")
     profile: bool = Field(False, description="say at the end where the time of a step went")
     evaluate_every: int = Field(500, ge=1, description="steps between looks at held-out data")
     evaluate_samples: int = Field(512, ge=1, description="how many held-out samples such a look takes, at most")

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,6 +71,28 @@ def test_two_processes_equal_one_that_accumulates_with_bad_batches_and_a_stop(ru
     for name in one:
         tolerance = 0 if name in ("quantizer.counts", "quantizer.steps") else 2e-4
         np.testing.assert_allclose(one[name], two[name], atol=tolerance, rtol=tolerance, err_msg=name)
+
+
+def test_two_nodes_equal_one_process_that_accumulates(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "vqmm", "train", "image", "--data", "builtin:digits", "--out", str(tmp_path / "two")]
+    words += ["--steps", "6", *(word for setting in (*PLAN, "train.nodes=2") for word in ("--set", setting))]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen(
+            words, env={**os.environ, **meeting, "NODE_RANK": str(rank)}, stdout=subprocess.PIPE, text=True
+        )
+        for rank in (0, 1)
+    ]
+    said = [node.communicate(timeout=120)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0]
+    assert "psnr_db" in said[0] and said[1] == "", "the first node tells, and only it"
+    vqmm.train("image", "builtin:digits", tmp_path / "one", steps=6, settings=[*PLAN, "train.accumulate=2"], quiet=True)
+    one, two = (vqmm.Tokenizer.load(tmp_path / name).state_dict() for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=1e-4)
 
 
 def test_more_devices_than_there_are_are_refused(tmp_path, monkeypatch):

@@ -36,6 +36,8 @@ def train(
         strict=strict,
         plugins=plugin or (),
     )
+    if not result:  # another node of the same run tells
+        return
     if as_json:
         print_json(result)
         return

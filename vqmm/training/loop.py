@@ -17,6 +17,7 @@ from vqmm.errors import UserError
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.recipe import Train
 from vqmm.tokenizer import Tokenizer
+from vqmm.training.average import Average
 from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
 from vqmm.training.profile import Profile
 from vqmm.training.schedule import warmup_cosine
@@ -79,6 +80,7 @@ class Loop:
         self.model, self.optimizer = fabric.setup(self.inner, optimizer)
         self.profile = Profile(recipe.profile, fabric.device)
         self.profile.watch(tokenizer.quantizer, "quantizer", within="forward")
+        self.average = Average(tokenizer, recipe.average)
         self.usage = CodeUsage(tokenizer.quantizer.sizes)  # of this process, since the epoch began
         self.unreadable: dict[str, None] = {}  # in the order in which they were met
         self.step = 0
@@ -107,6 +109,7 @@ class Loop:
                 break
         if parts:
             self.tokenizer.quantizer.initialise(*join_latents(parts))
+        self.average.restart()
 
     def advance(self, stop: int = 0) -> int:
         """One optimizer step over `accumulate` batches of every process.
@@ -143,6 +146,7 @@ class Loop:
         with self.profile.part("quantizer"):
             self.tokenizer.quantizer.after_step(self._reduce, (self.step + 1) / recipe.steps)
         self.step += 1
+        self.average.update(self.step)
         self._steps += 1
         self._samples += samples
         return stop
@@ -222,6 +226,7 @@ class Loop:
             for m, stages in enumerate(self.usage.counts)
             for s, one in enumerate(stages)
         }
+        weights |= {f"average.{name}": value for name, value in self.average.tensors.items()}
         return {**weights, **pack_optimizer(self.optimizer), **self._pack_random(), **counts}
 
     def _pack_random(self) -> dict[str, Tensor]:
@@ -238,6 +243,8 @@ class Loop:
         }
         self.tokenizer.load_state_dict(weights)
         unpack_optimizer(self.optimizer, tensors)
+        for name, value in self.average.tensors.items():
+            value.copy_(tensors[f"average.{name}"])
         if self.fabric.is_global_zero:  # which carries what all processes had counted
             sizes = enumerate(self.usage.sizes)
             self.usage.add([[tensors[f"usage.{m}.{s}"] for s in range(len(stages))] for m, stages in sizes])

@@ -29,7 +29,7 @@ from vqmm.report.page import report
 from vqmm.tokenizer import Tokenizer, build_modality
 from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, write_checkpoint
 from vqmm.training.health import Event, HealthWatch
-from vqmm.training.log import MetricsLog
+from vqmm.training.log import MetricsLog, check_tensorboard
 from vqmm.training.loop import Loop
 from vqmm.training.progress import RunProgress
 from vqmm.training.signals import StopRequest
@@ -81,7 +81,8 @@ def train(
         strict: refuse damaged samples; otherwise they are skipped, counted and named.
 
     Returns:
-        The run's folder, its number of weights, and the held-out metrics at its end.
+        The run's folder, its number of weights, and the held-out metrics at its end; on all nodes but the first,
+        nothing.
 
     Raises:
         UserError: anything in the arguments or the data that does not fit, before the run's folder is made.
@@ -94,9 +95,11 @@ def train(
     extra = [f"train.steps={steps}"] if steps is not None else []
     plan = read_recipe(recipe, registry, modality, [*settings, *extra])
     job = Job(plan, str(data), out, tuple(plugins), strict, resume, quiet, command_line())
+    if plan.train.tensorboard:
+        check_tensorboard()
     fabric = make_fabric(plan.train)
     with StopRequest() as request:
-        if plan.train.devices == 1:
+        if plan.train.devices * plan.train.nodes == 1:
             return Run(fabric, job, registry).go(request)
         try:
             told = fabric.launch(_in_process, vars(job))  # as a dict: Fabric would take a frozen dataclass apart
@@ -161,7 +164,7 @@ class Run:
         """All steps; a look at held-out data every so often, at which the tokenizer is saved; checkpoints."""
         plan, loop, out = self.recipe.train, self.loop, self.job.out
         self._start()
-        log = MetricsLog(out / "metrics.jsonl", loop.step) if self.is_first else None
+        log = MetricsLog(out / "metrics.jsonl", loop.step, plan.tensorboard) if self.is_first else None
         found: Evaluation | None = None
         with RunProgress(plan.steps, self.job.quiet or not self.is_first) as progress:
             while loop.step < plan.steps:
@@ -225,25 +228,27 @@ class Run:
 
     def _evaluate(self, log: MetricsLog | None, progress: RunProgress) -> Evaluation:
         """The first process looks at held-out data and saves the tokenizer; the others wait."""
-        plan, step = self.recipe.train, self.loop.step
         found = Evaluation()
         if self.is_first:
-            batches = evaluation_batches(self.held_out_views, plan.batch_size, plan.evaluate_samples)
-            found = evaluate(self.tokenizer, batches)
-            headline = self.modality.headline
-            value = found.metrics.get(headline)
-            if value is not None and (not self.best or (value > self.best["value"]) == self.health.higher_is_better):
-                self.best = {"step": step, "value": value}
-            if log is not None:
-                log.write("held-out", step=step, count=found.count, metrics=found.metrics)
-            progress.judged(step, headline, value, found.metrics.get("codebook_use"))
-            first = next(
-                (batch for batch, _ in evaluation_batches(self.held_out_views, plan.batch_size) if batch), None
-            )
-            shuffled = None if first is None else shuffled_loss_ratio(self.tokenizer, first.to(self.fabric.device))
-            self._tell(self.health.held_out(step, found.metrics, headline, shuffled), log, progress)
-            self.tokenizer.save(self.job.out / "tokenizer")
+            with self.loop.average.applied():
+                found = self._judge(log, progress)
+                self.tokenizer.save(self.job.out / "tokenizer")
         self.fabric.barrier()
+        return found
+
+    def _judge(self, log: MetricsLog | None, progress: RunProgress) -> Evaluation:
+        plan, step, headline = self.recipe.train, self.loop.step, self.modality.headline
+        views = self.held_out_views
+        found = evaluate(self.tokenizer, evaluation_batches(views, plan.batch_size, plan.evaluate_samples))
+        value = found.metrics.get(headline)
+        if value is not None and (not self.best or (value > self.best["value"]) == self.health.higher_is_better):
+            self.best = {"step": step, "value": value}
+        if log is not None:
+            log.write("held-out", step=step, count=found.count, metrics=found.metrics)
+        progress.judged(step, headline, value, found.metrics.get("codebook_use"))
+        first = next((batch for batch, _ in evaluation_batches(views, plan.batch_size) if batch is not None), None)
+        shuffled = None if first is None else shuffled_loss_ratio(self.tokenizer, first.to(self.fabric.device))
+        self._tell(self.health.held_out(step, found.metrics, headline, shuffled), log, progress)
         return found
 
     def _checkpoint(self) -> None:
@@ -293,9 +298,12 @@ def make_fabric(plan: Train) -> Fabric:
         raise UserError(f"train.devices: {plan.devices} were asked for and there are {have} CUDA devices")
     # spawned, not run as scripts, so that a Python program may call `train` too; buffers are never broadcast: the
     # quantizer keeps its own equal on all processes
-    strategy = DDPStrategy(start_method="spawn", broadcast_buffers=False) if plan.devices > 1 else "auto"
+    many = plan.devices * plan.nodes > 1
+    strategy = DDPStrategy(start_method="spawn", broadcast_buffers=False) if many else "auto"
     precision = {"float32": "32-true", "bfloat16": "bf16-mixed"}[plan.precision]
-    return Fabric(accelerator=accelerator, devices=plan.devices, strategy=strategy, precision=precision)
+    return Fabric(
+        accelerator=accelerator, devices=plan.devices, num_nodes=plan.nodes, strategy=strategy, precision=precision
+    )
 
 
 def must_be_same(out: Path, recipe: Recipe) -> None:
