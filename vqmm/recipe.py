@@ -38,6 +38,9 @@ class Train(PartOptions):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(1, ge=1, description="processes, one to a device, or so many on the CPU")
     nodes: int = Field(1, ge=1, description="machines; each is told MASTER_ADDR, MASTER_PORT and NODE_RANK")
+    strategy: Literal["ddp_spawn", "ddp_fork", "ddp"] = Field(
+        "ddp_spawn", description="how several processes start; ddp: the command again, as under torchrun or Slurm"
+    )
     workers: int = Field(0, ge=0, description="processes that read data; 0: the training process reads")
     cache_mb: int = Field(1024, ge=0, description="memory for samples already read")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")

@@ -78,7 +78,11 @@ def test_two_nodes_equal_one_process_that_accumulates(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = [sys.executable, "-m", "vqmm", "train", "image", "--data", "builtin:digits", "--out", str(tmp_path / "two")]
-    words += ["--steps", "6", *(word for setting in (*PLAN, "train.nodes=2") for word in ("--set", setting))]
+    words += [
+        "--steps",
+        "6",
+        *(word for setting in (*PLAN, "train.accumulate=4", "train.nodes=2") for word in ("--set", setting)),
+    ]
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     nodes = [
         subprocess.Popen(
@@ -89,10 +93,26 @@ def test_two_nodes_equal_one_process_that_accumulates(tmp_path):
     said = [node.communicate(timeout=120)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0]
     assert "psnr_db" in said[0] and said[1] == "", "the first node tells, and only it"
-    vqmm.train("image", "builtin:digits", tmp_path / "one", steps=6, settings=[*PLAN, "train.accumulate=2"], quiet=True)
+    vqmm.train("image", "builtin:digits", tmp_path / "one", steps=6, settings=[*PLAN, "train.accumulate=8"], quiet=True)
     one, two = (vqmm.Tokenizer.load(tmp_path / name).state_dict() for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=1e-4)
+
+
+def test_every_way_of_starting_processes_gives_the_same_bits(tmp_path):
+    prints = set()
+    for strategy in ("ddp_spawn", "ddp_fork", "ddp"):
+        out = tmp_path / strategy
+        words = [sys.executable, "-m", "vqmm", "train", "image", "--data", "builtin:digits", "--out", str(out)]
+        settings = (*PLAN, "train.devices=2", f"train.strategy={strategy}")
+        words += ["--steps", "6", *(word for setting in settings for word in ("--set", setting))]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        told = subprocess.run(
+            [*words, "--json"], env=environment, check=True, capture_output=True, text=True, timeout=120
+        )
+        assert json.loads(told.stdout)["run"] == str(out), "one process prints, and one object"
+        prints.add(vqmm.Tokenizer.load(out).code_fingerprint())
+    assert len(prints) == 1
 
 
 def test_more_devices_than_there_are_are_refused(tmp_path, monkeypatch):

@@ -229,6 +229,15 @@ class Loop:
         weights |= {f"average.{name}": value for name, value in self.average.tensors.items()}
         return {**weights, **pack_optimizer(self.optimizer), **self._pack_random(), **counts}
 
+    def check_equal(self) -> None:
+        """All processes hold the same weights, bit for bit; anything else is a fault of this program."""
+        world = self.fabric.world_size
+        if world > 1:
+            prints = [""] * world
+            torch.distributed.all_gather_object(prints, self.tokenizer.fingerprint())
+            if len(set(prints)) > 1:
+                raise RuntimeError(f"the processes have drifted apart by step {self.step}: fingerprints {prints}")
+
     def _pack_random(self) -> dict[str, Tensor]:
         states = {"random.cpu": torch.get_rng_state()}
         if self.fabric.device.type == "cuda":

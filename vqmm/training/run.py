@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -36,6 +36,7 @@ from vqmm.training.signals import StopRequest
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # or it greets once per process
 
+STARTS: dict[str, Literal["spawn", "fork", "popen"]] = {"ddp_spawn": "spawn", "ddp_fork": "fork", "ddp": "popen"}
 REPORT_EVERY = 20  # steps between lines of metrics.jsonl
 MAY_DIFFER = (
     "train.device",
@@ -253,6 +254,7 @@ class Run:
 
     def _checkpoint(self) -> None:
         tensors = self.loop.pack()  # gathers from all processes
+        self.loop.check_equal()
         if self.is_first:
             folder = self.job.out / "checkpoints"
             told = {
@@ -299,7 +301,7 @@ def make_fabric(plan: Train) -> Fabric:
     # spawned, not run as scripts, so that a Python program may call `train` too; buffers are never broadcast: the
     # quantizer keeps its own equal on all processes
     many = plan.devices * plan.nodes > 1
-    strategy = DDPStrategy(start_method="spawn", broadcast_buffers=False) if many else "auto"
+    strategy = DDPStrategy(start_method=STARTS[plan.strategy], broadcast_buffers=False) if many else "auto"
     precision = {"float32": "32-true", "bfloat16": "bf16-mixed"}[plan.precision]
     return Fabric(
         accelerator=accelerator, devices=plan.devices, num_nodes=plan.nodes, strategy=strategy, precision=precision
