@@ -177,7 +177,7 @@ def big(number):
     return torch.zeros(3, 512, 512, dtype=torch.uint8)  # three quarters of a MiB
 
 
-@pytest.mark.parametrize(("cache_mb", "kept"), [(0, 0), (1, 1), (2, 2), (3, 4), (100, 6)])
+@pytest.mark.parametrize(("cache_mb", "kept"), [(0, 0), (1, 1), (2, 2), (3, 3), (100, 6)])
 def test_the_cache_keeps_what_fits(cache_mb, kept):
     one = Views(MODALITY, [vqmm.Sample(str(i), partial(big, i)) for i in range(6)], {}, cache_mb=cache_mb)
     for _ in range(3):
@@ -185,6 +185,12 @@ def test_the_cache_keeps_what_fits(cache_mb, kept):
             one[0, number]
     assert len(READS) == 6 + 2 * (6 - kept)
     assert sum(READS.count(str(i)) == 1 for i in range(6)) == kept
+
+
+def test_small_samples_are_counted_with_what_keeping_them_costs():
+    samples = [vqmm.Sample(str(i), lambda: torch.zeros(3, 16, 16, dtype=torch.uint8)) for i in range(400)]
+    one = Views(MODALITY, samples, {}, cache_mb=1)
+    assert len(list(one.values())) == 400 and len(one._cache) == 2**20 // (768 + 3072)
 
 
 def test_views_of_a_larger_array_are_not_kept():

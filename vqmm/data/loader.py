@@ -14,6 +14,7 @@ from vqmm.data.sample import Sample, Unreadable
 from vqmm.errors import UserError
 from vqmm.modality import Modality
 
+KEPT = 3072  # bytes that a kept tensor takes beside its numbers (measured: more than a small picture itself)
 Loaded = tuple[Batch | None, list[str]]  # a batch (None: nothing in it could be read), and what could not be read
 
 
@@ -53,8 +54,8 @@ class Views(Dataset):
         value = self.samples[number].read()
         size = value.untyped_storage().nbytes()
         owned = size == value.nbytes  # a view of a larger array costs nothing to make again
-        if owned and size <= self._room:
-            self._room -= size
+        if owned and size + KEPT <= self._room:
+            self._room -= size + KEPT
             self._cache[number] = value
         return value
 
