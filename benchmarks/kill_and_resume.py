@@ -64,9 +64,11 @@ def main() -> None:
         while kills < told.kills and kill_once(command(killed, told.steps, told.devices), killed, moment):
             kills += 1
             print(f"killed {kills} times, last checkpoint {checkpoints(killed / 'checkpoints')[-1].name}", flush=True)
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run([*command(killed, told.steps, told.devices), "--resume"], check=True, **quiet)
-        subprocess.run(command(whole, told.steps, told.devices), check=True, **quiet)
+        for words in (
+            [*command(killed, told.steps, told.devices), "--resume"],
+            command(whole, told.steps, told.devices),
+        ):
+            subprocess.run(words, check=True, capture_output=True)
         same = Tokenizer.load(killed).fingerprint() == Tokenizer.load(whole).fingerprint()
     result = {"question": "kill_and_resume", "kills": kills, "devices": told.devices, "same_bits": same, **machine()}
     told.out.mkdir(parents=True, exist_ok=True)
