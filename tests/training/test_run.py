@@ -118,6 +118,8 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_what_was_saved(tmp_path):
     with pytest.raises(vqmm.UserError, match="is not finite: lower"):
         vqmm.train("image", "builtin:digits", tmp_path / "run", steps=30, settings=settings, quiet=True)
     assert (tmp_path / "run" / "recipe.yaml").is_file()
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["kind"] == "health" and last["event"] == "not_finite" and "samples of that step: " in last["said"]
 
 
 def test_the_rate_rises_then_falls():

@@ -183,8 +183,8 @@ class Loop:
             keys = [key for batch, _ in parts if batch is not None for key in batch.key]
             raise UserError(
                 f"the gradient at step {self.step} is not finite: lower train.learning_rate (it is "
-                f"{self.recipe.learning_rate:g}) or raise train.warmup (it is {self.recipe.warmup:g}); the last "
-                f"checkpoint is good; the {len(keys)} samples of that step: {', '.join(keys[:8])}"
+                f"{self.recipe.learning_rate:g}) or raise train.warmup (it is {self.recipe.warmup:g}); what was "
+                f"saved before is good; the {len(keys)} samples of that step: {', '.join(keys[:8])}"
                 f"{', ...' if len(keys) > 8 else ''}"
             ) from None
         assert norm is not None  # None is for strategies that clip inside the optimizer

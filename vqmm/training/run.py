@@ -169,7 +169,12 @@ class Run:
         found: Evaluation | None = None
         with RunProgress(plan.steps, self.job.quiet or not self.is_first) as progress:
             while loop.step < plan.steps:
-                stop = loop.advance(request.signum)
+                try:
+                    stop = loop.advance(request.signum)
+                except UserError as error:  # not finite; the caller says it, here it is kept for the report
+                    if log is not None:
+                        log.write("health", **asdict(Event(loop.step, "not_finite", str(error))))
+                    raise
                 last = loop.step == plan.steps
                 self._close_epoch(log, progress)
                 if loop.step % REPORT_EVERY == 0 or last:
