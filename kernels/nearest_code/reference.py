@@ -1,9 +1,11 @@
 """What nearest_code means: the truth in float64, and the best that plain torch does in float32."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from vqmm.kernels.nearest_code.prepare import arrange, prepare
+from vqmm.kernels.nearest_code.prepare import Prepared, arrange, prepare
 
 
 def squared_distance_reference(x_ND: Tensor, code_KD: Tensor) -> Tensor:
@@ -26,9 +28,18 @@ def similarity_reference(x_ND: Tensor, code_KD: Tensor, metric: str) -> Tensor:
 
 
 def nearest_code_reference(
-    x_ND: Tensor, code_KD: Tensor, *, metric: str = "euclidean", mask_N: Tensor | None = None
+    x_ND: Tensor,
+    code_KD: Tensor,
+    *,
+    metric: str = "euclidean",
+    mask_N: Tensor | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> Tensor:
     """The truth, unhurried: float64, every distance written out. Same rules as nearest_code, on any device."""
+    if sizes is not None:
+        masks = [None] * len(sizes) if mask_N is None else mask_N
+        parts = zip(x_ND, code_KD.split(list(sizes)), masks, strict=True)
+        return torch.stack([nearest_code_reference(x, code, metric=metric, mask_N=mask) for x, code, mask in parts])
     similarity_NK = similarity_reference(x_ND, code_KD, metric)
     best_N1 = similarity_NK.amax(1, keepdim=True)
     number_K = torch.arange(code_KD.shape[0], device=code_KD.device)
@@ -43,21 +54,35 @@ def nearest_code_baseline(
     *,
     metric: str = "euclidean",
     mask_N: Tensor | None = None,
+    sizes: Sequence[int] | None = None,
     chunk_bytes: int = 64 * 2**20,
 ) -> Tensor:
     """The best plain torch: one product with half norms and one argmax, in chunks of N that hold chunk_bytes of scores.
 
     Reads N D + K D, writes N K scores and reads them back. The path of devices that have no kernel of their own.
     """
-    prepared = prepare(code_KD, metric)
-    rows = max(1, chunk_bytes // (4 * code_KD.shape[0]))
-    parts = []
-    for part_ND in x_ND.split(rows):
-        arranged_ND = arrange(part_ND, metric, prepared.shift_D)
-        score_NK = torch.addmm(prepared.bias_K, arranged_ND, prepared.code_KD.T)
-        best_N, index_N = score_NK.max(1)
-        if x_ND.device.type != "cpu":  # elsewhere max promises no order among equals: the first one that equals it
-            index_N = (score_NK == best_N[:, None]).byte().argmax(1)
-        parts.append(torch.where(torch.isfinite(best_N), index_N, 0))
-    index_N = torch.cat(parts).int() if parts else torch.zeros(0, dtype=torch.int32, device=x_ND.device)
+    prepared = prepare(code_KD, metric, sizes)
+    index_GN, _ = search_baseline(x_ND if sizes is not None else x_ND[None], prepared, metric, False, chunk_bytes)
+    index_N = index_GN[0] if sizes is None else index_GN
     return index_N if mask_N is None else torch.where(mask_N, index_N, 0)
+
+
+def search_baseline(
+    x_GND: Tensor, prepared: Prepared, metric: str, margin: bool, chunk_bytes: int = 64 * 2**20
+) -> tuple[Tensor, Tensor]:
+    """int32 indices (G, N) and, with margin, the difference of the two best scores (else an empty tensor)."""
+    index_GN = torch.empty(x_GND.shape[:-1], dtype=torch.int32, device=x_GND.device)
+    margin_GN = torch.empty(x_GND.shape[:-1] if margin else 0, device=x_GND.device)
+    for g, (code_KD, bias_K, shift_1D, _) in enumerate(prepared.groups):
+        rows = max(1, chunk_bytes // (4 * code_KD.shape[0]))
+        for first in range(0, x_GND.shape[1], rows):
+            arranged_ND = arrange(x_GND[g, first : first + rows], metric, shift_1D)
+            score_NK = torch.addmm(bias_K, arranged_ND, code_KD.T)
+            best_N, index_N = score_NK.max(1)
+            if x_GND.device.type != "cpu":  # elsewhere max promises no order among equals: the first that equals it
+                index_N = (score_NK == best_N[:, None]).byte().argmax(1)
+            index_GN[g, first : first + rows] = torch.where(torch.isfinite(best_N), index_N, 0)
+            if margin:
+                second_N = score_NK.scatter_(1, index_N[:, None], float("-inf")).amax(1)
+                margin_GN[g, first : first + rows] = best_N - second_N
+    return index_GN, margin_GN

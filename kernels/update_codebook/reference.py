@@ -1,5 +1,7 @@
 """What update_codebook_ means: the truth in float64, nothing in place."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,20 @@ def update_codebook_reference(
     epsilon: float = 1e-5,
     dead_below: float = 0.0,
     normalise: bool = False,
+    sizes: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(code, ema_count, ema_sum, dead, perplexity), float64, one code at a time."""
+    """(code, ema_count, ema_sum, dead, perplexity), float64, one code at a time, each codebook by itself."""
+    if sizes is not None:
+        books = [
+            update_codebook_reference(
+                code, count, total, *batch, decay=decay, epsilon=epsilon, dead_below=dead_below, normalise=normalise
+            )
+            for code, count, total, *batch in zip(
+                *(t.split(list(sizes)) for t in (code_KD, ema_count_K, ema_sum_KD, counts_K, sums_KD)), strict=True
+            )
+        ]
+        codes, counts, totals, dead, perplexities = zip(*books, strict=True)
+        return torch.cat(codes), torch.cat(counts), torch.cat(totals), torch.cat(dead), torch.stack(perplexities)
     code_KD, ema_count_K, ema_sum_KD = code_KD.double(), ema_count_K.double(), ema_sum_KD.double()
     K, total = code_KD.shape[0], counts_K.sum().item()
     if total > 0:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from vqmm.kernels.code_sums import code_sums_reference
-from vqmm.kernels.nearest_code import nearest_code_reference
+from vqmm.kernels.code_sums import code_sums_baseline, code_sums_reference
+from vqmm.kernels.nearest_code import nearest_code_baseline, nearest_code_reference
 
 
 def unit(v_ND: Tensor) -> Tensor:
@@ -42,3 +42,23 @@ def vector_quantize_reference(
     counts_K, sums_KD = code_sums_reference(x_ND.detach(), index_N, code_KD.shape[0], mask_N=keep_N1[:, 0])
     not_finite = (mask_N & ~finite_N).sum()
     return chosen_ND.detach() + through_ND, index_N, error_N, code_error_N, counts_K, sums_KD, not_finite
+
+
+def vector_quantize_baseline(
+    x_ND: Tensor, code_KD: Tensor, *, metric: str = "euclidean", mask_N: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(vectors, index, error, code_error, counts, sums): the best plain torch, gradients by autograd.
+
+    The products of nearest_code_baseline, then the lines that every tutorial has: x + (q - x).detach() and two errors.
+    """
+    index_N = nearest_code_baseline(x_ND.detach(), code_KD.detach(), metric=metric, mask_N=mask_N)
+    keep_N = torch.isfinite(x_ND).all(1) & (mask_N if mask_N is not None else True)
+    x_ND = torch.where(keep_N[:, None], x_ND, 0.0)
+    if metric == "cosine":
+        x_ND, code_KD = unit(x_ND), unit(code_KD)
+    chosen_ND = code_KD[index_N.long()]
+    error_N = torch.where(keep_N[:, None], x_ND - chosen_ND.detach(), 0.0).square().sum(1)
+    code_error_N = torch.where(keep_N[:, None], x_ND.detach() - chosen_ND, 0.0).square().sum(1)
+    counts_K, sums_KD = code_sums_baseline(x_ND.detach(), index_N, code_KD.shape[0], mask_N=keep_N)
+    vectors_ND = x_ND + (chosen_ND - x_ND).detach()
+    return vectors_ND, index_N, error_N, code_error_N, counts_K, sums_KD

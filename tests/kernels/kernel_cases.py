@@ -25,9 +25,9 @@ def search(path: str, x_ND: Tensor, code_KD: Tensor, metric: str = "euclidean", 
     if torch.cuda.is_available():
         mask_N = None if mask_N is None else mask_N.cuda()
         return nearest_code(x_ND.cuda(), code_KD.cuda(), metric=metric, mask_N=mask_N).cpu()
-    from vqmm.kernels.nearest_code.fused import nearest_code_fused
+    from vqmm.kernels.nearest_code.fused import search_triton
 
-    index_N = nearest_code_fused(x_ND, prepare(code_KD, metric), metric)
+    index_N = search_triton(x_ND[None], prepare(code_KD, metric), metric, "exact", False)[0][0]
     return index_N if mask_N is None else torch.where(mask_N, index_N, 0)
 
 
@@ -47,7 +47,7 @@ def bound(x_ND: Tensor, code_KD: Tensor, metric: str = "euclidean") -> Tensor:
     prepared = prepare(code_KD, metric)
     if metric == "cosine":
         return torch.full((x_ND.shape[0],), 4 * (width + 16) * unit, dtype=torch.float64)
-    shift_D = 0.0 if prepared.shift_D is None else prepared.shift_D.double()
+    shift_D = 0.0 if prepared.shift_GD is None else prepared.shift_GD[0].double()
     x_N = (x_ND.double() - shift_D).norm(dim=1)
     code = prepared.code_KD.double().norm(dim=1).amax()
     if metric == "dot":

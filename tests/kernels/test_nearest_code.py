@@ -5,7 +5,7 @@ import torch
 from kernel_cases import INF, INTERPRETER_NOISE, NAN, PATHS, LargestTensor, bound, integers, search, shortfall
 
 from vqmm.kernels.nearest_code import nearest_code, nearest_code_reference, path_for
-from vqmm.kernels.nearest_code.cpu import TILE_K, TILE_N
+from vqmm.kernels.nearest_code.cpu_torch import TILE_K, TILE_N
 
 pytestmark = [pytest.mark.filterwarnings(noise) for noise in INTERPRETER_NOISE]
 

@@ -177,7 +177,11 @@ def test_backward_never_sees_every_code(generator):
         (ValueError, "x_ND has width 3", {"x_ND": torch.ones(2, 3)}),
         (TypeError, "code_KD is torch.int64", {"code_KD": torch.ones(3, 4).long()}),
         (ValueError, "metric is 'l2'", {"metric": "l2"}),
-        (ValueError, "precision is 'fast'", {"precision": "fast"}),
+        (ValueError, "precision is 'fastest'; it can be 'exact', 'fast'", {"precision": "fastest"}),
+        (ValueError, "gradient is 'gumbel'", {"gradient": "gumbel"}),
+        (ValueError, r"sizes \(2, 2\) make 4 codes, there are 3", {"sizes": (2, 2), "x_ND": torch.ones(2, 2, 4)}),
+        (ValueError, r"x has shape \(2, 4\); with 2 codebooks", {"sizes": (1, 2)}),
+        (ValueError, r"sizes are \(0, 3\)", {"sizes": (0, 3)}),
         (ValueError, r"mask_N has shape \(1,\)", {"mask_N": torch.ones(1).bool()}),
     ],
 )

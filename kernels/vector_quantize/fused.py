@@ -1,0 +1,79 @@
+"""The gradient of x in one pass on a GPU: x, the code and the gradient are read once, the result is written once."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 4096  # numbers of x that a program holds at a time
+
+
+@triton.jit
+def pull_kernel(  # type: ignore[no-untyped-def]
+    through_ptr,
+    pull_ptr,
+    x_ptr,
+    code_ptr,
+    row_ptr,
+    keep_ptr,
+    out_ptr,
+    N,
+    D,
+    x_stride_n,
+    x_stride_d,
+    through_stride_n,
+    through_stride_d,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """out (N, D) = through + 2 (x - code[row]) pull where keep, else 0."""
+    n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    inside = (n[:, None] < N) & (d[None, :] < D)
+    keep = tl.load(keep_ptr + n, mask=n < N, other=0).to(tl.int1)
+    pull = tl.load(pull_ptr + n, mask=n < N, other=0.0)
+    row = tl.load(row_ptr + n, mask=n < N, other=0)
+    x = tl.load(x_ptr + n[:, None] * x_stride_n + d[None, :] * x_stride_d, mask=inside, other=0.0)
+    code = tl.load(code_ptr + row[:, None] * D + d[None, :], mask=inside, other=0.0)
+    through = tl.load(
+        through_ptr + n[:, None] * through_stride_n + d[None, :] * through_stride_d, mask=inside, other=0.0
+    )
+    out = tl.where(keep[:, None], through + 2 * (x - code) * pull[:, None], 0.0)
+    tl.store(out_ptr + n[:, None] * D + d[None, :], out, mask=inside)
+
+
+def blocks(width: int) -> tuple[int, int]:
+    """BLOCK_N and BLOCK_D for D dimensions."""
+    block_d = min(256, max(16, triton.next_power_of_2(width)))
+    return BLOCK // block_d, block_d
+
+
+def pull_triton(
+    through_GND: Tensor, pull_GN: Tensor, x_GND: Tensor, code_KD: Tensor, row_GN: Tensor, keep_GN: Tensor
+) -> Tensor:
+    """float32, like x: the gradient of x, straight through and from the errors. row_GN: int64 rows of code_KD."""
+    width = x_GND.shape[-1]
+    out_GND = torch.empty(x_GND.shape, device=x_GND.device)
+    through_ND, x_ND = through_GND.reshape(-1, width), x_GND.reshape(-1, width)
+    n = len(x_ND)
+    if n == 0:
+        return out_GND
+    block_n, block_d = blocks(width)
+    with torch.cuda.device_of(x_GND):
+        pull_kernel[(triton.cdiv(n, block_n), triton.cdiv(width, block_d))](
+            through_ND,
+            pull_GN.contiguous(),
+            x_ND,
+            code_KD.contiguous(),
+            row_GN.contiguous(),
+            keep_GN.contiguous(),
+            out_GND,
+            n,
+            width,
+            *x_ND.stride(),
+            *through_ND.stride(),
+            BLOCK_N=block_n,
+            BLOCK_D=block_d,
+            num_warps=4,
+        )
+    return out_GND
