@@ -120,13 +120,15 @@ def nearest_code(
         metric: "euclidean" (least squared distance), "cosine" (both sides normalised in float32, then the largest dot
             product; every code is as near as the next to a zero vector) or "dot" (the largest dot product).
         precision: "exact", "fast" or "certified".
-            "exact": with x' and c' the two after the shift below, u = 2^-24 and C = max |c'|, the true squared
-            distance of the chosen code exceeds the best by at most 4 (D + 16) u (|x'| C + C^2); for "dot" the true
-            product falls short of the best by at most 2 (D + 16) u |x'| C, for "cosine" the true cosine by at most
-            4 (D + 16) u. Inputs of integers, as long as sums stay below 2^24, give the true nearest code.
-            "fast", on a GPU: one tensor-core product of operands rounded to 11 significant bits (TF32), so 2^-9
-            |x'| C more for each score. "certified": searched fast, and every vector whose margin lies inside the
-            bounds of both searched again exactly: the indices of "exact". On a CPU all three are "exact".
+            "exact": with x' and c' the two after the shift below, C = max |c'| and u = 2^-24 (2^-22 on a GPU, whose
+            tensor cores may cut sums off), the true squared distance of the chosen code exceeds the best by at most
+            4 (D + 16) u (|x'| C + C^2); for "dot" the true product falls short of the best by at most
+            2 (D + 16) u |x'| C, for "cosine" the true cosine by at most 4 (D + 16) u. Inputs of integers, as long as
+            sums stay below 2^24, give the true nearest code.
+            "fast", on a GPU: one tensor-core product of operands of 11 significant bits (TF32), so 2^-9 |x'| C more for
+            each score; where those do not fit (D above 64 or 128), of 8 bits (bfloat16), 2^-7.9 |x'| C.
+            "certified": searched fast, and every vector whose margin lies inside the bounds of both searched again
+            exactly: the indices of "exact". On a CPU all three are "exact".
         mask_N: bool (N,), True where a vector counts; with sizes (G, N).
         sizes: rows of each of G codebooks that lie one after the other in code_KD. Indices count from the first row
             of their own codebook.

@@ -74,9 +74,10 @@ def prepare(code_KD: Tensor, metric: str, sizes: Sequence[int] | None = None) ->
         if finite_K.all():
             finite_K = None
         elif not all(part_K.any() for part_K in finite_K.split(sizes)):
+            which = f"the {len(code_KD)} codes" if len(sizes) == 1 else f"the codes of one codebook (sizes {sizes})"
             raise ValueError(
-                f"nearest_code: none of the codes of a codebook in code_KD (sizes {sizes}) is finite; restore the "
-                "codebook from a checkpoint, or lower the learning rate that broke it."
+                f"nearest_code: none of {which} in code_KD is finite; restore the codebook from a checkpoint, or lower "
+                "the learning rate that broke it."
             )
     shift_GD = None
     if metric == "euclidean":

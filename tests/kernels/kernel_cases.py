@@ -43,7 +43,7 @@ def shortfall(x_ND: Tensor, code_KD: Tensor, index_N: Tensor, metric: str = "euc
 
 def bound(x_ND: Tensor, code_KD: Tensor, metric: str = "euclidean") -> Tensor:
     """The shortfall that nearest_code's docstring allows, (N,) float64."""
-    unit, width = 2.0**-24, x_ND.shape[1]
+    unit, width = 2.0 ** (-22 if torch.cuda.is_available() else -24), x_ND.shape[1]
     prepared = prepare(code_KD, metric)
     if metric == "cosine":
         return torch.full((x_ND.shape[0],), 4 * (width + 16) * unit, dtype=torch.float64)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from kernel_cases import INF, INTERPRETER_NOISE, NAN, PATHS, LargestTensor, bound, integers, search, shortfall
 
-from vqmm.kernels.nearest_code import nearest_code, nearest_code_reference, path_for
+from vqmm.kernels.nearest_code import explain, nearest_code, nearest_code_reference, path_for
 from vqmm.kernels.nearest_code.cpu_torch import TILE_K, TILE_N
 
 pytestmark = [pytest.mark.filterwarnings(noise) for noise in INTERPRETER_NOISE]
@@ -156,9 +156,17 @@ def test_scores_are_never_held_whole(generator):
     assert seen.numel <= max(TILE_N * TILE_K, n * width) < n * k / 16
 
 
-def test_which_path():
+def test_which_path(monkeypatch):
     assert [path_for("cpu"), path_for("mps")] == ["cpu", "torch"]
+    assert explain(1, 1, 1, device="cpu").startswith("cpu, ") and explain(1, 1, 1, device="mps").startswith(
+        "plain torch"
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     assert path_for(torch.device("cuda", 1)) == "triton"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 0))
+    with pytest.warns(UserWarning, match=r"compute capability 7.0; the fused kernels need 8.0 or more"):
+        assert path_for("cuda") == "torch"
+    assert path_for("cuda") == "torch"  # and says no more
 
 
 @pytest.mark.parametrize(
@@ -170,7 +178,7 @@ def test_which_path():
         (ValueError, "x_ND on cpu, code_KD on meta", {"code_KD": torch.ones(3, 4, device="meta")}),
         (TypeError, r"x_ND is torch.int64; give it a floating type", {"x_ND": torch.ones(2, 4).long()}),
         (ValueError, "metric is 'l1'; it can be 'euclidean', 'cosine', 'dot'", {"metric": "l1"}),
-        (ValueError, "precision is 'fast'; it can be 'exact'", {"precision": "fast"}),
+        (ValueError, "precision is 'tf32'; it can be 'exact', 'fast', 'certified'", {"precision": "tf32"}),
         (TypeError, "mask_N is torch.float32", {"mask_N": torch.ones(2)}),
         (ValueError, r"mask_N has shape \(3,\); with 2 vectors", {"mask_N": torch.ones(3, dtype=torch.bool)}),
     ],

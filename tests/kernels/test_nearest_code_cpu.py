@@ -305,5 +305,5 @@ def test_a_codebook_that_is_not_finite_is_prepared_as_plain_torch_does(variant, 
     for a, b in zip(ours[:3], theirs[:3], strict=True):
         assert torch.equal(a, b)
     code[:6] = NAN
-    with pytest.raises(ValueError, match="none of the codes of a codebook"):
+    with pytest.raises(ValueError, match="none of the codes of one codebook"):
         cpu.prepare_cpu(code, "euclidean", (6, 6), variant)
