@@ -27,6 +27,7 @@ _HOME = {
     "Tokenizer": "vqmm.tokenizer",
     "Unreadable": "vqmm.data.sample",
     "UserError": "vqmm.errors",
+    "bench": "vqmm.bench",
     "compare": "vqmm.evaluation.compare",
     "decode": "vqmm.transcode",
     "demo": "vqmm.demo",

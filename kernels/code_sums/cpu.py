@@ -1,7 +1,7 @@
 """How code_sums is fast on a CPU: one walk over the vectors, in tiles, and no look at each of them for NaN and Inf.
 
-`index_add_` with int64 indices takes a fifth of the time of a sort and a segmented sum. Whether all vectors are finite is read from the
-sums: one that is not has spoilt its code's.
+`index_add_` with int64 indices takes a fifth of the time of a sort and a segmented sum. Whether all
+vectors are finite is read from the sums: one that is not has spoilt its code's.
 """
 
 from collections.abc import Sequence

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vqmm.kernels.code_sums import sums_of_kept
+from vqmm.kernels.nearest_code.cpu import prepare_cpu
 from vqmm.kernels.nearest_code.prepare import Prepared, prepare
 
 Search = Callable[[Tensor, Prepared], Tensor]  # (N, D), one codebook -> int (N,)
@@ -58,7 +59,8 @@ def books_of(code_KD: Tensor, sizes: Sequence[int], offsets: Sequence[int], metr
     else:
         code_KD = torch.cat([code_KD[first : first + size] for first, size in distinct])
     code_KD = code_KD.float().contiguous()
-    prepared = prepare(code_KD, metric, [size for _, size in distinct])
+    ready = prepare_cpu if code_KD.device.type == "cpu" else prepare
+    prepared = ready(code_KD, metric, [size for _, size in distinct])
     return Books(code_KD, prepared, [distinct.index(span) for span in spans])
 
 

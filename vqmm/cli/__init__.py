@@ -8,7 +8,20 @@ from typing import Any
 import typer
 
 from vqmm import __version__
-from vqmm.cli import compare, decode, demo, encode, eval, new_plugin, plugins, recipes, report, train
+from vqmm.cli import (
+    bench,
+    compare,
+    decode,
+    demo,
+    encode,
+    eval,
+    new_plugin,
+    plugins,
+    recipes,
+    reconstruct,
+    report,
+    train,
+)
 from vqmm.errors import Stopped, UserError
 
 UsageError: Any = typer.BadParameter.__base__  # what typer raises for a mistyped command line, and does not export
@@ -27,8 +40,10 @@ for verb in (
     train.train,
     eval.eval,
     compare.compare,
+    bench.bench,
     encode.encode,
     decode.decode,
+    reconstruct.reconstruct,
     report.report,
     recipes.recipes,
     plugins.plugins,
