@@ -118,7 +118,7 @@ def quantize_fused(
     index_NQ = torch.empty(n, q, dtype=torch.int32, device=x_ND.device)
     error_NQ = torch.empty(n, q, dtype=torch.float32, device=x_ND.device)
     vectors_ND = torch.empty(n, width, dtype=torch.float32, device=x_ND.device)  # residuals until they are known
-    wide, prepared = padded_width(width), books.prepared
+    wide, prepared = padded_width(width), books.prepared()
     if config is None:
         config = table_for(capability_of(x_ND.device), precision)[wide]
     spare = -width % 4 and -width % 16  # without whole runs of 16 bytes every number would have a load of its own
@@ -166,7 +166,7 @@ def quantize_stepwise(
     index_NQ = torch.empty(n, q, dtype=torch.int32, device=x_ND.device)
     error_NQ = torch.empty(n, q, dtype=torch.float32, device=x_ND.device)
     residual_ND = torch.where(keep_N[:, None], x_ND, 0.0).float().contiguous()
-    groups = books.prepared.groups
+    groups = books.prepared().groups
     block_n, block_d, warps = STEP
     for stage, (first, book) in enumerate(zip(books.firsts, books.books, strict=True)):
         if n == 0:

@@ -35,18 +35,30 @@ class Books(NamedTuple):
     """The codebooks that a call's stages use, each distinct one once."""
 
     code_KD: Tensor  # float32, contiguous: the master values
-    prepared: Prepared  # the same rows, as the search reads them
+    rows: list[int]  # of each book
     books: list[int]  # which book each stage uses
+    metric: str
 
     @property
     def firsts(self) -> list[int]:
         """The row where each stage's book begins."""
-        return [sum(self.prepared.sizes[:book]) for book in self.books]
+        return [sum(self.rows[:book]) for book in self.books]
 
     @property
     def sizes(self) -> list[int]:
         """How many codes each stage has."""
-        return [self.prepared.sizes[book] for book in self.books]
+        return [self.rows[book] for book in self.books]
+
+    def prepared(self) -> Prepared:
+        """All books, as the search reads them."""
+        ready = prepare_cpu if self.code_KD.device.type == "cpu" else prepare
+        return ready(self.code_KD, self.metric, self.rows)
+
+    def each(self, once: bool) -> Callable[[int], Prepared]:
+        """One book at a time. once: nobody asks again, so each is made when asked for, in the memory of the last."""
+        if once:
+            return lambda book: prepare_cpu(self.code_KD.split(self.rows)[book], self.metric, [self.rows[book]])
+        return self.prepared().groups.__getitem__
 
 
 def books_of(code_KD: Tensor, sizes: Sequence[int], offsets: Sequence[int], metric: str) -> Books:
@@ -58,10 +70,9 @@ def books_of(code_KD: Tensor, sizes: Sequence[int], offsets: Sequence[int], metr
         code_KD = code_KD[distinct[0][0] : sum(distinct[-1])]
     else:
         code_KD = torch.cat([code_KD[first : first + size] for first, size in distinct])
-    code_KD = code_KD.float().contiguous()
-    ready = prepare_cpu if code_KD.device.type == "cpu" else prepare
-    prepared = ready(code_KD, metric, [size for _, size in distinct])
-    return Books(code_KD, prepared, [distinct.index(span) for span in spans])
+    return Books(
+        code_KD.float().contiguous(), [size for _, size in distinct], [distinct.index(span) for span in spans], metric
+    )
 
 
 def quantize_staged(
@@ -74,21 +85,22 @@ def quantize_staged(
         torch.full((n, q), -1, dtype=torch.int32, device=x_ND.device),
         torch.zeros(n, q, dtype=torch.float32, device=x_ND.device),
     )
+    rows = max(64, BLOCK_NUMBERS // width)
+    book = books.each(once=may_look(x_ND) and n <= rows)
     if not may_look(x_ND):
         used_N = torch.full_like(keep_N, q, dtype=torch.int64) if stages_N is None else stages_N
-        walk(x_ND, keep_N, used_N, [n] * q, books, search, found)
+        walk(x_ND, keep_N, used_N, [n] * q, books, book, search, found)
         return found
-    rows = max(64, BLOCK_NUMBERS // width)
     for at in (slice(first, first + rows) for first in range(0, n, rows)):
         part = tuple(v[at] for v in found)
         if stages_N is None:
             m = len(x_ND[at])
-            walk(x_ND[at], keep_N[at], torch.full((m,), q), [m] * q, books, search, part)
+            walk(x_ND[at], keep_N[at], torch.full((m,), q), [m] * q, books, book, search, part)
             continue
         used_N, order_N = stages_N[at].sort(descending=True, stable=True)  # those that go on are always the first ones
         left = [int((used_N > stage).sum()) for stage in range(q)]
         sorted_part = tuple(v.clone() for v in part)
-        walk(x_ND[at][order_N], keep_N[at][order_N], used_N, left, books, search, sorted_part)
+        walk(x_ND[at][order_N], keep_N[at][order_N], used_N, left, books, book, search, sorted_part)
         for whole, piece in zip(part, sorted_part, strict=True):
             whole[order_N] = piece
     return found
@@ -100,6 +112,7 @@ def walk(
     used_N: Tensor,
     left: Sequence[int],
     books: Books,
+    book: Callable[[int], Prepared],
     search: Search,
     found: tuple[Tensor, ...],
 ) -> None:
@@ -110,14 +123,14 @@ def walk(
     vectors_ND, index_NQ, error_NQ = found
     residual_ND = torch.where(keep_N[:, None], x_ND, 0.0).float()
     chosen_ND = torch.empty_like(residual_ND)
-    groups, firsts = books.prepared.groups, books.firsts
+    firsts = books.firsts
     for q, m in enumerate(left):
         if m == 0:
             break
         active_n = used_N[:m] > q
         live_n = keep_N[:m] & active_n
         residual_nD, chosen_nD = residual_ND[:m], chosen_ND[:m]
-        index_n = torch.where(keep_N[:m], search(residual_nD, groups[books.books[q]]), 0)
+        index_n = torch.where(keep_N[:m], search(residual_nD, book(books.books[q])), 0)
         torch.index_select(books.code_KD, 0, index_n + firsts[q], out=chosen_nD)
         residual_nD.sub_(chosen_nD)
         zero_others_(chosen_nD, active_n)
@@ -161,6 +174,12 @@ def add_sums_(
     counts_K: Tensor, sums_KD: Tensor, x_ND: Tensor, index_N: Tensor, live_N: Tensor, first: int, size: int
 ) -> None:
     """One stage's counts and sums, added to those of the stages before it."""
+    if may_look(x_ND):  # straight into place: making and adding another (K, D) costs more than the sums of few vectors
+        if not live_N.all():
+            x_ND, index_N = x_ND[live_N], index_N[live_N]
+        counts_K[first : first + size] += torch.bincount(index_N, minlength=size)
+        sums_KD[first : first + size].index_add_(0, index_N, x_ND)
+        return
     counts_k, sums_kD = sums_of_kept(x_ND, index_N, size, live_N)
     counts_K[first : first + size] += counts_k
     sums_KD[first : first + size] += sums_kD

@@ -49,14 +49,17 @@ def update_one_(
     total = counts_K.sum()
     some = total > 0
     counts_now_K, K = counts_K.float(), code_KD.shape[0]
-    ema_count_K.copy_(torch.where(some, decay * ema_count_K + (1 - decay) * counts_now_K, ema_count_K))
-    ema_sum_KD.copy_(torch.where(some, decay * ema_sum_KD + (1 - decay) * sums_KD.float(), ema_sum_KD))
+    step = torch.where(some, 1 - decay, 0.0).float()
+    ema_count_K.lerp_(counts_now_K, step)
+    ema_sum_KD.lerp_(sums_KD.float(), step)
     n = ema_count_K.sum()
     smooth_K = (ema_count_K + epsilon) / (n + K * epsilon) * n
-    new_KD = ema_sum_KD / smooth_K[:, None]
-    if normalise:
-        new_KD = normalised(new_KD)
-    code_KD.copy_(torch.where((some & (ema_count_K > 0))[:, None], new_KD, code_KD))
+    moves_K = some & (ema_count_K > 0)
+    if moves_K.device.type == "cpu" and not normalise and moves_K.all():  # in place: the usual case, in one pass
+        torch.div(ema_sum_KD, smooth_K[:, None], out=code_KD)
+    else:
+        new_KD = ema_sum_KD / smooth_K[:, None]
+        code_KD.copy_(torch.where(moves_K[:, None], normalised(new_KD) if normalise else new_KD, code_KD))
     share_K = counts_now_K / total.clamp_min(1).float()
     perplexity = torch.where(some, torch.exp(-torch.special.xlogy(share_K, share_K).sum()), 0.0)
     return ema_count_K < dead_below * ema_count_K.mean(), perplexity
