@@ -96,8 +96,11 @@ class Codes:
         return Codes(tuple(one.to(device) for one in self.maps), self.size, mask, label)
 
     def map_masks(self) -> list[Tensor | None]:
-        """The mask on the grid of each map."""
-        return [None if self.mask is None else pool_mask(self.mask, one.shape[2:]) for one in self.maps]
+        """The mask on the grid of each map: each pooled from the next finer one, as hierarchies make their grids."""
+        masks = [self.mask]
+        for one in reversed(self.maps):
+            masks.append(None if masks[-1] is None else pool_mask(masks[-1], one.shape[2:]))
+        return masks[:0:-1]
 
 
 def mask_size(mask: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
 """What the options of every part of a recipe have in common."""
 
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+if TYPE_CHECKING:
+    from vqmm.registry import Registry
 
 
 class PartOptions(BaseModel):
@@ -18,3 +21,7 @@ class PartOptions(BaseModel):
         if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)) and wanted is not Any:
             raise ValueError("true and false are for switches, and this is none")
         return value
+
+    def completed(self, registry: "Registry") -> Self:
+        """With the options of parts inside this part checked, and their defaults written out."""
+        return self

@@ -117,7 +117,8 @@ class Registry:
         """The class of a part and its checked options, from `{"name": ..., option: value, ...}`."""
         found = self.find(kind, told["name"])
         with explained(kind, found.Options.model_fields):
-            return found, found.Options(**{name: value for name, value in told.items() if name != "name"})
+            options = found.Options(**{name: value for name, value in told.items() if name != "name"})
+        return found, options.completed(self)
 
     def modality(self, name: str) -> "type[Modality]":
         return self.find("modality", name)

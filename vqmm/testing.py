@@ -122,7 +122,8 @@ def _check_shapes(made: Quantizer, z: Tensor, found: Quantized) -> None:
             ids = one[:, stage]
             assert not ids.is_floating_point(), f"{name}: codes are {ids.dtype}"
             assert ((ids >= 0) & (ids < size)).all(), f"{name}: a code of stage {stage} lies outside [0, {size})"
-    assert torch.equal(made.lookup(codes), found.vectors), f"{name}: lookup(codes) is not the vectors, bit for bit"
+    if not (made.relaxed and made.training):
+        assert torch.equal(made.lookup(codes), found.vectors), f"{name}: lookup(codes) is not the vectors, bit for bit"
 
 
 def _check_rest(made: Quantizer, rank: int, dim: int) -> None:
@@ -182,7 +183,7 @@ def _example_batch(modality: Modality) -> Batch:
 
 def small_options(part: Any, dim: int) -> BaseModel:
     """The options of a quantizer with a small dimension, and a small codebook where it has one."""
-    wanted = {"dim": dim, "codebook_size": 11}
+    wanted = {"dim": dim, "codebook_size": 16}
     return part.Options(**{name: value for name, value in wanted.items() if name in part.Options.model_fields})
 
 

@@ -73,7 +73,7 @@ class Tokenizer(nn.Module):
         """An untrained tokenizer of the parts that `config` names, around a modality that has learnt what it must."""
         quantizer_class, quantizer_options = registry.part("quantizer", config["quantizer"])
         decoder_class, decoder_options = registry.part("decoder", config["decoder"])
-        quantizer = quantizer_class(quantizer_options, modality.rank)
+        quantizer = quantizer_class.build(quantizer_options, modality.rank, registry)
         decoder = decoder_class(modality, quantizer.options.dim, decoder_options)
         return cls(modality, quantizer, decoder, labels, conditional, extent)
 
@@ -116,10 +116,12 @@ class Tokenizer(nn.Module):
             return self._sampled(self.quantizer.lookup(codes), codes, seed)
 
     @torch.no_grad()
-    def reconstruct(self, batch: Batch, seed: int = 0) -> tuple[list[Tensor], Codes | None]:
+    def reconstruct(
+        self, batch: Batch, seed: int = 0, stages: int | Tensor | None = None
+    ) -> tuple[list[Tensor], Codes | None]:
         """Through the bottleneck and back, for every tokenizer, with codes or without: finished samples, and codes."""
         with evaluating(self):
-            quantized = self.quantize(batch)
+            quantized = self.quantize(batch, stages)
             like = quantized.codes or Codes((), batch.size, grid_mask(batch, quantized.vectors), batch.label)
             return self._sampled(quantized.vectors, like, seed), quantized.codes
 
@@ -150,6 +152,12 @@ class Tokenizer(nn.Module):
             )
         embedding = self.label_embedding(label)
         return vectors + embedding.reshape(*embedding.shape, *[1] * (vectors.ndim - 2))
+
+    def require_stages(self, stages: int | None) -> None:
+        """A `UserError` for a number of stages that the quantizer does not have."""
+        most = max((len(each) for each in self.quantizer.sizes), default=0)
+        if stages is not None and not 1 <= stages <= most:
+            raise UserError(f"{stages} stages: the quantizer {self.quantizer.name!r} of this run has {most or 'none'}")
 
     def require_codes(self) -> None:
         if not self.quantizer.stages:

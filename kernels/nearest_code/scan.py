@@ -16,7 +16,7 @@ def columns(x, D: tl.constexpr):  # type: ignore[no-untyped-def]
     at = tl.arange(0, x.shape[1])
     out = ()
     for d in tl.static_range(D):
-        out = out + (tl.sum(tl.where(at[None, :] == d, x, 0.0), axis=1),)  # noqa: RUF005
+        out = out + (tl.sum(tl.where(at[None, :] == d, x, 0.0), axis=1),)  # type: ignore[assignment] # noqa: RUF005
     return out
 
 

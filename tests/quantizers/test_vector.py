@@ -6,9 +6,10 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from vqmm.quantizers.codebook import decay_at
 from vqmm.quantizers.gaussian import GaussianQuantizer
 from vqmm.quantizers.kmeans import kmeans
-from vqmm.quantizers.vector import VectorQuantizer, decay_at
+from vqmm.quantizers.vector import VectorQuantizer
 
 
 def same(value):

@@ -28,8 +28,9 @@ class CodeUsage:
             for stage in range(one.shape[1]):
                 ids = one[:, stage] if mask is None else one[:, stage][mask]
                 ids = ids.reshape(-1).long()
-                # added where the codes are: no waiting for a GPU, and integers come out the same in any order
-                counts[stage] = counts[stage].to(ids.device).scatter_add_(0, ids, torch.ones_like(ids))
+                # added where the codes are: no waiting for a GPU, and integers come out the same in any order; a stage
+                # that a sample leaves out (-1, in training) is not counted
+                counts[stage] = counts[stage].to(ids.device).scatter_add_(0, ids.clamp(min=0), (ids >= 0).long())
                 self.bits += ids.numel() * math.log2(len(counts[stage]))
 
     def add(self, counts: Sequence[Sequence[Tensor]]) -> None:

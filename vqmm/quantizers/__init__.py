@@ -6,8 +6,23 @@ from vqmm.hookspecs import hookimpl
 @hookimpl
 def register_quantizers(register) -> None:  # type: ignore[no-untyped-def]
     from vqmm.quantizers.gaussian import GaussianQuantizer
+    from vqmm.quantizers.grouped import GroupedQuantizer
+    from vqmm.quantizers.gumbel import GumbelQuantizer
+    from vqmm.quantizers.hierarchical import HierarchicalQuantizer
     from vqmm.quantizers.none import NoQuantizer
+    from vqmm.quantizers.residual import ResidualQuantizer
+    from vqmm.quantizers.scalar import FiniteScalarQuantizer, LookupFreeQuantizer, SphericalQuantizer
+    from vqmm.quantizers.simvq import SimVQ
     from vqmm.quantizers.vector import VectorQuantizer
 
-    for quantizer in (VectorQuantizer, NoQuantizer, GaussianQuantizer):
-        register(quantizer)
+    register(VectorQuantizer)
+    register(ResidualQuantizer)
+    register(GroupedQuantizer)
+    register(HierarchicalQuantizer)
+    register(FiniteScalarQuantizer)
+    register(LookupFreeQuantizer)
+    register(SphericalQuantizer)
+    register(SimVQ)
+    register(GumbelQuantizer)
+    register(GaussianQuantizer)
+    register(NoQuantizer)

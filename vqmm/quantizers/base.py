@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import BaseModel, Field
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from vqmm.batch import Codes
 from vqmm.options import PartOptions
+
+if TYPE_CHECKING:
+    from vqmm.registry import Registry
 
 Reduce = Callable[[Tensor], Tensor]  # sums a tensor over the processes; the identity where there is one
 
@@ -34,7 +37,8 @@ class Quantizer(nn.Module):
     options and the rank of the modality.
 
     Promises (`vqmm.testing.check_quantizer` checks them):
-    - `lookup(codes)` equals `vectors` of the forward that gave the codes, bit for bit, in training and evaluation.
+    - `lookup(codes)` equals `vectors` of the forward that gave the codes, bit for bit, in training and evaluation; in
+      evaluation alone for a `relaxed` one, whose training vectors are mixtures of codes.
     - Statistics are gathered in forward only when training and gradients are on, and change the codebook only in
       `after_step`, once per optimizer step however many forwards there were. In evaluation nothing moves.
     - float32 inside, whatever autocast says. The state dict holds everything.
@@ -42,6 +46,7 @@ class Quantizer(nn.Module):
     """
 
     name: ClassVar[str]
+    relaxed: ClassVar[bool] = False
 
     class Options(PartOptions):
         dim: int = Field(64, ge=1, description="channels of the latents that come in and go out")
@@ -50,6 +55,11 @@ class Quantizer(nn.Module):
         super().__init__()
         self.options: Any = self.Options() if options is None else options
         self.rank = rank
+
+    @classmethod
+    def build(cls, options: BaseModel, rank: int, registry: "Registry") -> "Quantizer":
+        """How the core makes one. A quantizer made of others finds them in the registry."""
+        return cls(options, rank)
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:

@@ -1,0 +1,145 @@
+"""The promises of simvq, gumbel and hierarchical."""
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from vqmm.errors import UserError
+from vqmm.quantizers.gumbel import GumbelQuantizer
+from vqmm.quantizers.hierarchical import HierarchicalQuantizer
+from vqmm.quantizers.simvq import SimVQ
+from vqmm.registry import Registry
+
+
+def make(kind, rank=2, **options):
+    torch.manual_seed(0)
+    return kind(kind.Options(**{"dim": 6, **options}), rank)
+
+
+def test_simvq_moves_every_code_at_once_and_never_the_frozen_ones():
+    quantizer = make(SimVQ, codebook_size=32)
+    frozen, before = quantizer.frozen.clone(), quantizer.map(quantizer.frozen).detach()
+    optimizer = torch.optim.SGD(quantizer.parameters(), lr=0.1)
+    sum(quantizer(torch.randn(4, 6, 3, 3)).losses.values()).backward()
+    optimizer.step()
+    after = quantizer.map(quantizer.frozen).detach()
+    assert torch.equal(frozen, quantizer.frozen) and ((after - before).abs().sum(1) > 0).all()
+
+
+def test_simvq_starts_with_the_mean_and_covariance_of_the_latents():
+    quantizer = make(SimVQ, codebook_size=20_000)
+    mix = torch.randn(6, 6)
+    z = (torch.randn(2_000, 6) @ mix + 3).reshape(20, 100, 6).movedim(-1, 1)
+    quantizer.initialise(z)
+    codes, rows = quantizer.map(quantizer.frozen), z.movedim(1, -1).reshape(-1, 6)
+    torch.testing.assert_close(codes.mean(0), rows.mean(0), atol=0.15, rtol=0)
+    torch.testing.assert_close(torch.cov(codes.T), torch.cov(rows.T), atol=0.6, rtol=0.1)
+    held = quantizer.map.weight.clone()
+    quantizer.initialise(z * 2)
+    assert torch.equal(held, quantizer.map.weight)
+
+
+def test_gumbel_is_a_mixture_in_training_and_a_code_in_evaluation():
+    quantizer, z = make(GumbelQuantizer, codebook_size=9), torch.randn(4, 6, 3, 3)
+    soft = quantizer.train()(z)
+    assert not torch.equal(soft.vectors, quantizer.lookup(soft.codes))
+    assert not torch.equal(soft.vectors, quantizer(z).vectors), "every forward draws anew"
+    quantizer.eval()
+    hard = quantizer(z)
+    assert torch.equal(hard.vectors, quantizer.lookup(hard.codes)) and torch.equal(hard.vectors, quantizer(z).vectors)
+
+
+def test_gumbel_schedules_follow_progress_and_rest_in_evaluation():
+    quantizer = make(GumbelQuantizer, temperature=1.0, last_temperature=0.1, settled=0.5, kl_weight=0.2)
+    seen = []
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        quantizer.train().after_step(lambda value: value, progress)
+        seen.append((float(quantizer.temperature), float(quantizer._settled())))
+    assert seen == [pytest.approx(pair) for pair in ((1.0, 0.0), (0.55, 0.5), (0.1, 1.0), (0.1, 1.0))]
+    quantizer.eval().after_step(lambda value: value, 0.0)
+    assert float(quantizer.temperature) == pytest.approx(0.1)
+    assert float(quantizer.state_dict()["progress"]) == 1.0, "a resumed run goes on where it was"
+
+
+def test_gumbel_kl_is_that_of_the_softmax_written_out():
+    quantizer = make(GumbelQuantizer, codebook_size=9, kl_weight=1.0)
+    quantizer.progress.fill_(1.0)
+    z, mask = torch.randn(2, 6, 3, 3), torch.ones(2, 3, 3, dtype=torch.bool)
+    mask[0, 1] = False
+    rows = quantizer.inward(z.movedim(1, -1)[mask])
+    p = (rows @ quantizer.codebook.T).softmax(1)
+    expected = (p * (p * 9).log()).sum(1).mean()
+    torch.testing.assert_close(quantizer.train()(z, mask).losses["kl"], expected, rtol=1e-4, atol=1e-5)
+    assert 0 <= expected <= math.log(9)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("inner", [{"name": "vector"}, {"name": "residual", "stages": 2}, {"name": "fsq"}], ids=str)
+def test_a_hierarchy_halves_the_grid_and_comes_back(rank, inner):
+    quantizer = make(HierarchicalQuantizer, rank, levels=3, inner=inner)
+    z = torch.randn(2, 6, *(5, 8, 4)[:rank])
+    quantizer.initialise(z)
+    found = quantizer.eval()(z)
+    grids = [one.shape[2:] for one in found.codes.maps]
+    assert grids[2] == z.shape[2:] and grids[1] == tuple(-(-n // 2) for n in grids[2])
+    assert grids[0] == tuple(-(-n // 2) for n in grids[1])
+    assert len(quantizer.sizes) == 3 and torch.equal(quantizer.lookup(found.codes), found.vectors)
+
+
+def test_a_hierarchy_of_hierarchies():
+    inner = {"name": "hierarchical", "levels": 2, "inner": {"name": "vector", "codebook_size": 8}}
+    quantizer = make(HierarchicalQuantizer, 1, levels=2, inner=inner).eval()
+    found = quantizer(torch.randn(2, 6, 16))
+    assert [one.shape[2] for one in found.codes.maps] == [4, 8, 8, 16] and quantizer.sizes == ((8,),) * 4
+    assert torch.equal(quantizer.lookup(found.codes), found.vectors)
+
+
+@pytest.mark.parametrize("short", [1, 3, 4, 6])
+def test_a_hierarchy_gives_a_short_sample_the_same_codes_alone_and_beside_a_longer_one(short):
+    quantizer = make(HierarchicalQuantizer, 1, levels=3, inner={"name": "vector", "codebook_size": 32})
+    z = torch.randn(2, 6, 7)
+    z[0, :, short:] = 77.0
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    mask[0, short:] = False
+    quantizer.initialise(z, mask)
+    quantizer.eval()
+    beside = quantizer(z, mask)
+    assert torch.equal(quantizer.lookup(beside.codes), beside.vectors)
+    if short < 4:
+        return  # alone, its grid is too small for three levels
+    alone = quantizer(z[:1, :, :short])
+    torch.testing.assert_close(beside.vectors[:1, :, :short], alone.vectors)
+    for one, other in zip(beside.codes.maps, alone.codes.maps, strict=True):
+        assert torch.equal(one[:1, :, : other.shape[2]], other)
+
+
+def test_each_level_of_a_hierarchy_learns():
+    quantizer = make(HierarchicalQuantizer, levels=2, inner={"name": "vector", "codebook_size": 8, "start": "random"})
+    before = [each.codebook.clone() for each in quantizer.quantizers]
+    z = torch.randn(4, 6, 4, 4, requires_grad=True)
+    found = quantizer.train()(z)
+    assert set(found.losses) == {"commitment/0", "commitment/1"}
+    assert all(torch.autograd.grad(loss, z, retain_graph=True)[0].any() for loss in found.losses.values())
+    quantizer.after_step(lambda value: value, 0.5)
+    assert not any(torch.equal(old, each.codebook) for old, each in zip(before, quantizer.quantizers, strict=True))
+
+
+def test_mistakes():
+    registry = Registry.discover()
+    part = {"name": "hierarchical", "dim": 6}
+    for inner, said in (
+        ({"name": "vektor"}, "vector"),
+        ({"name": "vector", "codebok_size": 3}, "codebook_size"),
+        ({"name": "vector", "dim": 7}, "leave its dim out: it is 6"),
+        ({"codebook_size": 3}, "give the name of a quantizer"),
+    ):
+        with pytest.raises(UserError, match=said):
+            registry.part("quantizer", {**part, "inner": inner})
+    with pytest.raises(UserError, match="'none' has no codes; take one that has, such as vector"):
+        make(HierarchicalQuantizer, inner={"name": "none"})
+    with pytest.raises(UserError, match="3 levels need a grid of at least 4 codes along an axis, and it is 2 x 2"):
+        make(HierarchicalQuantizer, levels=3)(torch.zeros(1, 6, 2, 2))
+    with pytest.raises(ValidationError, match="greater than 0"):
+        GumbelQuantizer.Options(temperature=0)

@@ -1,0 +1,147 @@
+"""A hierarchy of grids, each with a quantizer of its own: coarse codes first, finer ones conditioned on them.
+
+Razavi et al. 2019 (VQ-VAE-2, arXiv 1906.00446, section 3.1), over any other quantizer, on a grid of any rank.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqmm.batch import Codes, pool_mask
+from vqmm.errors import UserError
+from vqmm.nn.layers import ResidualBlock, Stack, conv, down, up
+from vqmm.quantizers.base import Quantized, Quantizer, Reduce, grid_size
+
+if TYPE_CHECKING:
+    from vqmm.registry import Registry
+
+
+class HierarchicalQuantizer(Quantizer):
+    """z (B, dim, *grid) -> one map of codes a level, coarse first; each level halves the grid, rounding up.
+
+    The latents of a level are merged with what the coarser levels say about it; its vectors are added to that.
+    """
+
+    name = "hierarchical"
+
+    class Options(Quantizer.Options):
+        levels: int = Field(2, ge=2, description="grids, each half as fine as the one below it")
+        inner: dict[str, Any] = Field(
+            {"name": "vector"}, description="the quantizer of every level, by name, with its options"
+        )
+
+        def completed(self, registry: "Registry") -> "HierarchicalQuantizer.Options":
+            told = {"dim": self.dim, **self.inner}
+            if told.get("name") is None or told["dim"] != self.dim:
+                raise UserError(
+                    f"quantizer.inner: {self.inner}: give the name of a quantizer, and leave its dim out: it is "
+                    f"{self.dim}"
+                )
+            _, options = registry.part("quantizer", told)
+            return self.model_copy(update={"inner": {"name": told["name"], **options.model_dump(mode="json")}})
+
+    @classmethod
+    def build(cls, options: BaseModel, rank: int, registry: "Registry") -> "HierarchicalQuantizer":
+        return cls(options, rank, registry)
+
+    def __init__(self, options: BaseModel | None = None, rank: int = 2, registry: "Registry | None" = None):
+        super().__init__(options, rank)
+        if registry is None:
+            from vqmm.registry import Registry
+
+            registry = Registry.discover()
+        o, dim = self.options, self.options.dim
+        kind, inner = registry.part("quantizer", {"dim": dim, **o.inner})
+        # Any: the type checker knows a list of modules, not of quantizers
+        self.quantizers: Any = nn.ModuleList([kind.build(inner, rank, registry) for _ in range(o.levels)])
+        if not all(each.sizes for each in self.quantizers):
+            raise UserError(f"quantizer.inner: {kind.name!r} has no codes; take one that has, such as vector")
+        half = (2,) * rank
+        hidden = max(dim // 2, 8)
+        self.downs = nn.ModuleList(  # from the finer grid of each pair, coarsest pair first, as everything below
+            Stack([down(rank, dim, dim, half), ResidualBlock(rank, dim, hidden)]) for _ in range(o.levels - 1)
+        )
+        self.ups = nn.ModuleList(
+            Stack([conv(rank, dim, dim), ResidualBlock(rank, dim, hidden), up(rank, dim, dim, half)])
+            for _ in self.downs
+        )
+        self.merges = nn.ModuleList([conv(rank, 2 * dim, dim, kernel=1) for _ in self.downs])
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(stages for each in self.quantizers for stages in each.sizes)
+
+    def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
+        maps: list[Tensor] = []
+        losses: dict[str, Tensor] = {}
+        vectors: Tensor | None = None
+        for level, (latents, own) in enumerate(self._pyramid(z, mask)):
+            context = None if vectors is None else self._spread(level, vectors, latents.shape[2:], own)
+            found = self.quantizers[level](self._merged(level, latents, context), own, stages)
+            vectors = found.vectors if context is None else found.vectors + context
+            maps += found.codes.maps
+            losses |= {f"{name}/{level}": loss for name, loss in found.losses.items()}
+        assert vectors is not None
+        return Quantized(vectors, Codes(tuple(maps), grid_size(z), mask), losses)
+
+    def lookup(self, codes: Codes) -> Tensor:
+        maps, masks, vectors = list(codes.maps), codes.map_masks(), None
+        for level, quantizer in enumerate(self.quantizers):
+            count = len(quantizer.sizes)
+            own, maps = maps[:count], maps[count:]
+            mask, masks = masks[count - 1], masks[count:]
+            found = quantizer.lookup(Codes(tuple(own), codes.size, mask))
+            vectors = found if vectors is None else found + self._spread(level, vectors, found.shape[2:], mask)
+        assert vectors is not None
+        return vectors
+
+    @torch.no_grad()
+    def initialise(self, z: Tensor, mask: Tensor | None = None) -> None:
+        vectors: Tensor | None = None
+        for level, (latents, own) in enumerate(self._pyramid(z, mask)):
+            context = None if vectors is None else self._spread(level, vectors, latents.shape[2:], own)
+            merged = self._merged(level, latents, context)
+            self.quantizers[level].initialise(merged, own)
+            found = self.quantizers[level](merged, own).vectors
+            vectors = found if context is None else found + context
+
+    def after_step(self, reduce: Reduce, progress: float) -> None:
+        for each in self.quantizers:
+            each.after_step(reduce, progress)
+
+    def _pyramid(self, z: Tensor, mask: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+        """The latents and the mask of every level, coarse first."""
+        deepest = 2 ** (len(self.quantizers) - 1)
+        if z.shape[2:].numel() and max(z.shape[2:]) < deepest:
+            grid = " x ".join(map(str, z.shape[2:]))
+            raise UserError(
+                f"quantizer.levels: {len(self.quantizers)} levels need a grid of at least {deepest} codes along an "
+                f"axis, and it is {grid}: take fewer levels, or a smaller modality.stride"
+            )
+        levels = [(z, mask)]
+        for layers in reversed(self.downs):
+            z = F.pad(z if mask is None else torch.where(mask.unsqueeze(1), z, 0), self._odd(z.shape[2:]))
+            inside = None if mask is None else F.pad(mask, self._odd(mask.shape[1:]))
+            z = layers(z, inside)
+            mask = None if mask is None else pool_mask(mask, z.shape[2:])
+            levels.append((z, mask))
+        return levels[::-1]
+
+    def _odd(self, grid: Sequence[int]) -> list[int]:
+        """What F.pad needs to make every axis even."""
+        return [n for size in reversed(grid) for n in (0, size % 2)]
+
+    def _spread(self, level: int, vectors: Tensor, grid: Sequence[int], mask: Tensor | None) -> Tensor:
+        """The vectors of the level above, on this level's grid."""
+        coarse = None if mask is None else pool_mask(mask, vectors.shape[2:])
+        spread = self.ups[level - 1](vectors, coarse)
+        for axis, size in enumerate(grid, start=2):
+            spread = spread.narrow(axis, 0, size)
+        return spread
+
+    def _merged(self, level: int, latents: Tensor, context: Tensor | None) -> Tensor:
+        return latents if context is None else self.merges[level - 1](torch.cat([latents, context], dim=1))
