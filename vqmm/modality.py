@@ -36,6 +36,8 @@ class Modality:
     channels: int  # a class attribute, or set by __init__ from the options
     rate_unit: ClassVar[str] = "sample"  # rates are reported in bits per this
     headline: ClassVar[str] = "nmse"  # the metric that a progress line shows
+    levels: ClassVar[int] = 256  # values that a likelihood counts on [-1, 1], evenly spaced; 65,536 for 16-bit audio
+    ids: ClassVar[int | None] = None  # where samples are integers: how many there are
 
     class Options(PartOptions):
         """Options of the default networks; a subclass adds its own. Units in names: `sample_rate_hz`."""

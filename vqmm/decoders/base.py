@@ -18,6 +18,8 @@ class Decoder(nn.Module):
     """
 
     name: ClassVar[str]
+    likelihood: ClassVar[bool] = False  # the loss is a negative log-likelihood, in bits per value of the sample
+    judged: ClassVar[int | None] = None  # samples that an evaluation draws at most, where drawing one takes long
 
     class Options(PartOptions):
         pass

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vqmm.batch import Batch
 from vqmm.data.loader import Views, evaluation_batches
-from vqmm.data.source import Source, judged, label_numbers
+from vqmm.data.source import judged, label_numbers
 from vqmm.errors import Stopped, UserError
 from vqmm.evaluation.compare_page import Shown, write_page
 from vqmm.evaluation.compare_plan import (
@@ -28,6 +28,7 @@ from vqmm.evaluation.compare_plan import (
 )
 from vqmm.evaluation.compare_timing import calibrate, code_speeds, train_seconds
 from vqmm.evaluation.evaluate import originals_of
+from vqmm.evaluation.run import degradation_of
 from vqmm.evaluation.run import eval as judge
 from vqmm.files import write_text
 from vqmm.machine import machine
@@ -172,7 +173,7 @@ class _Work:
         first = (f"bits_per_{modality.rate_unit}", modality.headline)
         figures = {
             **{name: metrics[name] for name in (*first, *metrics)},
-            **code_speeds(tokenizer, _held_out(tokenizer, self.plan.source, BATCH_SIZE, SPEED_BATCHES * BATCH_SIZE)),
+            **code_speeds(tokenizer, self._held_out(tokenizer, folder, BATCH_SIZE, SPEED_BATCHES * BATCH_SIZE)),
             "weights": sum(p.numel() for p in tokenizer.parameters()),
             "train_seconds": train_seconds(folder, self.plan.recipe(label, seed, steps).train),
             "steps": steps,
@@ -190,24 +191,25 @@ class _Work:
             seeds = [record["run"]["seed"] for record in records if not record["run"]["error"]]
             if not seeds:
                 continue
-            tokenizer = Tokenizer.load(run_folder(self.out, label, seeds[0]), self.registry)
-            for batch in _held_out(tokenizer, self.plan.source, SHOWN, SHOWN):
+            folder = run_folder(self.out, label, seeds[0])
+            tokenizer = Tokenizer.load(folder, self.registry)
+            for batch in self._held_out(tokenizer, folder, SHOWN, SHOWN):
                 modality = tokenizer.modality  # one that has learnt what it must
                 rows.setdefault("original", originals_of(batch))
                 rows[label] = [output.cpu() for output in tokenizer.reconstruct(batch.to(tokenizer.device))[0]]
         return modality, rows
 
+    def _held_out(self, tokenizer: Tokenizer, run: Path, batch_size: int, limit: int) -> list[Batch]:
+        """Some of the batches that `eval` looks at, spread over all of them, degraded as the run's are."""
+        source = self.plan.source
+        samples = judged(source, source.path)[0]
+        labels = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
+        views = Views(tokenizer.modality, samples, labels, degrade=degradation_of(run))
+        return [batch for batch, _ in evaluation_batches(views, batch_size, limit) if batch is not None]
+
     def _say(self, line: str) -> None:
         if not self.quiet:
             print(line, file=sys.stderr, flush=True)
-
-
-def _held_out(tokenizer: Tokenizer, source: Source, batch_size: int, limit: int) -> list[Batch]:
-    """Some of the batches that `eval` looks at, spread over all of them."""
-    samples = judged(source, source.path)[0]
-    labels = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
-    batches = evaluation_batches(Views(tokenizer.modality, samples, labels), batch_size, limit)
-    return [batch for batch, _ in batches if batch is not None]
 
 
 def _rules(tokenizer: Tokenizer, plan: Plan) -> dict[str, str]:

@@ -145,8 +145,10 @@ class Run:
             refuse_unreadable(source.samples)
         labels = label_numbers(source.samples, source.labels)
         training, held_out = source.training(), source.held_out()
-        self.views = Views(self.modality, training, labels, plan.seed, plan.cache_mb)
-        self.held_out_views = Views(self.modality, held_out, labels, plan.seed, plan.cache_mb // 4)
+        self.views = Views(self.modality, training, labels, plan.seed, plan.cache_mb, degrade=plan.degrade)
+        self.held_out_views = Views(
+            self.modality, held_out, labels, plan.seed, plan.cache_mb // 4, degrade=plan.degrade
+        )
         self.views.check()
         self.modality.fit(self.views.values())
         torch.manual_seed(plan.seed)
@@ -275,7 +277,7 @@ class Run:
         if not self.is_first:
             return {}
         out = self.job.out
-        picture = write_shown(self.modality, found.shown, out / "reconstructions") if found.count else None
+        picture = write_shown(self.modality, found.rows, out / "reconstructions") if found.count else None
         unreadable = list(dict.fromkeys([*self.loop.unreadable, *found.unreadable]))
         if unreadable:
             progress.say(f"{len(unreadable)} damaged samples were skipped: {'; '.join(unreadable[:10])}")
