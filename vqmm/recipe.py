@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from vqmm.data.degrade import Downsample, Mask, Noise, read_degradation
 from vqmm.errors import UserError, explained, one_of
 from vqmm.options import PartOptions
 
@@ -49,6 +50,14 @@ class Train(PartOptions):
     profile: bool = Field(False, description="say at the end where the time of a step went")
     evaluate_every: int = Field(500, ge=1, description="steps between looks at held-out data")
     evaluate_samples: int = Field(512, ge=1, description="how many held-out samples such a look takes, at most")
+    degrade: Noise | Downsample | Mask | None = Field(
+        None, description="spoil what the encoder reads, and learn to give the clean sample back; a name, with options"
+    )
+
+    @field_validator("degrade", mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> Noise | Downsample | Mask | None:
+        return read_degradation(value)
 
 
 class Recipe(PartOptions):
@@ -134,7 +143,10 @@ def _parse(text: str) -> Any:
 
 
 def _set(told: dict[str, Any], setting: str) -> None:
-    """Put `a.b=c` into nested dicts. Another `name` for a part drops the options of the part that was there."""
+    """Put `a.b=c` into nested dicts. Another `name` for a part drops the options of the part that was there.
+
+    A word where options are put stands for the part of that name: `train.degrade=noise train.degrade.sigma=0.1`.
+    """
     path, equals, text = setting.partition("=")
     names = path.strip().split(".")
     if not equals or not all(names):
@@ -150,7 +162,7 @@ def _set(told: dict[str, Any], setting: str) -> None:
     inner = told
     for name in names[:-1]:
         if not isinstance(inner.get(name), dict):
-            inner[name] = {}
+            inner[name] = {"name": inner[name]} if isinstance(inner.get(name), str) else {}
         inner = inner[name]
     if names[-1] == "name" and inner.get("name") != value:
         inner.clear()

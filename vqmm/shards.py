@@ -1,13 +1,15 @@
 """Codes on disk: a folder of Parquet files, one row a sample, that knows which tokenizer it came from.
 
 Columns: `key`, `label`, `size` (the original extent), and for each map m `map<m>_grid` and `map<m>`: its codes as the
-smallest unsigned integer that holds the codebook, row-major over (stages, *grid). The schema's metadata holds, under
-`vqmm`, a JSON object: format, code_fingerprint, modality, and `sizes` (the codebook size of each stage of each map).
+smallest unsigned integer that holds the codebook, row-major over (stages, *grid). Where the vectors that the codes
+stand for were asked for, `vectors_grid` and `vectors`: float32, row-major over (*grid, dim), so that the numbers of one
+position lie side by side. The schema's metadata holds, under `vqmm`, a JSON object: format, code_fingerprint, modality,
+`sizes` (the codebook size of each stage of each map), and with vectors `dim`, how many numbers each has.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +36,7 @@ class Header:
     code_fingerprint: str
     modality: str
     sizes: tuple[tuple[int, ...], ...]
+    dim: int | None = None  # of the vectors beside the codes; None: there are none
 
     def schema(self) -> pa.Schema:
         fields = [("key", pa.string()), ("label", pa.string()), ("size", pa.list_(pa.int32()))]
@@ -41,17 +44,21 @@ class Header:
             codes = pa.from_numpy_dtype(code_type(max(stages)))
             fields += [(f"map{m}_grid", pa.list_(pa.int32())), (f"map{m}", pa.list_(codes))]
         told = {"format": 1, "code_fingerprint": self.code_fingerprint, "modality": self.modality, "sizes": self.sizes}
+        if self.dim is not None:
+            fields += [("vectors_grid", pa.list_(pa.int32())), ("vectors", pa.list_(pa.float32()))]
+            told["dim"] = self.dim
         return pa.schema(fields, metadata={"vqmm": json.dumps(told)})
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sample's codes: `maps` are integer arrays (stages, *grid)."""
+    """One sample's codes: `maps` are integer arrays (stages, *grid), `vectors` float32 (*grid, dim) where asked for."""
 
     key: str
     label: str | None
     size: tuple[int, ...]
     maps: tuple[np.ndarray, ...]
+    vectors: np.ndarray | None = None
 
 
 class ShardWriter:
@@ -77,6 +84,12 @@ class ShardWriter:
             codes = one.reshape(-1).astype(code_type(max(stages)))
             told |= {f"map{m}_grid": list(one.shape[1:]), f"map{m}": codes}
             self._codes_waiting += codes.size
+        if self.header.dim is not None:
+            if row.vectors is None or row.vectors.shape[-1] != self.header.dim:
+                have = "none" if row.vectors is None else f"an array of shape {row.vectors.shape}"
+                raise ValueError(f"{row.key!r} has {have} where the header says vectors of {self.header.dim} numbers")
+            told |= {"vectors_grid": list(row.vectors.shape[:-1]), "vectors": row.vectors.reshape(-1)}
+            self._codes_waiting += row.vectors.size
         self._waiting.append(told)
         self.rows += 1
         if len(self._waiting) == ROWS_A_SHARD or self._codes_waiting >= CODES_A_SHARD:
@@ -108,7 +121,8 @@ def _header_of(file: Path) -> Header:
     try:
         schema = pq.read_schema(file)
         told = json.loads(schema.metadata[b"vqmm"])
-        header = Header(told["code_fingerprint"], told["modality"], tuple(tuple(stages) for stages in told["sizes"]))
+        sizes = tuple(tuple(stages) for stages in told["sizes"])
+        header = Header(told["code_fingerprint"], told["modality"], sizes, told.get("dim"))
         missing = set(header.schema().names) - set(schema.names)
     except READING_ERRORS as error:
         raise _not_ours(file, error) from None
@@ -132,12 +146,14 @@ def read_keys(files: Sequence[Path]) -> list[str]:
     return keys
 
 
-def read_rows(header: Header, files: Sequence[Path]) -> Iterator[Row]:
-    """Every row, a few hundred in memory at a time."""
+def read_rows(header: Header, files: Sequence[Path], vectors: bool = False) -> Iterator[Row]:
+    """Every row, a few hundred in memory at a time; its vectors too, where they are there and wanted."""
+    header = header if vectors else replace(header, dim=None)
+    columns = header.schema().names  # vectors take far more room than codes: unread where nobody wants them
     for file in files:
         try:
             with pq.ParquetFile(file) as shard:
-                for batch in shard.iter_batches(batch_size=256):
+                for batch in shard.iter_batches(batch_size=256, columns=columns):
                     yield from (_row(header, batch, i) for i in range(len(batch)))
         except READING_ERRORS as error:
             raise _not_ours(file, error) from None
@@ -152,7 +168,11 @@ def _row(header: Header, batch: pa.RecordBatch, i: int) -> Row:
         used = len(codes) // prod(grid) if prod(grid) else len(stages)  # fewer stages: a lower rate
         maps.append(codes.reshape(used, *grid))
         _check_range(maps[-1], stages, key)
-    return Row(key, label, tuple(size), tuple(maps))
+    vectors = None
+    if header.dim is not None:
+        grid = batch["vectors_grid"][i].as_py()
+        vectors = batch["vectors"][i].values.to_numpy().reshape(*grid, header.dim)
+    return Row(key, label, tuple(size), tuple(maps), vectors)
 
 
 def _check_range(codes: np.ndarray, sizes: Sequence[int], key: str) -> None:
@@ -168,8 +188,10 @@ def code_type(codebook_size: int) -> np.dtype:
     return np.min_scalar_type(codebook_size - 1)
 
 
-def rows_of(codes: Codes, keys: Sequence[str], labels: Sequence[str | None]) -> Iterator[Row]:
-    """The samples of a batch one by one, without padding."""
+def rows_of(
+    codes: Codes, keys: Sequence[str], labels: Sequence[str | None], vectors: torch.Tensor | None = None
+) -> Iterator[Row]:
+    """The samples of a batch one by one, without padding; `vectors`, (B, dim, *grid of the last map), go with them."""
     boxes = []  # per map: the extent of each sample's own grid
     for one, mask in zip(codes.maps, codes.map_masks(), strict=True):
         boxes.append([one.shape[2:]] * len(one) if mask is None else [tuple(box) for box in mask_size(mask).tolist()])
@@ -178,7 +200,10 @@ def rows_of(codes: Codes, keys: Sequence[str], labels: Sequence[str | None]) -> 
         for one, box in zip(codes.maps, boxes, strict=True):
             own = (slice(None), *(slice(0, n) for n in box[i]))
             maps.append(one[i][own].cpu().numpy())
-        yield Row(key, label, tuple(codes.size[i].tolist()), tuple(maps))
+        own_vectors = None
+        if vectors is not None:
+            own_vectors = vectors[i][own].movedim(0, -1).float().contiguous().cpu().numpy()
+        yield Row(key, label, tuple(codes.size[i].tolist()), tuple(maps), own_vectors)
 
 
 def codes_of(rows: Sequence[Row], label_numbers: dict[str, int]) -> Codes:

@@ -1,4 +1,4 @@
-"""`vqmm encode` and `vqmm decode`: files to token shards and back."""
+"""`vqmm encode` and `vqmm decode`: files to token shards and back; `vqmm reconstruct`: both at once, files to files."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vqmm.batch import Codes
 from vqmm.data.sample import Sample, Unreadable
-from vqmm.data.source import Source
+from vqmm.data.source import Source, label_numbers
 from vqmm.errors import UserError
 from vqmm.files import must_be_free, new_folder
+from vqmm.modality import Modality
 from vqmm.registry import Registry
 from vqmm.shards import Header, Row, ShardWriter, codes_of, read_header, read_keys, read_rows, rows_of
-from vqmm.tokenizer import Tokenizer
+from vqmm.tokenizer import Tokenizer, evaluating
 
 BATCH = 32  # samples of one size at a time,
 BATCH_VALUES = 2**22  # but no more than so many values, so that large pictures go one by one
@@ -27,10 +29,16 @@ def encode(
     inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
+    stages: int | None = None,
+    vectors: bool = False,
     strict: bool = False,
     plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Turn files into a folder of token shards (Parquet). Samples are taken whole, uncropped.
+
+    Args:
+        stages: only the first so many codes of each position, for a quantizer with several.
+        vectors: write beside the codes the vectors that they stand for, as features (`vqmm.shards` says how).
 
     Returns:
         The folder, how many samples and codes it holds, their nominal bits, and what could not be read.
@@ -42,25 +50,20 @@ def encode(
     out = Path(out)
     tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
     tokenizer.require_codes()
+    tokenizer.require_stages(stages)
     must_be_free(out, "the token folder")
-    paths = [inputs] if isinstance(inputs, str | Path) else inputs
-    samples = [sample for path in paths for sample in Source(tokenizer.modality, path).samples]
-    if not samples:
-        raise UserError("nothing to encode: give a file, folder or archive of samples")
-    twice = [key for key, count in Counter(sample.key for sample in samples).items() if count > 1]
-    if twice:
-        raise UserError(
-            f"{len(twice)} names stand for two samples, such as {twice[0]!r}: encode their folders one by one"
-        )
-    header = Header(tokenizer.code_fingerprint(), tokenizer.modality.name, tokenizer.quantizer.sizes)
+    samples = _named_once(tokenizer.modality, inputs, "encode")
+    dim = tokenizer.quantizer.options.dim if vectors else None
+    header = Header(tokenizer.code_fingerprint(), tokenizer.modality.name, tokenizer.quantizer.sizes, dim)
     unreadable: list[str] = []
     codes_count, bits = 0, 0.0
     with new_folder(out) as folder:
         with ShardWriter(folder, header) as writer:
             for some, values in _batches(_read(samples, unreadable, strict)):
                 batch = tokenizer.modality.collate(values, [sample.key for sample in some])
-                codes = tokenizer.encode(batch.to(tokenizer.device))
-                for row in rows_of(codes, batch.key, [sample.label for sample in some]):
+                codes = tokenizer.encode(batch.to(tokenizer.device), stages)
+                found = _lookup(tokenizer, codes) if vectors else None
+                for row in rows_of(codes, batch.key, [sample.label for sample in some], found):
                     writer.add(row)
                     codes_count += sum(one.size for one in row.maps)
                     bits += _nominal_bits(row, header)
@@ -74,6 +77,12 @@ def encode(
         "code_fingerprint": header.code_fingerprint,
         "unreadable": unreadable,
     }
+
+
+@torch.no_grad()
+def _lookup(tokenizer: Tokenizer, codes: Codes) -> Tensor:
+    with evaluating(tokenizer):
+        return tokenizer.quantizer.lookup(codes)
 
 
 def decode(
@@ -107,6 +116,83 @@ def decode(
                     tokenizer.modality.write(sample, path)
                     count += 1
     return {"out": str(out), "samples": count}
+
+
+def reconstruct(
+    run: str | Path,
+    inputs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    enlarge: int = 1,
+    stages: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    plugins: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Send files through a tokenizer, with codes or without, and write what comes out, named after their keys.
+
+    Samples are taken whole, uncropped. A run with `train.degrade` restores them.
+
+    Args:
+        enlarge: repeat every value so many times along each axis first, as a run with `train.degrade=downsample` was
+            given its samples: small pictures come out large.
+        stages: use only the first so many codes of each position.
+        seed: of decoders that draw at random.
+
+    Raises:
+        UserError: an input that does not exist or holds nothing; two samples of one name; `out` holds something; with
+            `strict`, a damaged sample. Nothing is written then.
+    """
+    out = Path(out)
+    if enlarge < 1:
+        raise UserError(f"enlarge {enlarge}: take 1 (as they are), or how many times larger, such as 2")
+    tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
+    tokenizer.require_stages(stages)
+    must_be_free(out, "the output folder")
+    modality = tokenizer.modality
+    samples = _named_once(modality, inputs, "reconstruct")
+    names = _file_names([sample.key for sample in samples])
+    numbers = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
+    unreadable: list[str] = []
+    count = 0
+    with new_folder(out) as folder:
+        read = ((sample, _enlarged(value, enlarge)) for sample, value in _read(samples, unreadable, strict))
+        for some, values in _batches(read):
+            labels = [numbers[sample.label] for sample in some if sample.label in numbers]
+            batch = modality.collate(
+                values, [sample.key for sample in some], labels if len(labels) == len(some) else None
+            )
+            for key, output in zip(
+                batch.key, tokenizer.reconstruct(batch.to(tokenizer.device), seed, stages)[0], strict=True
+            ):
+                path = folder / names[key]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                modality.write(output.cpu(), path)
+                count += 1
+        if not count:
+            raise UserError(f"none of the {len(samples)} samples can be read; the first: {unreadable[0]}")
+    return {"out": str(out), "samples": count, "unreadable": unreadable}
+
+
+def _enlarged(value: Tensor, times: int) -> Tensor:
+    if times > 1:
+        for axis in range(1, value.ndim):
+            value = value.repeat_interleave(times, dim=axis)
+    return value
+
+
+def _named_once(modality: Modality, inputs: str | Path | Sequence[str | Path], verb: str) -> list[Sample]:
+    """All samples of the inputs; a `UserError` where there is none, or where two have one name."""
+    paths = [inputs] if isinstance(inputs, str | Path) else inputs
+    samples = [sample for path in paths for sample in Source(modality, path).samples]
+    if not samples:
+        raise UserError(f"nothing to {verb}: give a file, folder or archive of samples")
+    twice = [key for key, count in Counter(sample.key for sample in samples).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{len(twice)} names stand for two samples, such as {twice[0]!r}: {verb} their folders one by one"
+        )
+    return samples
 
 
 def _read(samples: Iterable[Sample], unreadable: list[str], strict: bool) -> Iterator[tuple[Sample, Tensor]]:

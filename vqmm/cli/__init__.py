@@ -11,7 +11,9 @@ from vqmm import __version__
 from vqmm.cli import (
     bench,
     compare,
+    compress,
     decode,
+    decompress,
     demo,
     encode,
     eval,
@@ -43,6 +45,8 @@ for verb in (
     bench.bench,
     encode.encode,
     decode.decode,
+    compress.compress,
+    decompress.decompress,
     reconstruct.reconstruct,
     report.report,
     recipes.recipes,

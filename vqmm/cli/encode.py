@@ -12,6 +12,10 @@ def encode(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders or archives.")],
     out: Annotated[Path, typer.Option(help="The folder for the token shards; must not exist yet.")],
+    stages: Annotated[
+        int | None, typer.Option(help="Write only the first so many codes of each position: a lower rate.")
+    ] = None,
+    vectors: Annotated[bool, typer.Option("--vectors", help="Also the vectors that the codes stand for.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse damaged samples instead of skipping them.")] = False,
     plugin: Plugins = None,
     as_json: Json = False,
@@ -19,7 +23,7 @@ def encode(
     """Turn files into token shards (Parquet)."""
     from vqmm.transcode import encode as run_encode
 
-    result = run_encode(run, inputs, out, strict=strict, plugins=plugin or ())
+    result = run_encode(run, inputs, out, stages=stages, vectors=vectors, strict=strict, plugins=plugin or ())
     print_unreadable(result["unreadable"])
     if as_json:
         print_json(result)

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from vqmm.batch import Batch
+from vqmm.data.degrade import Degradation
 from vqmm.data.sample import Sample, Unreadable
 from vqmm.errors import UserError
 from vqmm.modality import Modality
@@ -18,8 +19,21 @@ KEPT = 3072  # bytes that a kept tensor takes beside its numbers (measured: more
 Loaded = tuple[Batch | None, list[str]]  # a batch (None: nothing in it could be read), and what could not be read
 
 
+class View(NamedTuple):
+    """One sample as it is drawn; `value` is None where it cannot be read, and `key` then says why."""
+
+    key: str
+    value: Tensor | None
+    label: int | None
+    epoch: int | None
+
+
 class Views(Dataset):
-    """Samples as the networks see them. An index is (epoch, number); epoch None asks for the view of evaluation."""
+    """Samples as the networks see them. An index is (epoch, number); epoch None asks for the view of evaluation.
+
+    What is random about a view (its crop, what `degrade` does to it) depends on seed, epoch and key alone; in
+    evaluation, where only `degrade` is random, on the key alone.
+    """
 
     def __init__(
         self,
@@ -29,23 +43,24 @@ class Views(Dataset):
         seed: int = 0,
         cache_mb: int = 0,
         whole: bool = False,
+        degrade: Degradation | None = None,
     ):
         self.modality, self.samples, self.labels = modality, samples, labels
-        self.seed, self.whole = seed, whole
+        self.seed, self.whole, self.degrade = seed, whole, degrade
         self._cache: dict[int, Tensor] = {}
         self._room = cache_mb * 2**20
 
-    def __getitem__(self, index: tuple[int | None, int]) -> tuple[str, Tensor | None, int | None]:
+    def __getitem__(self, index: tuple[int | None, int]) -> View:
         epoch, number = index
         sample = self.samples[number]
         try:
             value = self._read(number)
         except Unreadable as error:
-            return str(error), None, None
+            return View(str(error), None, None, epoch)
         if not self.whole:
             generator = None if epoch is None else key_generator(self.seed, epoch, sample.key)
             value = self.modality.crop(value, generator)
-        return sample.key, value, None if sample.label is None else self.labels.get(sample.label)
+        return View(sample.key, value, None if sample.label is None else self.labels.get(sample.label), epoch)
 
     def _read(self, number: int) -> Tensor:
         """Keeps what it reads while there is room: what does not fit is read again each time, so memory is bounded."""
@@ -86,16 +101,20 @@ class Views(Dataset):
         """The extent of a batch of training views."""
         first = next(self.values())
         view = self.modality.crop(first, key_generator(self.seed, 0, ""))
-        return list(self.modality.collate([view], [""]).x.shape[2:])
+        return list(self._batch([View("", view, None, 0)]).x.shape[2:])
 
-    def collate(self, views: Sequence[tuple[str, Tensor | None, int | None]]) -> Loaded:
-        good = [(key, value, label) for key, value, label in views if value is not None]
-        bad = [error for error, value, _ in views if value is None]
-        if not good:
-            return None, bad
-        keys, values, labels = zip(*good, strict=True)
+    def collate(self, views: Sequence[View]) -> Loaded:
+        good = [view for view in views if view.value is not None]
+        return self._batch(good) if good else None, [view.key for view in views if view.value is None]
+
+    def _batch(self, views: Sequence[View]) -> Batch:
+        keys, values, labels, epochs = zip(*views, strict=True)
         numbers = None if any(label is None for label in labels) else labels
-        return self.modality.collate(values, keys, numbers), bad
+        batch = self.modality.collate(values, keys, numbers)
+        if self.degrade is None:
+            return batch
+        generators = [_spoiler(self.seed, epoch, key) for epoch, key in zip(epochs, keys, strict=True)]
+        return self.degrade.applied(batch, generators)
 
 
 class EndlessOrder(Sampler):
@@ -129,6 +148,12 @@ def _permutation(count: int, seed: int, epoch: int) -> list[int]:
 def key_generator(seed: int, epoch: int, key: str) -> torch.Generator:
     """The randomness of one view: the same whoever reads it, in whatever order."""
     return torch.Generator().manual_seed(_mix(f"view {seed} {epoch} {key}"))
+
+
+def _spoiler(seed: int, epoch: int | None, key: str) -> torch.Generator:
+    """The randomness of a degradation: not that of the crop, and in evaluation the same for every run."""
+    told = f"judged {key}" if epoch is None else f"spoilt {seed} {epoch} {key}"
+    return torch.Generator().manual_seed(_mix(told))
 
 
 def _mix(text: str) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from vqmm.data.degrade import read_degradation
 from vqmm.data.loader import Loaded, Views, evaluation_batches
 from vqmm.data.source import Source, judged, label_numbers
 from vqmm.errors import UserError
@@ -24,6 +25,7 @@ class Look:
     usage: CodeUsage
     split: str
     available: int
+    given: str = ""  # what the samples went through, in words
     found: Evaluation = field(default_factory=Evaluation)
     keys: list[str] = field(default_factory=list)
 
@@ -31,7 +33,7 @@ class Look:
     def what(self) -> str:
         """What was looked at, in words."""
         some = f"{self.found.count:,}" + (f" of {self.available:,}" if self.found.count < self.available else "")
-        return f"{some} samples; {self.split}; {self.tokenizer.modality.view}"
+        return f"{some} samples; {self.split}; {self.tokenizer.modality.view}{self.given}"
 
     def watch(self, batches: Iterator[Loaded]) -> Iterator[Loaded]:
         """Pass batches on, noting keys and counting codes (an evaluation keeps neither)."""
@@ -62,8 +64,10 @@ def look(record: Record, tokenizer: Tokenizer) -> Look:
     source = Source(tokenizer.modality, data)
     samples, split = judged(source, source.path)
     labels = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
-    seen = Look(tokenizer, CodeUsage(tokenizer.quantizer.sizes), split, len(samples))
-    views = Views(tokenizer.modality, samples, labels)
+    degrade = read_degradation(record.plan.get("degrade"))
+    given = "" if degrade is None else f", {degrade.said}"
+    seen = Look(tokenizer, CodeUsage(tokenizer.quantizer.sizes), split, len(samples), given)
+    views = Views(tokenizer.modality, samples, labels, degrade=degrade)
     limit = record.plan.get("evaluate_samples", SAMPLES)
     batches = evaluation_batches(views, record.plan.get("batch_size", 32), limit)
     seen.found = evaluate(tokenizer, seen.watch(batches), show=SHOWN)

@@ -65,6 +65,7 @@ def render(record: Record, registry: Any) -> str:
         notes=notes,
         tiles=_tiles(record, tokenizer, seen),
         shown=None if seen is None else _shown(seen),
+        heading=_heading(seen),
         small=SMALL,
         looked_at=None if seen is None else seen.what,
         curves=_training_curves(record) + _held_out_curves(record),
@@ -168,16 +169,15 @@ def _metrics(record: Record, tokenizer: "Tokenizer | None", seen: "Look | None")
 
 
 def _shown(seen: "Look") -> list[dict[str, Any]]:
-    """Originals over reconstructions as the modality shows them: pictures of a few samples each, or one fragment."""
-    originals, outputs = seen.found.shown
-    modality = seen.tokenizer.modality
-    whole = modality.show(originals, outputs)
+    """Rows of samples as the modality shows them: pictures of a few samples each, or one fragment."""
+    rows, modality = seen.found.rows, seen.tokenizer.modality
+    whole = modality.show(*rows)
     if isinstance(whole, str):  # a fragment arranges its samples itself; its plugin has escaped what is in it
         return [{"fragment": Markup(whole), "keys": seen.keys}]
     figures = []
-    for start in range(0, len(originals), COLUMNS):
+    for start in range(0, len(rows[0]), COLUMNS):
         some = slice(start, start + COLUMNS)
-        picture = modality.show(originals[some], outputs[some])
+        picture = modality.show(*(row[some] for row in rows))
         assert not isinstance(picture, str)  # it was a picture a moment ago
         file = io.BytesIO()
         picture.save(file, format="PNG", optimize=True)
@@ -185,6 +185,11 @@ def _shown(seen: "Look") -> list[dict[str, Any]]:
         width, height = picture.size
         figures.append({"data": data, "width": width, "height": height, "keys": seen.keys[some]})
     return figures
+
+
+def _heading(seen: "Look | None") -> str:
+    restored = seen is not None and seen.found.inputs
+    return "Degraded inputs, reconstructions, originals" if restored else "Originals over reconstructions"
 
 
 def _training_curves(record: Record) -> list[dict[str, Any]]:
