@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from pydantic import BaseModel, Field
@@ -45,6 +46,7 @@ class FlowDecoder(Decoder):
     """
 
     name = "flow"
+    likelihood: ClassVar[bool] = True
 
     class Options(Decoder.Options):
         width: int = Field(64, ge=8, description="channels of the networks that turn vectors into means and scales")
