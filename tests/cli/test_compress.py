@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-import vqmm.compress
+import vqmm
 from tests.cli.runner import TINY_CODES
 from vqmm.training.run import train
 from vqmm.transcode import decode, encode
@@ -30,7 +30,7 @@ def residual(pictures, tmp_path_factory):
 def packed(run, pictures, tmp_path_factory):
     """A compressed picture, to read."""
     out = tmp_path_factory.mktemp("packed") / "00.vqmm"
-    vqmm.compress.compress(run, pictures / "00.png", out)
+    vqmm.compress(run, pictures / "00.png", out)
     return out
 
 

@@ -55,7 +55,7 @@ def look_with(usage: CodeUsage, modality=None, shown=()) -> Look:
     held = Held()
     held.modality = modality
     found = Evaluation(count=1, shown=shown)
-    return Look(held, usage, "all", 1, found, ["a", "b"])
+    return Look(held, usage, "all", 1, found=found, keys=["a", "b"])
 
 
 def test_every_map_and_stage_has_its_picture():

@@ -185,6 +185,7 @@ class SphericalQuantizer(LookupFreeQuantizer):
     name = "bsq"
 
     class Options(LookupFreeQuantizer.Options):
+        entropy: float = Field(0.02, ge=0, description="weight of the entropy term")
         count: Literal["codes", "bits"] = Field(
             "bits", description="use is of all K codes, exactly, or of each sign by itself: an upper bound, for large K"
         )
