@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -226,11 +227,12 @@ def new_n(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Told:
 
 def bits(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Told:
     runs, told = 100 if device.type == "cuda" else 3, Told()
-    for shape in shapes:
-        same: dict[str, bool | None] = {f"{shape.name}": None} if late() else {**same_bits([shape], device, runs)}
-        told |= {
-            name: {"passed": each, "why": "" if each else "other bits, or time was up"} for name, each in same.items()
-        }
+    for shape, precision in product(shapes, PRECISIONS):
+        if late():
+            told[f"{shape.name} {precision}"] = {"passed": None, "why": "time was up"}
+            continue
+        for name, each in same_bits([shape], device, runs, [precision]).items():
+            told[name] = {"passed": each, "why": "" if each else "other bits"}
     return told
 
 

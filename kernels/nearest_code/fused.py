@@ -4,7 +4,6 @@ Plain torch writes N K scores and reads them back; this reads N D + K D (the cod
 L2) and writes N indices, or the vectors themselves. The inner loop after the product is one compare and two selects.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -72,24 +71,18 @@ def processors_of(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
-@functools.lru_cache(maxsize=256)
-def starts_kept(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    return starts_made(sizes, device)
+def starts(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where each codebook starts and the last one ends, int32 (G + 1,).
 
-
-def starts_made(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    """Filled on the device: a copy from the host would wait for it, and cannot be part of a CUDA graph."""
+    Filled on the device: a copy from the host would wait for it, and cannot be part of a CUDA graph. Not kept for the
+    next call, which may be on another stream, or find that this one's memory belonged to a graph.
+    """
+    if len(set(sizes)) == 1:
+        return torch.arange(0, sum(sizes) + 1, sizes[0], dtype=torch.int32, device=device)
     first_G = torch.zeros(len(sizes) + 1, dtype=torch.int32, device=device)
     for g in range(len(sizes)):
         first_G[g + 1].fill_(sum(sizes[: g + 1]))
     return first_G
-
-
-def starts(sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    """Where each codebook starts and the last one ends, int32 (G + 1,)."""
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return starts_made(sizes, device)  # its numbers are there only when the graph has run
-    return starts_kept(sizes, device)
 
 
 def packed(code_KD: Tensor, dot: str) -> tuple[Tensor, Tensor]:

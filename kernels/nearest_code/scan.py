@@ -168,13 +168,16 @@ def scan(  # type: ignore[no-untyped-def]
     d = tl.arange(0, BLOCK_D)
     best, tile, second = lanes_of(BLOCK_N, BLOCK_K)
     parts = operand(x, D, DOT)
-    full = (last - first) // BLOCK_K
+    codes = last - first
+    full = codes // BLOCK_K
     for t in range(full):
         k = first + t * BLOCK_K + lane
         score = biases(bias_ptr, k, last, BLOCK_N, False)
         score = products(parts, score, code_ptr, k, d, last, D, DOT, False, D < BLOCK_D)
         best, tile, second = keep_best(score, t, best, tile, second, MARGIN)
-    if first + full * BLOCK_K < last:  # the tail by itself, so that the loop needs no masks
+    # The tail by itself, so that the loop needs no masks. Asked of the number alone, which the compiler may know: where
+    # it learns only later that a tail is empty (from first + codes < last), Triton 3.6 trips over the masks.
+    if full * BLOCK_K < codes:
         k = first + full * BLOCK_K + lane
         score = biases(bias_ptr, k, last, BLOCK_N, True)
         score = products(parts, score, code_ptr, k, d, last, D, DOT, True, D < BLOCK_D)

@@ -46,6 +46,17 @@ def trained(monkeypatch):
 # The figures
 
 
+def test_recipes_need_not_have_the_same_figures(tmp_path, monkeypatch):
+    from vqmm.decoders.flow import FlowDecoder
+
+    monkeypatch.setattr(FlowDecoder, "judged", 32)
+    result = call(tmp_path / "both", ["vqvae-ema", "vqvae-flow"], seeds=[0])
+    plain, flow = result["rows"]
+    assert plain["bits_per_dim"] is None and flow["bits_per_dim"] > 0
+    assert not plain["rules"] and flow["rules"]["mse"].endswith("of the first 32 samples")
+    assert "bits_per_dim" in result["rules"] and "of the first 32" in (tmp_path / "both" / "compare.html").read_text()
+
+
 def test_the_figures_are_those_of_eval(made):
     out, result = made
     assert [row["recipe"] for row in result["rows"]] == RECIPES
@@ -89,7 +100,7 @@ def test_the_object_has_a_rule_for_every_figure_and_says_what_was_looked_at(made
     assert json.loads((out / "compare.json").read_text()) == result
     assert {"data": "builtin:digits", "split": "the held-out tenth", "modality": "image"}.items() <= result.items()
     assert result["view"] == "centre crop of at most 8 x 8 pixels" and result["machine"]["threads"] >= 1
-    plain = {"recipe", "seeds", "error", "spread", "calibration", "runs"}
+    plain = {"recipe", "seeds", "error", "rules", "spread", "calibration", "runs"}
     for row in result["rows"]:
         assert row.keys() - plain == result["rules"].keys()
         for run in row["runs"]:

@@ -23,6 +23,7 @@ from vqmm.kernels.residual_quantize.launch import lookup_kernel, pull_kernel, st
 TYPES = {"keep_ptr": "*i1", "used_ptr": "*i64", "index_ptr": "*i32", "N": "i32", "index_row": "i32"}
 TYPES |= {"found_ptr": "*i32", "first": "i32", "q": "i32", "Q": "i32"}
 STACK = {"FIRST": (0, 1024, 1536), "SIZE": (1024, 512, 512), "BOOK": (0, 1, 2)}
+EQUAL = {"FIRST": (0, 1024, 2048), "SIZE": (1024, 1024, 1024), "BOOK": (0, 1, 2)}  # the compiler sees: no tail
 
 
 def spilled(ptx: str, capability: int) -> tuple[int, int]:
@@ -58,7 +59,9 @@ def built(kernel: Any, constants: dict, capability: int, warps: int, stages: int
     }
 
 
-def walk(width: int, config: Config, capability: int, used: bool, shifted: bool = True) -> dict[str, object]:
+def walk(
+    width: int, config: Config, capability: int, used: bool, shifted: bool = True, stack: dict = STACK
+) -> dict[str, object]:
     block_d = max(16, triton.next_power_of_2(width))
     blocks = {
         "D": width,
@@ -68,7 +71,7 @@ def walk(width: int, config: Config, capability: int, used: bool, shifted: bool 
         "DOT": config.dot,
     }
     blocks["BLOCK_C"] = min(block_d, COLUMNS)
-    constants = {**STACK, "USED": used, "SHIFTED": shifted, "PARKED": config.parked, **blocks}
+    constants = {**stack, "USED": used, "SHIFTED": shifted, "PARKED": config.parked, **blocks}
     found = built(walk_kernel, constants, capability, config.warps, config.stages)
     return {"width": width, "config": list(config), "used": used, **found}
 
@@ -81,6 +84,7 @@ def all_of_them() -> Iterator[dict[str, object]]:
                     continue  # compiled already
                 yield walk(width, config, capability, used=True)
                 yield walk(width - 4, config, capability, used=False)  # no power of two; odd widths are widened
+                yield walk(width, config, capability, used=False, stack=EQUAL)
         for width in (8, 100, 512):
             for kernel, (block_n, block_d, warps), constants in (
                 (lookup_kernel, LOOKUP, {"FIRST": STACK["FIRST"]}),

@@ -258,6 +258,14 @@ def test_a_new_number_of_vectors_compiles_nothing(table):
         assert len({(s["stride_n"], s["DENSE"]) for s in strides}) == 1
 
 
+def test_where_codebooks_start_is_kept_for_no_other_call(table):
+    """Memory that one call made can be another stream's, or a CUDA graph's."""
+    for sizes, expected in (((4,), [0, 4]), ((3, 3, 3), [0, 3, 6, 9]), ((5, 1, 9), [0, 5, 6, 15])):
+        first, again = (fused.starts(sizes, DEVICE) for _ in range(2))
+        assert first.tolist() == again.tolist() == expected
+        assert first.dtype == torch.int32 and first.data_ptr() != again.data_ptr()
+
+
 def test_parts_are_a_function_of_the_sizes():
     assert tables_module.parts_of(512, 1, 16384, 64, 132) == 1
     assert tables_module.parts_of(1, 1, 2048, 64, 132) == 16

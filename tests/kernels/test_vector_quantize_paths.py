@@ -143,6 +143,32 @@ def test_the_gradient_kernel(n, width, generator):
     torch.testing.assert_close(pull_triton(through, pull, x, code, row, keep), expected)
 
 
+@pytest.mark.filterwarnings(*INTERPRETER_NOISE)
+@pytest.mark.parametrize("n", [1, 37])
+def test_the_gradient_kernel_takes_dense_rows_and_one_number_for_all(n, generator):
+    from vqmm.kernels.vector_quantize.fused import pull_triton
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, code = (torch.randn(*shape, generator=generator).to(device) for shape in ((1, n, 24), (5, 24)))
+    pull, through = torch.ones(1, n, device=device), torch.ones((), device=device).expand(1, n, 24)
+    row, keep = torch.zeros(1, n, dtype=torch.int64, device=device), torch.ones(1, n, dtype=torch.bool, device=device)
+    torch.testing.assert_close(pull_triton(through, pull, x, code, row, keep), 1 + 2 * (x - code[0]))
+
+
+def test_a_new_number_of_vectors_compiles_nothing():
+    """What Triton specialises on is the same for every number of vectors: what counts them is named."""
+    from vqmm.kernels.vector_quantize.fused import pull_kernel, strides_of
+
+    named = (
+        pull_kernel.kwargs if hasattr(pull_kernel, "kwargs") else {"do_not_specialize": pull_kernel.do_not_specialize}
+    )
+    assert set(named["do_not_specialize"]) == {"N", "x_far", "through_far"}
+    for make in (lambda n: torch.zeros(n, 24), lambda n: torch.zeros(()).expand(n, 24)):
+        assert len({strides_of(make(n)) for n in (1, 2, 16, 1000)}) == 1
+    rows = [strides_of(torch.zeros(24, n).T) for n in (2, 16, 1000)]
+    assert {(row, dense) for row, _, dense in rows} == {(1, False)}
+
+
 def test_indices_and_sums_are_those_of_the_other_kernels(generator):
     x, code = (v.detach() for v in grouped(generator))
     quantized = vector_quantize(x, code, sizes=SIZES, statistics=True)

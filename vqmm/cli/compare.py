@@ -43,6 +43,9 @@ def compare(
         print_json(result)
     else:
         _print_rows(result)
+        for row in result["rows"]:
+            for name, rule in row["rules"].items():
+                print(f"{row['recipe']}, {name}: {rule}")
         print(f"\n{result['split']}; {result['view']}; every figure's rule: {out / 'compare.html'}")
     failed = failures(result)
     if failed:

@@ -232,12 +232,11 @@ def _summary(plan: Plan, runs: Mapping[str, Sequence[Record]], calibrations: Cal
     """The object of compare.json."""
     done = [record for records in runs.values() for record in records if not record["run"]["error"]]
     first = done[0] if done else {}
-    rules: dict[str, str] = first.get("rules", {})
+    rules: dict[str, str] = {}  # of every figure that any recipe has; where two say different things, the first's
+    for record in done:
+        rules = record["rules"] | rules
     unit, judges = plan.modality.rate_unit, plan.modality.metrics()
-    rows = [
-        _row(label, [record["run"] for record in records], list(rules), calibrations.get(label))
-        for label, records in runs.items()
-    ]
+    rows = [_row(label, records, rules, calibrations.get(label)) for label, records in runs.items()]
     return {
         "rows": rows,
         "rules": rules,
@@ -254,17 +253,22 @@ def _summary(plan: Plan, runs: Mapping[str, Sequence[Record]], calibrations: Cal
     }
 
 
-def _row(label: str, runs: list[Record], columns: Sequence[str], calibration: Mapping[str, float] | None) -> Record:
-    """One recipe: the mean of every figure over the seeds that finished, and their spread."""
+def _row(
+    label: str, records: Sequence[Record], rules: Mapping[str, str], calibration: Mapping[str, float] | None
+) -> Record:
+    """One recipe: the mean of every figure over the seeds that finished, their spread, and rules that are its own."""
+    runs = [record["run"] for record in records]
     done = [run for run in runs if not run["error"]]
     wrong = [f"seed {run['seed']}: {run['error']}" for run in runs if run["error"]]
-    values = {name: [run[name] for run in done] for name in columns}
+    values = {name: [run.get(name) for run in done] for name in rules}
+    said = {name: rule for record in records for name, rule in record.get("rules", {}).items()}
     return {
         "recipe": label,
         "seeds": [run["seed"] for run in runs],
         "error": "; ".join(wrong) or None,
         **{name: _mean(some) for name, some in values.items()},
         "spread": {name: [min(some), max(some)] for name, some in values.items() if len(some) > 1 and None not in some},
+        "rules": {name: rule for name, rule in said.items() if rule != rules[name]},
         "calibration": None if calibration is None else dict(calibration),
         "runs": runs,
     }

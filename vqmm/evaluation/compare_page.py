@@ -159,7 +159,8 @@ def _notes(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
         for row in result["rows"]
         if (found := row["calibration"])
     ]
-    return [*result["rules"].items(), *measured, *(result["machine"] or {}).items()]
+    own = [(f"{name}, {row['recipe']}", rule) for row in result["rows"] for name, rule in row["rules"].items()]
+    return [*result["rules"].items(), *own, *measured, *(result["machine"] or {}).items()]
 
 
 def _spread(ends: Sequence[float] | None) -> str:
