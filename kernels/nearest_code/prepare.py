@@ -51,7 +51,8 @@ def centre(code_KD: Tensor, finite_K1: Tensor | None) -> Tensor:
         inf = float("inf")
         range_D = torch.where(finite_K1, code_KD, -inf).amax(-2) - torch.where(finite_K1, code_KD, inf).amin(-2)
     _, exponent = torch.frexp(range_D.amax(-1, keepdim=True))
-    step = torch.ldexp(torch.ones_like(range_D[..., :1]), exponent - 1)
+    # 2^(exponent - 1), written bit by bit: a power function may miss it by a unit in the last place
+    step = ((exponent.to(torch.int32) + 126).clamp(1, 254) * 2**23).view(torch.float32)
     shift_D = torch.round(mean_D / step) * step
     return torch.where(torch.isfinite(shift_D), shift_D, 0.0)
 

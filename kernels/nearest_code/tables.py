@@ -45,6 +45,8 @@ def check_row(row: Config, where: str) -> None:
         wrong = f"precision is {row.precision!r}; it can be exact, fast, certified"
     elif row.precision == "exact" and row.dot not in (*EXACT_DOTS, "unfused"):
         wrong = f"dot is {row.dot!r}, which is not as good as float32; exact can have {', '.join(EXACT_DOTS)}"
+    elif row.precision == "certified" and row.dot == "bf16":
+        wrong = "dot is 'bf16'; certified needs a product whose rounding is known for each vector: tf32 or high"
     elif any(block < 16 or block & (block - 1) for block in (row.block_n, row.block_k, row.block_d, row.small_k)):
         wrong = (
             f"blocks are {row.block_n}, {row.block_k}, {row.block_d}, {row.small_k}; each is a power of two, 16 or more"

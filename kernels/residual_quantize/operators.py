@@ -165,7 +165,7 @@ def pull_back(
         if needs[1]:
             pulls = code_pull_NQ[:, :used]
             grad_code = code_pull_staged(pulls, x_ND, code_KD, index_NQ, keep_N, sizes, offsets).to(code_KD.dtype)
-    return grad_x, grad_code
+    return grad_x.contiguous(), grad_code  # as the shape-only twin says, whatever the strides of x
 
 
 @pull_back.register_fake

@@ -58,8 +58,8 @@ def quantize(
         if not all_of(keep_GN):
             index_GN = torch.where(keep_GN, index_GN, 0)
         vectors_GND = code_KD[flat_index(index_GN, sizes)]
-        error_GN = kept(x_GND - vectors_GND, keep_GN).square_().sum(-1)
-        return vectors_GND, index_GN, error_GN, error_GN.clone()
+        error_GN = kept(x_GND - vectors_GND, keep_GN).square_().sum(-1).contiguous()
+        return vectors_GND.contiguous(), index_GN.contiguous(), error_GN, error_GN.clone()
 
 
 @quantize.register_fake
@@ -102,7 +102,7 @@ def quantize_backward(
         pull_GND = (x_GND - code_KD[row_GN]).mul_(-2 * code_pull_GN[..., None])
         slots = flat_rows(pull_GND), row_GN.flatten(), code_KD.shape[0], keep_GN.flatten()
         _, grad_code = sums_of_kept(*slots)
-    return grad_x, grad_code
+    return grad_x.contiguous(), grad_code  # as the shape-only twin says, whatever the strides of x
 
 
 @quantize_backward.register_fake

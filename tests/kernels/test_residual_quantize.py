@@ -1,5 +1,7 @@
 """residual_quantize: the same promises on every path; where each gradient goes; lookup to the bit."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,10 +34,26 @@ def take(monkeypatch: pytest.MonkeyPatch):
     def choose(path: str) -> None:
         monkeypatch.setattr(operators, "path_for", lambda *args: path)
         monkeypatch.setattr(operators, "search_path_for", lambda device: path.removeprefix("staged-"))
+        if path.endswith("triton") and torch.cuda.is_available():
+            for function in (residual_quantize, residual_lookup):
+                monkeypatch.setattr(sys.modules[__name__], function.__name__, on_a_gpu(function))
         if path != "cpu":  # as on a GPU, where the host may not look
             monkeypatch.setattr(staged, "may_look", lambda tensor: False)
 
     return choose
+
+
+def on_a_gpu(function):
+    """The same for tensors of the CPU, computed on a GPU; gradients come back too."""
+
+    def there(value):
+        return value.cuda() if isinstance(value, torch.Tensor) else value
+
+    def call(*args, **kwargs):
+        out = function(*map(there, args), **{name: there(value) for name, value in kwargs.items()})
+        return out.cpu() if isinstance(out, torch.Tensor) else type(out)(*(v if v is None else v.cpu() for v in out))
+
+    return call
 
 
 def compare(got: ResidualQuantized, true: ResidualQuantized) -> None:
@@ -93,9 +111,11 @@ def test_integers_in_every_configuration(width, config, generator):
     sizes, n, width = (2 * config.block_k, 5, config.block_k + 3), config.block_n + 2, width - 1
     code, x = integers(generator, sum(sizes), width), integers(generator, n, width, reach=9)
     used = per_vector(generator, n, 3)
-    books = staged.books_of(code, sizes, (0, sizes[0], sizes[0] + 5), "euclidean")
-    keep = torch.ones(n, dtype=torch.bool)
-    vectors, index, error = quantize_fused(x, keep, books, used, "exact", config)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    books = staged.books_of(code.to(device), sizes, (0, sizes[0], sizes[0] + 5), "euclidean")
+    keep = torch.ones(n, dtype=torch.bool, device=device)
+    found = quantize_fused(x.to(device), keep, books, used.to(device), "exact", config)
+    vectors, index, error = (part.cpu() for part in found)
     true = residual_quantize_reference(x, code, sizes, stages=used)
     assert torch.equal(index, true.index_NQ) and torch.equal(error.double(), true.error_NQ)
     assert torch.equal(vectors.double(), true.vectors_ND)

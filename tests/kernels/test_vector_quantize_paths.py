@@ -106,6 +106,20 @@ def test_torch_knows_the_ops(sizes, gradient, generator):
     )
 
 
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("rotate", [False, True])
+def test_the_twin_is_right_about_strides(given, rotate, generator):
+    """Heads are often a transposed view; what comes out is contiguous all the same."""
+    x, code = grouped(generator)
+    x = x.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+    keep = torch.ones(20, 3, dtype=torch.bool).mT
+    index = nearest_code(x, code, sizes=SIZES) if given else torch.empty(0, dtype=torch.int32)
+    inputs = (x, code, keep, index, list(SIZES), "euclidean", "exact", rotate)
+    torch.library.opcheck(torch.ops.vqmm.vector_quantize.default, inputs)
+    vectors, found, *_ = torch.ops.vqmm.vector_quantize.default(*inputs)
+    assert vectors.is_contiguous() and found.is_contiguous()
+
+
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_it_compiles_in_one_graph(metric, generator):
     code = torch.randn(9, 6, generator=generator, requires_grad=True)
