@@ -106,6 +106,9 @@ def train(
             told = fabric.launch(_in_process, vars(job))  # as a dict: Fabric would take a frozen dataclass apart
         except ProcessExitedException:
             if request.signum:
+                saved = checkpoints(out / "checkpoints")
+                if saved:  # a process died on its way out, after it had been asked to stop
+                    raise Stopped(int(saved[-1].name.rpartition("-")[2]), request.signum) from None
                 raise KeyboardInterrupt from None  # stopped before the processes had come up: nothing to save
             raise
     if isinstance(told, Exception):
