@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vqmm.data.builtin import BUILTIN, builtin
+from vqmm.data.builtin import BUILTIN, MAKERS, builtin
 from vqmm.data.sample import Sample
 from vqmm.errors import UserError
 from vqmm.modality import Modality
@@ -31,7 +31,8 @@ class Source:
             where = Path(path)
             # Path.exists raises below a folder that one may not enter.
             if not os.path.exists(where):  # noqa: PTH110
-                raise UserError(f"there is nothing at {path}: give a file or folder, or {BUILTIN}digits")
+                builtins = " or ".join(BUILTIN + each for each in MAKERS)
+                raise UserError(f"there is nothing at {path}: give a file or folder, or {builtins}")
             self.path = str(where.resolve())
         self.samples = list(modality.samples(where))
         if not self.samples:

@@ -1,0 +1,69 @@
+"""Dialling tones: every file holds the two frequencies of its digit, and the same ones every time."""
+
+import wave
+
+import numpy as np
+import pytest
+
+from vqmm.data.builtin import builtin
+from vqmm.errors import UserError
+
+KEYS = {  # ITU-T Q.23
+    "1": (697, 1209), "2": (697, 1336), "3": (697, 1477), "4": (770, 1209), "5": (770, 1336), "6": (770, 1477),
+    "7": (852, 1209), "8": (852, 1336), "9": (852, 1477), "0": (941, 1336),
+}  # fmt: skip
+GRID_HZ = sorted({frequency for pair in KEYS.values() for frequency in pair})
+
+
+def sound(path):
+    with wave.open(str(path)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (8000, 1, 2)
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
+
+
+def loudest_near(values, frequency):
+    """The largest amplitude of a sine within 1.6 % of a frequency, and where it is (0.5 Hz steps, a Hann window)."""
+    window = np.hanning(len(values))
+    spectrum = np.abs(np.fft.rfft(values * window, 16000)) * 2 / window.sum()
+    first, last = int(frequency * 0.984 * 2), int(frequency * 1.016 * 2) + 1
+    at = first + int(spectrum[first : last + 1].argmax())
+    return spectrum[at], at / 2
+
+
+@pytest.fixture(scope="module")
+def tones():
+    folder = builtin("tones")
+    return {path.relative_to(folder).as_posix(): sound(path) for path in sorted(folder.rglob("*.wav"))}
+
+
+def test_every_file_holds_the_two_tones_of_its_digit(tones):
+    off = []
+    for name, values in tones.items():
+        found = {frequency: loudest_near(values, frequency) for frequency in GRID_HZ}
+        by_level = sorted(GRID_HZ, key=lambda frequency: -found[frequency][0])
+        assert tuple(sorted(by_level[:2])) == KEYS[name[0]], name
+        assert found[by_level[1]][0] > 4 * found[by_level[2]][0], f"{name}: a third tone"
+        off += [found[frequency][1] / frequency - 1 for frequency in by_level[:2]]
+    assert 0.013 < np.abs(off).max() < 0.0155 and abs(np.mean(off)) < 0.001
+
+
+def test_there_are_sixty_of_each_and_no_two_alike(tones):
+    assert list(tones) == [f"{digit}/{number:02}.wav" for digit in range(10) for number in range(60)]
+    lengths = np.array([len(values) for values in tones.values()]) / 8000
+    assert 0.25 <= lengths.min() < 0.27 and 0.48 < lengths.max() <= 0.5
+    levels = np.array([np.abs(values).max() for values in tones.values()])
+    assert levels.min() < 0.12 and 0.6 < levels.max() < 1  # none is clipped
+    starts = np.array([np.flatnonzero(np.abs(v) > 0.3 * np.abs(v).max())[0] for v in tones.values()]) / 8000
+    assert 0.01 < starts.min() < 0.02 and 0.055 < starts.max() < 0.075
+    assert len({values.tobytes() for values in tones.values()}) == 600
+
+
+def test_they_are_the_same_every_time(tones):
+    again = builtin.__wrapped__("tones")  # past the cache: a new folder
+    assert again != builtin("tones") and builtin("tones") == builtin("tones")
+    assert all(np.array_equal(sound(again / name), values) for name, values in tones.items())
+
+
+def test_an_unknown_name_is_answered_with_those_there_are():
+    with pytest.raises(UserError, match=r"called 'tone'. There is: digits, tones. Did you mean 'tones'\?"):
+        builtin("tone")
