@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from vqmm import coding
+from vqmm.chunks import decode_long, encode_long
 from vqmm.data.source import Source
 from vqmm.errors import UserError, unknown
 from vqmm.registry import Registry
@@ -66,8 +67,8 @@ def compress(
     if len(samples) > 1:
         raise UserError(f"{file} holds {len(samples)} samples: a compressed file holds one; encode takes many")
     told = _label(tokenizer, label or samples[0].label)
-    batch = tokenizer.modality.collate([samples[0].read()], [samples[0].key]).to(tokenizer.device)
-    (row,) = rows_of(tokenizer.encode(batch, stages), batch.key, [told])
+    batch = tokenizer.modality.collate([samples[0].read()], [samples[0].key])
+    (row,) = rows_of(encode_long(tokenizer, batch, stages), batch.key, [told])
     data = pack(tokenizer, row)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -122,7 +123,7 @@ def decompress(
     row = unpack(tokenizer, data, str(file))
     _label(tokenizer, row.label)
     numbers = {name: number for number, name in enumerate(tokenizer.labels)}
-    (sample,) = tokenizer.decode(codes_of([row], numbers).to(tokenizer.device), seed)
+    (sample,) = decode_long(tokenizer, codes_of([row], numbers), seed)
     wanted = Path(out) if out is not None else Path(file).with_suffix(".decoded")
     home = next(parent for parent in wanted.absolute().parents if parent.is_dir())
     with tempfile.TemporaryDirectory(prefix=".vqmm-", dir=home) as folder:

@@ -13,6 +13,7 @@ from vqmm.nn.flow import (
     Scale,
     ScaleShift,
     bounded,
+    haar,
     scale_factors,
     squeeze,
     unsqueeze,
@@ -151,9 +152,19 @@ def test_a_mix_starts_as_a_rotation():
     torch.testing.assert_close(matrix @ matrix.T, torch.eye(6), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("stride", [(1,), (2,), (64,), (4, 4), (8, 2), (1, 16), (2, 4, 4)])
+@pytest.mark.parametrize("stride", [(1,), (2,), (64,), (4, 4), (8, 2), (1, 16), (2, 4, 4), (160,), (7, 6), (1, 3, 9)])
 def test_scales_divide_what_the_stride_divides(stride):
     factors = scale_factors(stride)
     assert [math.prod(each[axis] for each in factors) for axis in range(len(stride))] == [*stride]
-    assert {f for each in factors for f in each} <= {1, 2, 4}
+    assert {f for each in factors for f in each} <= {1, 2, 3, 4, 5, 7}
     assert scale_factors((8, 2)) == [(4, 1), (2, 2)]
+    assert scale_factors((6, 2)) == [(2, 1), (3, 2)]
+
+
+@pytest.mark.parametrize("factor", [(2,), (4,), (3,), (5, 2), (1, 7), (2, 3, 1)])
+def test_a_block_is_turned_and_its_average_comes_first(factor):
+    matrix = haar(factor, torch.zeros(()))
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(math.prod(factor)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(matrix[0], torch.full_like(matrix[0], math.prod(factor) ** -0.5))
+    x = torch.randn(2, 3, *(2 * f for f in factor))
+    torch.testing.assert_close(unwavelets(wavelets(x, factor), factor), x, atol=1e-5, rtol=0)

@@ -4,11 +4,12 @@ The layout is that of van den Oord et al. 2017 (arXiv 1711.00937, section 4.1), 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
 from vqmm.nn.layers import Attention, ResidualBlock, Stack, conv, down, up
+from vqmm.nn.reach import reach
 
 
 class Encoder(nn.Module):
@@ -19,6 +20,9 @@ class Encoder(nn.Module):
         width: channels at the coarsest level; the levels above have half as many each, 8 at the least.
         blocks: residual blocks at the coarsest level, each `width // 4` wide in the middle.
         attention: self-attention after the blocks.
+
+    Attributes:
+        reach: how many codes to each side of its own a code may depend on, the most of any axis; None: all of them.
     """
 
     takes_mask = True
@@ -34,13 +38,14 @@ class Encoder(nn.Module):
             layers += [down(rank, widths[level], widths[level + 1], factor), nn.SiLU()]
         layers += [conv(rank, widths[-1], width), *bottom(rank, width, blocks, attention)]
         self.layers = Stack([*layers, nn.SiLU(), conv(rank, width, dim, kernel=1)])
+        self.reach = farthest(reach(self.layers, s, 1, axis) for axis, s in enumerate(stride))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.layers(x, mask)
 
 
 class Decoder(nn.Module):
-    """The mirror of `Encoder`: (B, dim, *grid) -> (B, channels, *grid * stride)."""
+    """The mirror of `Encoder`: (B, dim, *grid) -> (B, channels, *grid * stride). `reach` counts codes as well."""
 
     takes_mask = True
 
@@ -57,9 +62,16 @@ class Decoder(nn.Module):
         if not factors:
             layers += [nn.SiLU(), conv(rank, width, channels)]
         self.layers = Stack(layers)
+        self.reach = farthest(reach(self.layers, 1, s, axis) for axis, s in enumerate(stride))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.layers(x, mask)
+
+
+def farthest(reaches: Iterable[int | None]) -> int | None:
+    """The most of several; None (no limit) is more than any."""
+    found = [*reaches]
+    return None if None in found else max(each for each in found if each is not None)
 
 
 def bottom(rank: int, width: int, blocks: int, attention: bool) -> list[nn.Module]:

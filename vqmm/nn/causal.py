@@ -12,11 +12,12 @@ does in `forward`. A step changes the state that it is given; a state belongs to
 
 A layer that does not see the present position (mask "A", strict attention) can be asked before that position is known:
 `step` is `look(position, state)` and then `remember(x, position, state)`. For the others it is the other way round.
-`CausalAttention` is in a file of its own, and is imported from here.
+`CausalAttention` is in a file of its own, and is imported from here. `CausalUpsample` and `CausalStack` are for lines
+alone (rank 1): layers that change the rate, and a whole network of layers that steps as one.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,9 +26,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqmm.nn.causal_attention import Cache, CausalAttention
+from vqmm.nn.layers import Stack, resample_mask
 from vqmm.nn.pointwise import Pointwise, blank
 
-__all__ = ["Cache", "CausalAttention", "CausalConv", "GatedBlock", "Register"]
+__all__ = [
+    "Cache",
+    "CausalAttention",
+    "CausalConv",
+    "CausalStack",
+    "CausalUpsample",
+    "GatedBlock",
+    "Register",
+    "spread",
+]
 
 _CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -270,3 +281,64 @@ class GatedBlock(nn.Module):
         a, b = mixed.chunk(2, dim=1)
         onward, skip = self.out(a.tanh() * b.sigmoid()).split(self.split, dim=1)
         return x + onward, skip
+
+
+class CausalUpsample(nn.Module):
+    """(B, inputs, T) -> (B, outputs, T * stride): a transposed convolution that uses nothing of the future.
+
+    Its kernel is 2 * stride long and what it gives after the last input is cut off, so the `stride` outputs of an input
+    depend on that input and the one before. The same sums as a `CausalConv` over two inputs that gives all outputs of
+    an input at once, which is how they are computed: on a CPU that takes a quarter to the whole of a transposed
+    convolution's time (measured for strides of 2 to 8).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        if stride < 1:
+            raise ValueError(f"CausalUpsample: stride {stride}: must be at least 1")
+        self.stride = stride
+        self.conv = CausalConv(1, inputs, outputs * stride, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return spread(self.conv(x), self.stride)
+
+    def start(self, batch: int, extent: Sequence[int] = ()) -> Register:
+        return self.conv.start(batch, extent)
+
+    def step(self, x: Tensor, position: int | None, state: Register) -> tuple[Tensor, Register]:
+        """x (B, inputs, T) at `position` and after -> (B, outputs, T * stride), and the state after that."""
+        y, state = self.conv.step(x, position, state)
+        return spread(y, self.stride), state
+
+
+def spread(y: Tensor, stride: int) -> Tensor:
+    """(B, C * stride, T) -> (B, C, T * stride): each position's `stride` values of a channel, one after the other."""
+    return y.unflatten(1, (y.shape[1] // stride, stride)).transpose(2, 3).flatten(2)
+
+
+class CausalStack(Stack):
+    """A `Stack` over a line whose layers never look ahead, stepping as one. What has no `step` must be pointwise.
+
+    A step takes as many positions as the product of the strides divides. The mask of a step is that of its positions:
+    False for what follows the end of a sample.
+    """
+
+    def start(self, batch: int) -> list[Any]:
+        """A state for `batch` streams."""
+        layers: Iterable[Any] = self
+        return [layer.start(batch) if hasattr(layer, "start") else None for layer in layers]
+
+    def step(self, x: Tensor, position: None, state: list[Any], mask: Tensor | None = None) -> tuple[Tensor, list[Any]]:
+        """x (B, C, T), mask bool (B, T) -> what `forward` gives for these positions of the stream, and the state."""
+        if position is not None:
+            raise ValueError(f"CausalStack.step: position {position}: a stack just goes on, its position is None")
+        layers: Iterable[Any] = self
+        for number, layer in enumerate(layers):
+            if mask is not None:
+                mask = resample_mask(mask, x.shape[2:])
+                x = blank(x, mask)
+            if not hasattr(layer, "step"):
+                x = layer(x)
+            else:
+                x, state[number] = layer.step(x, None, state[number])
+        return x, state

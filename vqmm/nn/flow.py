@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqmm.nn.autoencoder import level_factors
 from vqmm.nn.layers import conv
 
 # What a layer does at most: stretch by e^WIDE or, one coupling among several stacked ones, by e^NARROW; shrink by
@@ -222,20 +221,37 @@ def over_channels(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 def scale_factors(stride: Sequence[int]) -> list[tuple[int, ...]]:
-    """What each scale divides each axis by, first scale first: 2, or 4 where only one axis is divided.
+    """What each scale divides each axis by, first scale first: a prime of its stride, or 4 where only one axis is
+    divided, by two.
 
     A block of two samples has one detail for each channel, and one channel alone cannot be coupled; four have three.
 
-    >>> scale_factors((4, 4)), scale_factors((32,)), scale_factors((1,))
-    ([(2, 2), (2, 2)], [(4,), (4,), (2,)], [])
+    >>> scale_factors((4, 4)), scale_factors((32,)), scale_factors((1,)), scale_factors((60,))
+    ([(2, 2), (2, 2)], [(4,), (4,), (2,)], [], [(4,), (3,), (5,)])
     """
+    primes = [prime_factors(s) for s in stride]
+    most = max(len(each) for each in primes)
+    aligned = [[1] * (most - len(each)) + each for each in primes]  # the coarsest scale divides every axis that it can
     factors: list[tuple[int, ...]] = []
-    for level in level_factors(stride):
+    for level in zip(*aligned, strict=True):
         if factors and math.prod(factors[-1]) == math.prod(level) == 2 and factors[-1] == level:
             factors[-1] = tuple(f * f for f in level)
         else:
             factors.append(level)
     return factors
+
+
+def prime_factors(number: int) -> list[int]:
+    """Smallest first.
+
+    >>> prime_factors(60)
+    [2, 2, 3, 5]
+    """
+    found: list[int] = []
+    while number > 1:
+        found.append(next(p for p in range(2, number + 1) if number % p == 0))
+        number //= found[-1]
+    return found
 
 
 def squeeze(x: Tensor, factor: Sequence[int]) -> Tensor:
@@ -257,13 +273,16 @@ def unsqueeze(x: Tensor, factor: Sequence[int]) -> Tensor:
 
 
 def haar(factor: Sequence[int], like: Tensor) -> Tensor:
-    """The orthonormal Haar matrix of a block: its first row takes the average, the others the details."""
-    pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=like.dtype, device=like.device) / math.sqrt(2)
-    matrix = pair.new_ones(1, 1)
-    for f in factor:
-        for _ in range(f.bit_length() - 1):
-            matrix = torch.kron(matrix, pair)
-    return matrix
+    """The orthonormal matrix of a block: its first row takes the average, the others the details.
+
+    Haar's where the factors are powers of two; of another prime it is the cosine transform's (DCT-II).
+    """
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    for prime in (p for f in factor for p in prime_factors(f)):
+        places = torch.arange(prime, dtype=torch.float64)
+        cosines = torch.cos(math.pi / prime * places[:, None] * (places + 0.5))
+        matrix = torch.kron(matrix, cosines / cosines.norm(dim=1, keepdim=True))
+    return matrix.to(like)
 
 
 def wavelets(x: Tensor, factor: Sequence[int]) -> Tensor:
