@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Adversary": "vqmm.adversary",
+    "Baseline": "vqmm.evaluation.baseline",
     "Batch": "vqmm.batch",
     "Codes": "vqmm.batch",
     "Decoder": "vqmm.decoders.base",
@@ -24,6 +25,8 @@ _HOME = {
     "Recipe": "vqmm.recipe",
     "Registry": "vqmm.registry",
     "Sample": "vqmm.data.sample",
+    "StreamingDecoder": "vqmm.streaming",
+    "StreamingEncoder": "vqmm.streaming",
     "Tokenizer": "vqmm.tokenizer",
     "Unreadable": "vqmm.data.sample",
     "UserError": "vqmm.errors",

@@ -18,6 +18,7 @@ from vqmm.options import PartOptions
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from vqmm.evaluation.baseline import Baseline
     from vqmm.evaluation.metrics import Judge
 
 
@@ -54,9 +55,12 @@ class Modality:
 
     def __init__(self, options: BaseModel | None = None):
         self.options: Any = self.Options() if options is None else options
-        strides = self.strides
+        self.check_strides()
+
+    def check_strides(self) -> None:
+        """A `UserError` for strides that the networks cannot have: the default ones take powers of two."""
         try:
-            layers.level_factors(strides)
+            layers.level_factors(self.strides)
         except ValueError as error:
             raise UserError(f"modality.{error}") from None
 
@@ -149,6 +153,10 @@ class Modality:
         from vqmm.evaluation.metrics import basic_judges
 
         return basic_judges()
+
+    def baselines(self) -> "Sequence[Baseline]":
+        """What people would use without a network, fresh: `vqmm compare` puts it beside the recipes."""
+        return ()
 
     def amount(self, size: Sequence[int]) -> float:
         """How much of `rate_unit` a sample of that extent is: pixels, seconds, characters. 1 for "sample"."""

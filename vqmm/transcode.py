@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from vqmm.batch import Codes
+from vqmm.bitrate import choose_rate
+from vqmm.chunks import decode_long, encode_long, reconstruct_long
 from vqmm.data.sample import Sample, Unreadable
 from vqmm.data.source import Source, label_numbers
 from vqmm.errors import UserError
@@ -30,27 +32,30 @@ def encode(
     out: str | Path,
     *,
     stages: int | None = None,
+    bitrate_kbps: float | None = None,
     vectors: bool = False,
     strict: bool = False,
     plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Turn files into a folder of token shards (Parquet). Samples are taken whole, uncropped.
+    """Turn files into a folder of token shards (Parquet). Samples are taken whole, uncropped; long lines (sound) go
+    through the networks in pieces, with the codes of the whole (`vqmm.chunks`).
 
     Args:
         stages: only the first so many codes of each position, for a quantizer with several.
+        bitrate_kbps: as many stages as fit into a rate, for signals measured in seconds.
         vectors: write beside the codes the vectors that they stand for, as features (`vqmm.shards` says how).
 
     Returns:
-        The folder, how many samples and codes it holds, their nominal bits, and what could not be read.
+        The folder, how many samples and codes it holds, their nominal bits, the stages used and their nominal
+        `bitrate_kbps` (null where the signal is not measured in seconds), and what could not be read.
 
     Raises:
-        UserError: the run has no codes; an input that does not exist or holds nothing; two samples of one name;
-            with `strict`, a damaged sample. Nothing is written then.
+        UserError: the run has no codes, or none at that rate; an input that does not exist or holds nothing; two
+            samples of one name; with `strict`, a damaged sample. Nothing is written then.
     """
     out = Path(out)
     tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
-    tokenizer.require_codes()
-    tokenizer.require_stages(stages)
+    rate = choose_rate(tokenizer, stages, bitrate_kbps)
     must_be_free(out, "the token folder")
     samples = _named_once(tokenizer.modality, inputs, "encode")
     dim = tokenizer.quantizer.options.dim if vectors else None
@@ -61,7 +66,7 @@ def encode(
         with ShardWriter(folder, header) as writer:
             for some, values in _batches(_read(samples, unreadable, strict)):
                 batch = tokenizer.modality.collate(values, [sample.key for sample in some])
-                codes = tokenizer.encode(batch.to(tokenizer.device), stages)
+                codes = encode_long(tokenizer, batch, rate.stages)
                 found = _lookup(tokenizer, codes) if vectors else None
                 for row in rows_of(codes, batch.key, [sample.label for sample in some], found):
                     writer.add(row)
@@ -74,6 +79,8 @@ def encode(
         "samples": writer.rows,
         "codes": codes_count,
         "bits": bits,
+        "stages": rate.stages,
+        "bitrate_kbps": rate.bitrate_kbps,
         "code_fingerprint": header.code_fingerprint,
         "unreadable": unreadable,
     }
@@ -109,7 +116,7 @@ def decode(
         alike = groupby(read_rows(header, files), key=lambda row: (row.size, [m.shape for m in row.maps]))
         for (size, _), group in alike:
             for rows in _chunks(group, _at_once(tokenizer.modality.channels * prod(size))):
-                samples = tokenizer.decode(codes_of(rows, numbers).to(tokenizer.device), seed)
+                samples = decode_long(tokenizer, codes_of(rows, numbers), seed)
                 for row, sample in zip(rows, samples, strict=True):
                     path = folder / names[row.key]
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,9 +169,8 @@ def reconstruct(
             batch = modality.collate(
                 values, [sample.key for sample in some], labels if len(labels) == len(some) else None
             )
-            for key, output in zip(
-                batch.key, tokenizer.reconstruct(batch.to(tokenizer.device), seed, stages)[0], strict=True
-            ):
+            outputs, _ = reconstruct_long(tokenizer, batch, seed, stages)
+            for key, output in zip(batch.key, outputs, strict=True):
                 path = folder / names[key]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 modality.write(output.cpu(), path)

@@ -1,5 +1,7 @@
 """The rate of a residual quantizer is chosen when files are encoded or judged."""
 
+import re
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -33,6 +35,21 @@ def test_eval_judges_at_a_rate(vqmm, stack, pictures):
     assert [found[n]["bits_per_pixel"] for n in (1, 2, 3)] == [0.75, 1.5, 2.25]
     assert found[1]["mse"] != found[3]["mse"]
     assert vqmm("eval", stack, "--data", pictures, "--json").json["metrics"]["bits_per_pixel"] == 2.25
+
+
+def test_eval_tells_how_each_stage_is_used(vqmm, stack, run, pictures):
+    told = vqmm("eval", stack, "--data", pictures, "--json").json
+    assert [(one["map"], one["stage"], one["size"]) for one in told["stages"]] == [(0, 0, 8), (0, 1, 8), (0, 2, 8)]
+    mean = sum(one["use"] for one in told["stages"]) / 3
+    assert told["metrics"]["codebook_use"] == pytest.approx(mean) and 0 < mean <= 1
+    assert 0 < told["metrics"]["entropy_bits_per_pixel"] <= told["metrics"]["bits_per_pixel"]
+    assert len(vqmm("eval", stack, "--data", pictures, "--stages", 2, "--json").json["stages"]) == 2
+    printed = vqmm("eval", stack, "--data", pictures).out
+    assert "\nmap " in printed
+    rows = [line.split() for line in printed.splitlines() if re.match(r"0 +[012] +8 ", line)]
+    assert [row[:3] for row in rows] == [["0", "0", "8"], ["0", "1", "8"], ["0", "2", "8"]]
+    assert [float(row[3]) for row in rows] == pytest.approx([one["use"] for one in told["stages"]], rel=1e-3)
+    assert "\nmap " not in vqmm("eval", run, "--data", pictures).out, "of one stage everything is said already"
 
 
 def test_mistakes(vqmm, stack, run, pictures, tmp_path):

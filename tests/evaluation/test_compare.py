@@ -100,7 +100,7 @@ def test_the_object_has_a_rule_for_every_figure_and_says_what_was_looked_at(made
     assert json.loads((out / "compare.json").read_text()) == result
     assert {"data": "builtin:digits", "split": "the held-out tenth", "modality": "image"}.items() <= result.items()
     assert result["view"] == "centre crop of at most 8 x 8 pixels" and result["machine"]["threads"] >= 1
-    plain = {"recipe", "seeds", "error", "rules", "spread", "calibration", "runs"}
+    plain = {"recipe", "baseline", "family", "seeds", "error", "rules", "spread", "calibration", "runs"}
     for row in result["rows"]:
         assert row.keys() - plain == result["rules"].keys()
         for run in row["runs"]:

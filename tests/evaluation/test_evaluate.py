@@ -1,5 +1,6 @@
 """One pass over held-out data."""
 
+import json
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from tests.test_tokenizer import make
 from vqmm.batch import Codes
 from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.sample import Sample, Unreadable
-from vqmm.evaluation.evaluate import evaluate
+from vqmm.evaluation.evaluate import alike, evaluate
 from vqmm.evaluation.metrics import NormalizedMSE
 from vqmm.evaluation.show import heatmaps
 from vqmm.evaluation.usage import CodeUsage
@@ -41,8 +42,19 @@ def test_every_metric_has_a_rule_and_the_values_of_the_formula():
     assert found.metrics["mse"] == pytest.approx(mse, rel=1e-4)
     assert found.metrics["nmse"] == pytest.approx(mse / variance, rel=1e-4)
     assert found.metrics["bits_per_pixel"] == pytest.approx(16 * math.log2(16) / 256)
-    used = tokenizer.encode(batch).maps[0].unique().numel() / 16
-    assert found.metrics["codebook_use"] == pytest.approx(used)
+    used, counts = tokenizer.encode(batch).maps[0].unique(return_counts=True)
+    assert found.metrics["codebook_use"] == pytest.approx(len(used) / 16)
+    share = counts.double() / counts.sum()
+    entropy = float(-(share * share.log2()).sum())
+    assert found.metrics["entropy_bits_per_pixel"] == pytest.approx(16 * entropy / 256)
+    (stage,) = found.as_dict()["stages"]
+    assert stage == {
+        "map": 0,
+        "stage": 0,
+        "size": 16,
+        "use": found.metrics["codebook_use"],
+        "perplexity": found.metrics["codebook_perplexity"],
+    }
 
 
 def test_what_a_file_would_hold_is_rounded_to_eight_bits():
@@ -58,7 +70,24 @@ def test_what_a_file_would_hold_is_rounded_to_eight_bits():
 def test_without_codes_the_rate_is_null():
     tokenizer = make("none")
     found = evaluate(tokenizer, evaluation_batches(views(tokenizer.modality)[0], 4))
-    assert found.metrics["bits_per_pixel"] is None and found.metrics["codebook_use"] is None
+    for name in ("bits_per_pixel", "entropy_bits_per_pixel", "codebook_use", "codebook_perplexity"):
+        assert found.metrics[name] is None, name
+    assert found.as_dict()["stages"] == []
+
+
+def test_a_figure_that_is_no_number_is_null_and_its_rule_says_so(monkeypatch):
+    tokenizer = make()
+    monkeypatch.setattr(tokenizer.modality, "finish", lambda output: output * math.nan)
+    told = evaluate(tokenizer, evaluation_batches(views(tokenizer.modality)[0], 4)).as_dict()
+    assert told["metrics"]["mse"] is None and told["rules"]["mse"].endswith("; null: nan came out")
+    assert "null" not in told["rules"]["codebook_use"]
+    json.dumps(told, allow_nan=False)
+
+
+def test_nothing_to_look_at_is_an_empty_evaluation():
+    tokenizer = make()
+    told = evaluate(tokenizer, iter([(None, ["b.png: cut short"])])).as_dict()
+    assert told == {"count": 0, "metrics": {}, "rules": {}, "stages": [], "unreadable": ["b.png: cut short"]}
 
 
 def test_a_limit_spreads_over_the_whole_source():
@@ -76,6 +105,28 @@ def test_use_and_perplexity_by_hand_over_maps_stages_and_mask():
     assert usage.use() == pytest.approx((1 / 2 + 3 / 4 + 1 / 4) / 3)
     assert usage.perplexity() == pytest.approx((1 + 3 + 1) / 3)
     assert usage.bits == pytest.approx(2 * 1 + 3 * 2 + 3 * 2)
+    assert usage.entropy_bits() == pytest.approx(2 * 0 + 3 * math.log2(3) + 3 * 0)
+    assert [(one["map"], one["stage"], one["size"]) for one in usage.stages()] == [(0, 0, 2), (1, 0, 4), (1, 1, 4)]
+    assert [one["use"] for one in usage.stages()] == [1 / 2, 3 / 4, 1 / 4]
+    assert [one["perplexity"] for one in usage.stages()] == pytest.approx([1, 3, 1])
+
+
+def test_an_even_use_takes_all_the_nominal_bits_and_no_code_takes_none():
+    usage = CodeUsage(((8,),))
+    assert usage.entropy_bits() == 0 and usage.stages()[0]["use"] == 0
+    usage.update(Codes((torch.arange(8).reshape(1, 1, 8),), torch.tensor([[8]])))
+    assert usage.entropy_bits() == pytest.approx(usage.bits) == 24
+    usage.update(Codes((torch.zeros(1, 1, 8, dtype=torch.int64),), torch.tensor([[8]])))
+    assert 0 < usage.entropy_bits() < usage.bits == 48
+
+
+def test_pairs_are_stacked_with_their_neighbours_and_in_their_order():
+    samples = [torch.full((1, n), float(i)) for i, n in enumerate((3, 3, 5, 3))]
+    stacks = list(alike([sample + 10 for sample in samples], samples))
+    assert [originals.shape for _, originals in stacks] == [(2, 1, 3), (1, 1, 5), (1, 1, 3)]
+    assert [originals[:, 0, 0].tolist() for _, originals in stacks] == [[0, 1], [2], [3]]
+    assert all(torch.equal(outputs, originals + 10) for outputs, originals in stacks)
+    assert list(alike([], [])) == []
 
 
 def test_the_normalised_error_is_one_for_the_mean_alone_in_any_split_of_the_data():

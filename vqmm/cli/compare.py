@@ -1,5 +1,6 @@
 """vqmm compare"""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +21,16 @@ def compare(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="PART.OPTION=VALUE", help="Change all recipes. Repeatable.")
     ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Beside them what needs no network, where some is known.")
+    ] = True,
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Train several recipes on the same data with the same budget, and judge them in one table."""
     from vqmm.evaluation.compare import compare as run
     from vqmm.evaluation.compare import failures
+    from vqmm.evaluation.compare_page import own_rules
 
     result = run(
         modality,
@@ -36,25 +41,26 @@ def compare(
         seconds=seconds,
         seeds=seeds,
         settings=settings or (),
+        baselines=baselines,
         plugins=plugin or (),
     )
     print_unreadable(result["unreadable"])
     if as_json:
         print_json(result)
     else:
-        _print_rows(result)
-        for row in result["rows"]:
-            for name, rule in row["rules"].items():
-                print(f"{row['recipe']}, {name}: {rule}")
+        rows = result["rows"]
+        _print_rows("mean over seeds", [row for row in rows if not row["baseline"]], result["rules"])
+        _print_rows("\nwithout a network", [row for row in rows if row["baseline"]], result["rules"])
+        for name, rule, labels in own_rules(rows):
+            print(f"{', '.join(labels)}, {name}: {rule}")
         print(f"\n{result['split']}; {result['view']}; every figure's rule: {out / 'compare.html'}")
     failed = failures(result)
     if failed:
         raise UserError(f"{len(failed)} of the runs failed: {'; '.join(failed)}: the others are in {out}")
 
 
-def _print_rows(result: dict[str, Any]) -> None:
-    """A line a figure, a column a recipe: there are more figures than fit beside each other."""
-    rows = result["rows"]
-    print_table(
-        ("mean over seeds", *(row["recipe"] for row in rows)), ([n, *(r[n] for r in rows)] for n in result["rules"])
-    )
+def _print_rows(title: str, rows: Sequence[dict[str, Any]], names: Iterable[str]) -> None:
+    """A line a figure that any of the rows has, a column a row: there are more figures than fit beside each other."""
+    if rows:
+        told = [name for name in names if any(row[name] is not None for row in rows)] if rows[0]["baseline"] else names
+        print_table((title, *(row["recipe"] for row in rows)), ([n, *(r[n] for r in rows)] for n in told))

@@ -14,7 +14,7 @@ def demo(
     ),
     as_json: Json = False,
 ) -> None:
-    """Train a small tokenizer on built-in data, judge it and use it: no files and no network needed."""
+    """Train small tokenizers on built-in data, judge them and use them: no files and no network needed."""
     from vqmm.demo import demo as run_demo
 
     result = run_demo(out)

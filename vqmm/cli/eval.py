@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vqmm.cli.output import Json, Plugins, print_json, print_metrics, print_unreadable
+from vqmm.cli.output import Json, Plugins, print_json, print_metrics, print_stages, print_unreadable
 
 
 def eval(
@@ -26,4 +26,5 @@ def eval(
         print_json(result)
         return
     print_metrics(result)
+    print_stages(result["stages"])
     print(f"\n{result['count']} samples: {result['split']}; {result['view']}")

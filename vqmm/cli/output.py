@@ -79,6 +79,15 @@ def print_metrics(result: Mapping[str, Any]) -> None:
     print_table(("metric", "value", "rule"), ((name, value, rules[name]) for name, value in result["metrics"].items()))
 
 
+def print_stages(stages: Sequence[Mapping[str, Any]]) -> None:
+    """How each stage of each map is used, where there are several: the mean over them hides the one that is not."""
+    if len(stages) < 2:
+        return
+    columns = ("map", "stage", "size", "use", "perplexity")
+    print()
+    print_table(columns, ([stage[column] for column in columns] for stage in stages))
+
+
 def print_unreadable(unreadable: Sequence[str]) -> None:
     """Name what was skipped, on standard error."""
     if unreadable:

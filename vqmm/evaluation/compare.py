@@ -15,11 +15,13 @@ from vqmm.batch import Batch
 from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.source import judged, label_numbers
 from vqmm.errors import Stopped, UserError
+from vqmm.evaluation.compare_baselines import baseline_record, degrading, wanted_baselines
 from vqmm.evaluation.compare_page import Shown, write_page
 from vqmm.evaluation.compare_plan import (
     Calibrations,
     Plan,
     claim,
+    finite,
     is_begun,
     make_plan,
     note,
@@ -54,6 +56,7 @@ def compare(
     seconds: float | None = None,
     seeds: str | Sequence[int] = (0,),
     settings: Sequence[str] = (),
+    baselines: bool = True,
     plugins: Sequence[str] = (),
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -68,11 +71,13 @@ def compare(
             for each recipe. Looks at held-out data and checkpoints come on top.
         seeds: of `train.seed`, each once.
         settings: `a.b=c` changes to all recipes.
+        baselines: beside the recipes, what people use without a network, where the modality knows of some
+            (`Modality.baselines`). Not where a recipe degrades its inputs: a baseline restores nothing.
 
     Returns:
-        `rows`, one a recipe: means over the seeds, `spread` (lowest and highest) where there are several, `runs` for
-        each seed, and `error` where one failed. `rules` says how each figure came about; the rest what was looked at.
-        The same is in `compare.json`, and in `compare.html` for people.
+        `rows`, one a recipe, then one a baseline (its `baseline` is true): means over the seeds, `spread` (lowest and
+        highest) where there are several, `runs` for each seed, and `error` where one failed. `rules` says how each
+        figure came about; the rest what was looked at. The same is in `compare.json`, and in `compare.html` for people.
 
     Raises:
         UserError: arguments or data that do not fit, before anything is written.
@@ -82,10 +87,11 @@ def compare(
     registry = Registry.discover(plugins)
     plan = make_plan(registry, modality, recipes, data, steps=steps, seconds=seconds, seeds=seeds, settings=settings)
     work = _Work(plan, out, registry, tuple(plugins), quiet, claim(out, plan))
+    known = work.baselines() if baselines else []  # first: they are quick, and a library that is missing is known early
     runs: dict[str, list[Record]] = {label: [] for label in plan.recipes}
     for label, seed in plan.jobs:
         runs[label].append(work.record(label, seed))
-    result = _summary(plan, runs, work.calibrations)
+    result = _summary(plan, runs, known, work.calibrations)
     write_text(out / "compare.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     write_page(out / "compare.html", result, work.shown(runs))
     return result
@@ -93,8 +99,9 @@ def compare(
 
 def failures(result: Mapping[str, Any]) -> list[str]:
     """What went wrong in a comparison, one entry a run."""
-    rows = ((row["recipe"], run) for row in result["rows"] for run in row["runs"])
-    return [f"{recipe}, seed {run['seed']}: {run['error']}" for recipe, run in rows if run["error"]]
+    wrong = [(row["recipe"], run) for row in result["rows"] for run in row["runs"] if run["error"]]
+    seeds = ["" if run["seed"] is None else f", seed {run['seed']}" for _, run in wrong]  # a baseline has none
+    return [f"{recipe}{seed}: {run['error']}" for (recipe, run), seed in zip(wrong, seeds, strict=True)]
 
 
 @dataclass
@@ -107,6 +114,23 @@ class _Work:
     plugins: tuple[str, ...]
     quiet: bool
     calibrations: Calibrations
+
+    def baselines(self) -> list[Record]:
+        """The figures of every baseline of the modality."""
+        found = wanted_baselines(self.plan)
+        degraded = degrading(self.plan)
+        if found and degraded:
+            self._say(f"no baselines: {', '.join(degraded)} is given degraded samples, and a baseline restores nothing")
+            return []
+        records = []
+        for number, baseline in enumerate(found, start=1):
+            place = f"baseline {number} of {len(found)}: {baseline.name}"
+            self._say(place)
+            record, stored = baseline_record(self.plan, self.out, baseline)
+            if stored or record["run"]["error"]:
+                self._say(f"{place}: finished before" if stored else f"{place} failed: {record['run']['error']}")
+            records.append(record)
+        return records
 
     def record(self, label: str, seed: int) -> Record:
         """A finished run's figures with their rules: those that are stored, or after training and judging it."""
@@ -178,7 +202,7 @@ class _Work:
             "train_seconds": train_seconds(folder, self.plan.recipe(label, seed, steps).train),
             "steps": steps,
         }
-        run = {"seed": seed, "run": str(folder.relative_to(self.out)), "error": None, **_finite(figures)}
+        run = {"seed": seed, "run": str(folder.relative_to(self.out)), "error": None, **finite(figures)}
         rules = found["rules"] | _rules(tokenizer, self.plan)
         judged_on = {name: found[name] for name in ("split", "view", "count", "unreadable")}
         return {"run": {**run, "machine": machine()}, "rules": {name: rules[name] for name in figures}, **judged_on}
@@ -228,15 +252,18 @@ def _rules(tokenizer: Tokenizer, plan: Plan) -> dict[str, str]:
     }
 
 
-def _summary(plan: Plan, runs: Mapping[str, Sequence[Record]], calibrations: Calibrations) -> dict[str, Any]:
-    """The object of compare.json."""
-    done = [record for records in runs.values() for record in records if not record["run"]["error"]]
+def _summary(
+    plan: Plan, runs: Mapping[str, Sequence[Record]], known: Sequence[Record], calibrations: Calibrations
+) -> dict[str, Any]:
+    """The object of compare.json; `known` are the records of the baselines."""
+    done = [record for records in [*runs.values(), known] for record in records if not record["run"]["error"]]
     first = done[0] if done else {}
     rules: dict[str, str] = {}  # of every figure that any recipe has; where two say different things, the first's
     for record in done:
-        rules = record["rules"] | rules
+        rules |= {name: rule for name, rule in record["rules"].items() if name not in rules}
     unit, judges = plan.modality.rate_unit, plan.modality.metrics()
     rows = [_row(label, records, rules, calibrations.get(label)) for label, records in runs.items()]
+    rows += [_row(record["label"], [record], rules, None) for record in known]
     return {
         "rows": rows,
         "rules": rules,
@@ -256,15 +283,21 @@ def _summary(plan: Plan, runs: Mapping[str, Sequence[Record]], calibrations: Cal
 def _row(
     label: str, records: Sequence[Record], rules: Mapping[str, str], calibration: Mapping[str, float] | None
 ) -> Record:
-    """One recipe: the mean of every figure over the seeds that finished, their spread, and rules that are its own."""
+    """One recipe: the mean of every figure over the seeds that finished, their spread, and rules that are its own.
+
+    Or one baseline: a single run that has no seed.
+    """
     runs = [record["run"] for record in records]
     done = [run for run in runs if not run["error"]]
-    wrong = [f"seed {run['seed']}: {run['error']}" for run in runs if run["error"]]
+    family = records[0].get("family")  # only a baseline has one
+    wrong = [f"seed {run['seed']}: {run['error']}" if family is None else run["error"] for run in runs if run["error"]]
     values = {name: [run.get(name) for run in done] for name in rules}
     said = {name: rule for record in records for name, rule in record.get("rules", {}).items()}
     return {
         "recipe": label,
-        "seeds": [run["seed"] for run in runs],
+        "baseline": family is not None,
+        "family": family,
+        "seeds": [run["seed"] for run in runs if run["seed"] is not None],
         "error": "; ".join(wrong) or None,
         **{name: _mean(some) for name, some in values.items()},
         "spread": {name: [min(some), max(some)] for name, some in values.items() if len(some) > 1 and None not in some},
@@ -280,8 +313,3 @@ def _mean(values: Sequence[float | None]) -> float | None:
     if not there or len(there) < len(values):
         return None
     return there[0] if len(set(there)) == 1 else math.fsum(there) / len(there)
-
-
-def _finite(figures: Mapping[str, float | None]) -> dict[str, float | None]:
-    """JSON has neither infinity nor NaN."""
-    return {name: value if value is None or math.isfinite(value) else None for name, value in figures.items()}

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from vqmm.modality import Modality
 
 Shown = tuple[Modality, dict[str, list[Tensor]]]  # samples by the name of their row, originals first
 
-COLOURS = ("#3f7fd4", "#d2691e", "#2e9b62", "#a556c4", "#cf4a4a", "#0f96a5", "#a08418", "#7b828c")  # on white and black
+COLOURS = ("#3f7fd4", "#d2691e", "#2e9b62", "#a556c4", "#cf4a4a", "#0f96a5", "#a08418", "#b8558f")  # on white and black
 MARKERS = "osD^vPX*"
+GRAY = "#7b828c"  # of baselines,
+BASELINE_MARKERS = "x+1"  # and none of the recipes' markers
 INK, LINE = "#010203", "#040506"  # stand in the drawing for the page's own colours, which depend on light and dark
 LABELS = {
     "bits_per_pixel": "rate, bits per pixel",
@@ -40,6 +43,7 @@ def write_page(path: Path, result: Mapping[str, Any], shown: Shown) -> None:
         "several": len(result["seeds"]) > 1,
         "plot": draw(result) if with_headline else "",
         "has_line": any(row[rate] is None for row in with_headline),
+        "has_baseline": any(row["baseline"] for row in with_headline),
         "budget": _budget(result),
         "samples": _samples(shown),
         "notes": _notes(result),
@@ -50,7 +54,8 @@ def write_page(path: Path, result: Mapping[str, Any], shown: Shown) -> None:
 def draw(result: Mapping[str, Any]) -> str:
     """The headline metric against the rate, as an SVG element whose ink is the page's.
 
-    A recipe without codes has no rate: a dashed line across, the bound that its width allows.
+    A recipe without codes has no rate: a dashed line across, the bound that its width allows. A baseline is a cross in
+    gray; those that differ in their rate alone are joined by a dotted line.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -59,9 +64,12 @@ def draw(result: Mapping[str, Any]) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vqmm", "font.size": 10}):
         figure = Figure(figsize=(5.2, 3.5), layout="constrained")
         axes = figure.add_subplot()
-        for number, row in enumerate(result["rows"]):
+        recipes, known = _parted(result["rows"])
+        for number, row in enumerate(recipes):
             if row.get(headline) is not None:
                 _draw_row(axes, row, rate, headline, number)
+        for number, family in enumerate(dict.fromkeys(row["family"] for row in known)):
+            _draw_family(axes, [row for row in known if row["family"] == family], rate, headline, number)
         _style(axes, any(row.get(rate) is not None for row in result["rows"]))
         axes.set_xlabel(_label(rate), color=INK)
         axes.set_ylabel(_label(headline), color=INK)
@@ -82,6 +90,13 @@ def _draw_row(axes: Any, row: Mapping[str, Any], rate: str, headline: str, numbe
     low, high = row["spread"][headline]
     bars = [[row[headline] - low], [high - row[headline]]]
     axes.errorbar([row[rate]], [row[headline]], yerr=bars, capsize=3, **look)
+
+
+def _draw_family(axes: Any, rows: Sequence[Mapping[str, Any]], rate: str, headline: str, number: int) -> None:
+    points = sorted((row[rate], row[headline]) for row in rows if None not in (row.get(rate), row.get(headline)))
+    if points:
+        look = {"color": GRAY, "marker": BASELINE_MARKERS[number % len(BASELINE_MARKERS)], "linestyle": ":"}
+        axes.plot(*zip(*points, strict=True), **look, markersize=7, linewidth=1, label=rows[0]["family"])
 
 
 def _style(axes: Any, has_rates: bool) -> None:
@@ -125,25 +140,36 @@ def _samples(shown: Shown) -> dict[str, Any] | None:
 def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The table; a recipe without a finished run has no cells."""
     columns = [_column(name, result) for name in result["rules"]]
+    recipes, known = _parted(result["rows"])
+    colours = [*(_colour(number) for number in range(len(recipes))), *[GRAY] * len(known)]
     rows = []
-    for place, row in enumerate(result["rows"]):
+    for place, (row, colour) in enumerate(zip(result["rows"], colours, strict=True)):
         done = any(not run["error"] for run in row["runs"])
         cells = [column[place] for column in columns] if done else []
-        rows.append({"name": row["recipe"], "colour": _colour(place), "error": row["error"], "cells": cells})
+        told = {"name": row["recipe"], "baseline": row["baseline"], "error": row["error"]}
+        rows.append({**told, "colour": colour, "cells": cells})
     return rows
 
 
+def _parted(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """The recipes, and the baselines after them."""
+    return [row for row in rows if not row["baseline"]], [row for row in rows if row["baseline"]]
+
+
 def _column(name: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One cell for each recipe: the mean, the spread, and whether it is the best of its column."""
+    """One cell for each row: the mean, the spread, and whether it is the best recipe of its column.
+
+    A baseline takes no part in that: at three times the rate it would always win.
+    """
     up = result["higher_is_better"].get(name)
     values = [row[name] for row in result["rows"]]
-    there = [value for value in values if value is not None]
+    there = [row[name] for row in result["rows"] if row[name] is not None and not row["baseline"]]
     best = None if up is None or len(set(there)) < 2 else (max if up else min)(there)
     return [
         {
             "value": number(value),
             "spread": _spread(row["spread"].get(name)),
-            "best": value is not None and value == best,
+            "best": value is not None and value == best and not row["baseline"],
         }
         for row, value in zip(result["rows"], values, strict=True)
     ]
@@ -159,8 +185,27 @@ def _notes(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
         for row in result["rows"]
         if (found := row["calibration"])
     ]
-    own = [(f"{name}, {row['recipe']}", rule) for row in result["rows"] for name, rule in row["rules"].items()]
+    own = [(f"{name}, {', '.join(recipes)}", rule) for name, rule, recipes in own_rules(result["rows"])]
     return [*result["rules"].items(), *own, *measured, *(result["machine"] or {}).items()]
+
+
+def own_rules(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[str]]]:
+    """The rules that are not those of the table: a figure's name, its rule, and the rows that it holds for.
+
+    Where it holds for a whole family of baselines, the family stands for its rows.
+    """
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        for told in row["rules"].items():
+            found.setdefault(told, []).append(row)
+    sizes = Counter(row["family"] for row in rows if not row["error"])
+    named = []
+    for (name, rule), own in found.items():
+        here = Counter(row["family"] for row in own)
+        whole = [row["family"] is not None and here[row["family"]] == sizes[row["family"]] for row in own]
+        labels = [row["family"] if all_of_it else row["recipe"] for row, all_of_it in zip(own, whole, strict=True)]
+        named.append((name, rule, list(dict.fromkeys(labels))))
+    return named
 
 
 def _spread(ends: Sequence[float] | None) -> str:

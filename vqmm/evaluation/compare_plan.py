@@ -160,6 +160,11 @@ def read_json(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged: {' '.join(str(error).split())}: remove it, then repeat the call") from None
 
 
+def finite(figures: Mapping[str, float | None]) -> dict[str, float | None]:
+    """JSON has neither infinity nor NaN."""
+    return {name: value if value is None or math.isfinite(value) else None for name, value in figures.items()}
+
+
 def _seeds(seeds: str | Sequence[int]) -> tuple[int, ...]:
     """Whole numbers from 0 on, none of them twice."""
     parts = [str(part).strip() for part in (seeds.split(",") if isinstance(seeds, str) else seeds)]

@@ -1,11 +1,12 @@
 """The HTML of a comparison's page."""
 
-TEMPLATE = """<!DOCTYPE html>
+TEMPLATE = """{% set recipes = rows | rejectattr("baseline") | list %}
+<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>vqmm compare: {{ result.modality }}, {{ rows | map(attribute="name") | join(", ") }}</title>
+<title>vqmm compare: {{ result.modality }}, {{ recipes | map(attribute="name") | join(", ") }}</title>
 <style>
 :root { color-scheme: light dark; --ink: #1d2126; --soft: #626a73; --line: #dfe2e6; --paper: #fff; --wash: #f5f6f8;
   --wrong: #b3372b; }
@@ -54,7 +55,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 </style>
 </head>
 <body>
-<h1>{{ rows | length }} {{ result.modality }} recipes compared</h1>
+<h1>{{ recipes | length }} {{ result.modality }} recipes compared</h1>
 <p class="soft">{{ budget }}, {{ "seeds" if several else "seed" }} {{ result.seeds | join(", ") }}.
 {% if result.count %}
 Judged on {{ "{:,}".format(result.count) }} samples of {{ result.data }}: {{ result.split }}, {{ result.view }}.
@@ -90,11 +91,14 @@ Judged on {{ "{:,}".format(result.count) }} samples of {{ result.data }}: {{ res
 </tbody>
 </table>
 </div>
-<p class="soft note">Bold: the best of a column.
+<p class="soft note">Bold: the best {{ "recipe " if recipes | length < rows | length }}of a column.
 {% if several %}
 Means over the seeds; below each, the lowest to the highest.
 {% else %}
 One seed: small differences may be chance.
+{% endif %}
+{% if recipes | length < rows | length %}
+A gray dot: a baseline, which has no network.
 {% endif %}
 </p>
 
@@ -104,6 +108,9 @@ One seed: small differences may be chance.
 <p class="soft note">
 {% if has_line %}
 A dashed line is a recipe without codes, which has no rate.
+{% endif %}
+{% if has_baseline %}
+In gray: baselines, which have no network; a dotted line joins one at several rates.
 {% endif %}
 {% if several %}
 Bars: the lowest to the highest over the seeds.

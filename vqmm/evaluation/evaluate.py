@@ -1,30 +1,54 @@
 """One pass over held-out data: metrics, rate, use of the codebook."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from vqmm.batch import Batch, Codes
+from vqmm.chunks import reconstruct_long
 from vqmm.data.loader import Loaded
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.files import write_text
 from vqmm.modality import Modality
 from vqmm.tokenizer import Tokenizer, evaluating
 
+if TYPE_CHECKING:
+    from vqmm.evaluation.metrics import Judge
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+</head>
+<body style="font-family: system-ui, sans-serif; max-width: 1080px; margin: 0 auto; padding: 24px">
+<h1>{title}</h1>
+{shown}
+</body>
+</html>
+"""
+
 
 @dataclass
 class Evaluation:
-    """What a pass has found: `metrics` by name with `rules` for each, how many samples, and which could not be read."""
+    """What a pass has found: `metrics` by name with `rules` for each, how many samples, and which could not be read;
+    `stages`: how each stage of each map was used (see `CodeUsage.stages`).
+    """
 
     metrics: dict[str, float | None] = field(default_factory=dict)
     rules: dict[str, str] = field(default_factory=dict)
     count: int = 0
     unreadable: list[str] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)
     shown: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))  # originals, reconstructions
     inputs: list[Tensor] = field(default_factory=list)  # what the shown ones were made from, where that was degraded
 
@@ -34,7 +58,7 @@ class Evaluation:
         return (self.inputs, *self.shown[::-1]) if self.inputs else self.shown
 
     def as_dict(self) -> dict[str, Any]:
-        return {"count": self.count, "metrics": self.metrics, "rules": self.rules, "unreadable": self.unreadable}
+        return {name: getattr(self, name) for name in ("count", "metrics", "rules", "stages", "unreadable")}
 
 
 @torch.no_grad()
@@ -95,7 +119,7 @@ class _Pass:
 
     def _judge(self, batch: Batch) -> Codes | None:
         start = time.perf_counter()
-        outputs, codes = self.tokenizer.reconstruct(batch, stages=self.stages)
+        outputs, codes = reconstruct_long(self.tokenizer, batch, stages=self.stages)
         outputs = [output.cpu() for output in outputs]
         self.seconds += time.perf_counter() - start
         self.reconstructed += len(batch)
@@ -118,8 +142,8 @@ class _Pass:
             return found
         of_some = f"; of the first {self.reconstructed} samples" if self.reconstructed < found.count else ""
         for name, judge in self.judges.items():
-            found.metrics[name] = float(judge.metric.compute())
-            found.rules[name] = judge.rule + of_some
+            found.metrics[name], rule = figure(judge)
+            found.rules[name] = rule + of_some
         if self.values:
             found.metrics["bits_per_dim"] = self.bits / self.values
             found.rules["bits_per_dim"] = "negative log-likelihood of a sample given its codes, over its values"
@@ -128,14 +152,20 @@ class _Pass:
             found.rules["bits_per_dim_shuffled"] = "the same given another sample's codes: how much the codes say"
         unit = tokenizer.modality.rate_unit
         has_codes = bool(tokenizer.quantizer.sizes)
+        found.stages = self.usage.stages()
         found.metrics |= {
             f"bits_per_{unit}": self.usage.bits / self.amount if has_codes else None,
+            f"entropy_bits_per_{unit}": self.usage.entropy_bits() / self.amount if has_codes else None,
             "codebook_use": self.usage.use() if has_codes else None,
             "codebook_perplexity": self.usage.perplexity() if has_codes else None,
             "samples_per_second": self.reconstructed / self.seconds,
         }
         found.rules |= {
             f"bits_per_{unit}": f"nominal: log2 of the codebook size for every code, over all {unit}s",
+            f"entropy_bits_per_{unit}": (
+                f"entropy of the codes of each stage, over all {unit}s: an ideal coder that knows how often each code "
+                "comes in this evaluation and nothing of its neighbours; too low where a stage has few codes to count"
+            ),
             "codebook_use": "share of codes chosen at least once in this whole evaluation",
             "codebook_perplexity": "exp of the entropy of the codes of this whole evaluation",
             "samples_per_second": f"encode and decode, {tokenizer.device.type}, {torch.get_num_threads()} threads",
@@ -175,21 +205,30 @@ def originals_of(batch: Batch) -> list[Tensor]:
     return [goal[(slice(None), *box)].cpu() for goal, box in zip(batch.goal, boxes, strict=True)]
 
 
+def figure(judge: "Judge") -> tuple[float | None, str]:
+    """What a judge has found, and its rule. None where no finite number came out, as the rule then says: JSON has
+    neither NaN nor infinity.
+    """
+    value = float(judge.metric.compute())
+    return (value, judge.rule) if math.isfinite(value) else (None, f"{judge.rule}; null: {value} came out")
+
+
 def alike(outputs: list[Tensor], originals: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Stacks of pairs that have one shape."""
-    by_shape: dict[torch.Size, list[int]] = {}
-    for i, original in enumerate(originals):
-        by_shape.setdefault(original.shape, []).append(i)
-    for places in by_shape.values():
-        yield torch.stack([outputs[i] for i in places]), torch.stack([originals[i] for i in places])
+    """Stacks of neighbours that have one shape, in their order: a metric of samples laid end to end needs that."""
+    for _, places in groupby(range(len(originals)), key=lambda i: originals[i].shape):
+        some = list(places)
+        yield torch.stack([outputs[i] for i in some]), torch.stack([originals[i] for i in some])
 
 
 def write_shown(modality: Modality, rows: Sequence[Sequence[Tensor]], path: Path) -> Path:
-    """Write what the modality shows of rows of samples: a PNG picture or an HTML fragment. `path` has no suffix."""
+    """Write what the modality shows of an evaluation's rows: a PNG picture, or its HTML as a page that says what the
+    rows are. `path` has no suffix.
+    """
     shown = modality.show(*rows)
     if isinstance(shown, str):
         file = path.with_name(path.name + ".html")
-        write_text(file, shown)
+        title = "Inputs, reconstructions, originals" if len(rows) == 3 else "Originals, reconstructions"
+        write_text(file, PAGE.format(title=title, shown=shown))
     else:
         file = path.with_name(path.name + ".png")
         shown.save(file)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,8 @@ class CodeUsage:
 
     >>> usage = CodeUsage(((4,),))
     >>> usage.update(Codes((torch.tensor([[[0, 1, 1]]]),), torch.tensor([[3]])))
-    >>> usage.use(), round(usage.perplexity(), 3), usage.bits
-    (0.5, 1.89, 6.0)
+    >>> usage.use(), round(usage.perplexity(), 3), usage.bits, round(usage.entropy_bits(), 3)
+    (0.5, 1.89, 6.0, 2.755)
     """
 
     def __init__(self, sizes: Sequence[Sequence[int]]):
@@ -59,8 +60,30 @@ class CodeUsage:
         """exp of the entropy of the codes, averaged over the codebooks: how many codes it is as if there were."""
         return _mean([math.exp(_entropy(counts)) for stages in self.counts for counts in stages])
 
+    def entropy_bits(self) -> float:
+        """What all counted codes would take under an ideal coder that knows how often each code of each stage of each
+        map comes, and nothing of its neighbours: never more than `bits`.
+        """
+        each = [int(counts.sum()) * _entropy(counts) for stages in self.counts for counts in stages]
+        return math.fsum(each) / math.log(2)
+
+    def stages(self) -> list[dict[str, Any]]:
+        """`map`, `stage`, `size` (of the codebook), `use` and `perplexity` of every stage of every map."""
+        return [
+            {
+                "map": m,
+                "stage": s,
+                "size": len(counts),
+                "use": float((counts > 0).double().mean()),
+                "perplexity": math.exp(_entropy(counts)),
+            }
+            for m, stages in enumerate(self.counts)
+            for s, counts in enumerate(stages)
+        ]
+
 
 def _entropy(counts: Tensor) -> float:
+    """In nats."""
     share = counts.double() / counts.sum().clamp(min=1)
     return float(torch.special.entr(share).sum())
 

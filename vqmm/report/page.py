@@ -53,6 +53,7 @@ def render(record: Record, registry: Any) -> str:
     from jinja2 import Environment, StrictUndefined
 
     tokenizer, seen, notes = _look(record, registry)
+    shown = [] if seen is None else _shown(seen)
     here = files("vqmm.report")
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -64,8 +65,8 @@ def render(record: Record, registry: Any) -> str:
         about=record.recipe.get("about") or "",
         notes=notes,
         tiles=_tiles(record, tokenizer, seen),
-        shown=None if seen is None else _shown(seen),
-        heading=_heading(seen),
+        shown=shown,
+        heading=_heading(seen, shown),
         small=SMALL,
         looked_at=None if seen is None else seen.what,
         curves=_training_curves(record) + _held_out_curves(record),
@@ -187,9 +188,12 @@ def _shown(seen: "Look") -> list[dict[str, Any]]:
     return figures
 
 
-def _heading(seen: "Look | None") -> str:
-    restored = seen is not None and seen.found.inputs
-    return "Degraded inputs, reconstructions, originals" if restored else "Originals over reconstructions"
+def _heading(seen: "Look | None", shown: Sequence[Mapping[str, Any]]) -> str:
+    """What the rows are; a fragment need not put them one above the other."""
+    if seen is not None and seen.found.inputs:
+        return "Degraded inputs, reconstructions, originals"
+    beside = any("fragment" in each for each in shown)
+    return f"Originals {'and' if beside else 'over'} reconstructions"
 
 
 def _training_curves(record: Record) -> list[dict[str, Any]]:
