@@ -213,7 +213,8 @@ def test_a_share_of_the_past_is_hidden_in_training():
 def test_the_past_is_seen_through_noise_in_training():
     """Of a line with one known position: what comes after it changes, the same position and evaluation do not."""
     decoder = build("wave", jitter=0.5, forget=0.0)
-    levels, condition = torch.zeros(1, decoder.modality.channels, 4, dtype=torch.long), torch.zeros(1, decoder.options.width, 4)
+    levels = torch.zeros(1, decoder.modality.channels, 4, dtype=torch.long)
+    condition = torch.zeros(1, decoder.options.width, 4)
     assert torch.equal(decoder.features(levels, condition), decoder.features(levels, condition))
     decoder.train()
     one, other = decoder.features(levels, condition), decoder.features(levels, condition)

@@ -1,0 +1,215 @@
+"""Sound: a line of codes for WAV, FLAC, Ogg Vorbis, Opus and MP3 files, for folders, lists and archives of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+import vqmm
+from vqmm.data.sample import Sample
+from vqmm.errors import UserError
+from vqmm.evaluation.baseline import Baseline
+from vqmm.evaluation.metrics import Judge
+from vqmm.plugins.audio import files
+
+
+@vqmm.hookimpl
+def register_modalities(register) -> None:  # type: ignore[no-untyped-def]
+    register(Audio)
+
+
+class Audio(vqmm.Modality):
+    """Sound of one or two channels. Samples are int16 (C, T) as read, floats in [-1, 1] in a batch.
+
+    Two kinds of networks: `spectral` sees short-time spectra and gives them back, and is the one for small budgets;
+    `waveform` is made of strided convolutions, as those of SoundStream, EnCodec and DAC are.
+    """
+
+    name = "audio"
+    rank = 1
+    rate_unit: ClassVar[str] = "second"
+    headline: ClassVar[str] = "mel_distance"
+    levels: ClassVar[int] = 65_536
+
+    class Options(vqmm.Modality.Options):
+        # what is read, and how
+        sample_rate_hz: int = Field(16_000, ge=1_000, le=192_000, description="files are resampled to this rate")
+        channels: Literal[1, 2] = Field(1, description="mono or stereo")
+        mix: bool = Field(True, description="bring files of another number of channels to this one; or refuse them")
+        loudness: Literal["as is", "peak", "loudness"] = Field(
+            "as is", description="bring each file to a peak of 0.9, or to -23 LUFS"
+        )
+        label: str | None = Field(None, description="regular expression: its first group in a file's key is its label")
+        test: str | None = Field(None, description="regular expression: files whose key it finds are the test split")
+        seconds: float = Field(1.0, gt=0, description="length of a training view; shorter files are taken whole")
+        longest_seconds: float = Field(30.0, gt=0, description="of an evaluation's view of a longer file")
+        # networks
+        network: Literal["spectral", "waveform"] = Field("spectral", description="what the networks are made of")
+        causal: bool = Field(False, description="nothing depends on what comes later, so sound can be streamed")
+        stride: int | tuple[int, ...] = Field(
+            (2, 4, 5, 4), description="samples a code spans: a number, or one for each level, whose product it is"
+        )
+        width: int = Field(128, ge=8, description="channels of the networks at their coarsest level")
+        blocks: int = Field(4, ge=0, description="residual blocks: spectral, in each network; waveform, at each level")
+        window: int = Field(4, ge=2, le=16, description="spectral: codes that a frame spans")
+        activation: Literal["elu", "snake"] = Field("elu", description="waveform: what stands between convolutions")
+        weight_norm: bool = Field(True, description="waveform: a length and a direction for each weight")
+        bottleneck: Literal["none", "lstm", "attention"] = Field(
+            "none", description="waveform: what stands where the line is shortest"
+        )
+        # losses
+        waveform_weight: float = Field(1.5, ge=0, description="of the squared error, over the sound's power")
+        mel_weight: float = Field(3.0, ge=0, description="of the difference of log-mel spectra, at five resolutions")
+        envelope_weight: float = Field(1.0, ge=0, description="of how badly third-octave envelopes correlate")
+
+    def __init__(self, options: BaseModel | None = None):
+        super().__init__(options)
+        o = self.options
+        self.channels = o.channels
+        self.reading = files.Reading(o.sample_rate_hz, o.channels, o.mix, o.loudness, o.label, o.test)
+        if o.waveform_weight + o.mel_weight + o.envelope_weight == 0:
+            raise UserError("modality: waveform_weight, mel_weight, envelope_weight are all 0: nothing to learn from")
+        if round(o.seconds * o.sample_rate_hz) < self.hop:
+            raise UserError(
+                f"modality.seconds: {o.seconds:g} s are {round(o.seconds * o.sample_rate_hz)} samples, a code spans "
+                f"{self.hop} (stride): take {self.hop / o.sample_rate_hz:g} s or more"
+            )
+        if o.network == "waveform" and o.causal and o.bottleneck == "attention":
+            raise UserError(
+                "modality.bottleneck: attention looks ahead, and a causal network does not: take lstm or none"
+            )
+
+    def check_strides(self) -> None:
+        """Any stride will do: a spectrum's hop need not be a power of two."""
+        stride = self.options.stride
+        if min((stride,) if isinstance(stride, int) else (*stride, 1)) < 1 or stride == ():
+            raise UserError(f"modality.stride: {stride} must be a number, at least 1, or one for each level")
+
+    @property
+    def view(self) -> str:
+        return f"whole files, of longer ones the first {self.options.longest_seconds:g} s"
+
+    @property
+    def hop(self) -> int:
+        """Samples that a code spans."""
+        stride = self.options.stride
+        return stride if isinstance(stride, int) else prod(stride)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return (self.hop,)
+
+    @property
+    def levels_of_stride(self) -> tuple[int, ...]:
+        """The stride of each level of the waveform networks; one number is split into primes, small ones first."""
+        stride = self.options.stride
+        if not isinstance(stride, int):
+            return tuple(stride)
+        found, left = [], stride
+        while left > 1:
+            found.append(next(p for p in range(2, left + 1) if left % p == 0))
+            left //= found[-1]
+        return tuple(found)
+
+    # From disk and back
+
+    def load(self, folder: Path) -> None:
+        """What a trained model is given need not be named as its training data were."""
+        self.reading = replace(self.reading, insist=False)
+
+    def samples(self, path: Path) -> Iterator[Sample]:
+        return files.sound_samples(path, self.reading)
+
+    def write(self, sample: Tensor, path: Path) -> Path:
+        """A WAV file of 16 bits."""
+        return files.write_sound(sample, path, self.options.sample_rate_hz)
+
+    def as_written(self, sample: Tensor) -> Tensor:
+        return files.as_written(sample)
+
+    def crop(self, sample: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A random stretch of `seconds`; for evaluation the beginning."""
+        seconds = self.options.longest_seconds if generator is None else self.options.seconds
+        length = round(seconds * self.options.sample_rate_hz)
+        spare = max(sample.shape[1] - length, 0)
+        start = 0 if generator is None else int(torch.randint(spare + 1, (), generator=generator))
+        return sample[:, start : start + length]
+
+    def collate(
+        self, samples: Sequence[Tensor], keys: Sequence[str], labels: Sequence[int] | None = None
+    ) -> vqmm.Batch:
+        """Float samples are taken as they are, int16 ones brought to [-1, 1)."""
+        return super().collate([s if s.is_floating_point() else s.float() / 32_768 for s in samples], keys, labels)
+
+    # Networks
+
+    def build_encoder(self, dim: int) -> nn.Module:
+        from vqmm.plugins.audio.spectral import SpectralEncoder
+        from vqmm.plugins.audio.waveform import WaveformEncoder
+
+        o = self.options
+        if o.network == "waveform":
+            return WaveformEncoder(self.channels, dim, self.levels_of_stride, **self._waveform_options)
+        return SpectralEncoder(self.channels, dim, self.hop, o.sample_rate_hz, **self._spectral_options)
+
+    def build_decoder(self, dim: int) -> nn.Module:
+        from vqmm.plugins.audio.spectral import SpectralDecoder
+        from vqmm.plugins.audio.waveform import WaveformDecoder
+
+        if self.options.network == "waveform":
+            return WaveformDecoder(self.channels, dim, self.levels_of_stride, **self._waveform_options)
+        return SpectralDecoder(self.channels, dim, self.hop, **self._spectral_options)
+
+    @property
+    def _waveform_options(self) -> dict[str, Any]:
+        names = ("width", "blocks", "causal", "activation", "weight_norm", "bottleneck")
+        return {name: getattr(self.options, name) for name in names}
+
+    @property
+    def _spectral_options(self) -> dict[str, Any]:
+        return {name: getattr(self.options, name) for name in ("window", "width", "blocks", "causal")}
+
+    def reconstruction_loss(self, output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The weighted sum of `vqmm.plugins.audio.losses`."""
+        from vqmm.plugins.audio.losses import sound_loss
+
+        o = self.options
+        return sound_loss(
+            output,
+            target,
+            mask,
+            o.sample_rate_hz,
+            waveform=o.waveform_weight,
+            mel=o.mel_weight,
+            envelope=o.envelope_weight,
+        )
+
+    def finish(self, output: Tensor) -> Tensor:
+        return output.float().clamp(-1, 1)
+
+    # Judging and showing
+
+    def metrics(self) -> dict[str, Judge]:
+        from vqmm.plugins.audio.metrics import sound_judges
+
+        return sound_judges(self.options.sample_rate_hz)
+
+    def amount(self, size: Sequence[int]) -> float:
+        return size[0] / self.options.sample_rate_hz
+
+    def baselines(self) -> Sequence[Baseline]:
+        """Opus, and residual k-means on log-mel frames."""
+        from vqmm.plugins.audio.baselines import sound_baselines
+
+        return sound_baselines(self.options.sample_rate_hz)
+
+    def show(self, *rows: Sequence[Tensor]) -> str:
+        """Players, waveforms and spectrograms: HTML."""
+        from vqmm.plugins.audio.show import show_sound
+
+        return show_sound(rows, self.options.sample_rate_hz)

@@ -1,0 +1,245 @@
+"""Spectral networks: short-time spectra in, an inverse short-time Fourier transform out, convolutions between.
+
+The transform does for nothing what strided convolutions over a waveform must learn first, and all layers run at the
+rate of the codes, so an hour of training goes further. The head is that of Siuzdak 2023 (Vocos, arXiv 2306.00814), but
+with real and imaginary parts for magnitude and phase: a waveform loss has a smooth gradient in those.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqmm.batch import pool_mask
+from vqmm.nn.causal import CausalConv, Register
+from vqmm.nn.layers import ChannelNorm, Stack, conv
+from vqmm.nn.pointwise import Pointwise, blank
+from vqmm.plugins.audio.extra import needed
+
+BANDS = 40  # mel bands that the encoder sees beside the spectrum
+FLOOR = 1e-5  # of the power of a band, under which everything is silence
+KERNEL = 3
+
+
+class Block(nn.Module):
+    """x + scale * conv1(gelu(conv3(norm(x)))): (B, width, frames) in and out. Starts near the identity."""
+
+    def __init__(self, width: int, causal: bool, scale: float):
+        super().__init__()
+        self.norm = ChannelNorm(width)
+        self.spread: Any = CausalConv(1, width, width, KERNEL) if causal else conv(1, width, width, KERNEL)
+        self.join = Pointwise(width, width)
+        self.scale = nn.Parameter(torch.full((width, 1), scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * self.join(F.gelu(self.spread(self.norm(x))))
+
+    def start(self, batch: int) -> Register:
+        return self.spread.start(batch)
+
+    def step(self, x: Tensor, state: Register) -> Tensor:
+        mixed, _ = self.spread.step(self.norm(x), None, state)
+        return x + self.scale * self.join(F.gelu(mixed))
+
+
+class Trunk(Stack):
+    """(B, inputs, frames) -> (B, outputs, frames): blocks between two layers that look at one frame each."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, blocks: int, causal: bool):
+        middle = [Block(width, causal, 1 / blocks) for _ in range(blocks)]
+        super().__init__([Pointwise(inputs, width), *middle, ChannelNorm(width), Pointwise(width, outputs)])
+        self.inputs, self.outputs = inputs, outputs
+
+    @property
+    def reach(self) -> int:
+        """How many frames to each side an output depends on."""
+        return sum(KERNEL // 2 for layer in self if isinstance(layer, Block))
+
+    def start(self, batch: int) -> list[Register]:
+        return [layer.start(batch) for layer in self if isinstance(layer, Block)]
+
+    def step(self, x: Tensor, states: list[Register]) -> Tensor:
+        left = iter(states)
+        for layer in self:
+            x = layer.step(x, next(left)) if isinstance(layer, Block) else layer(x)
+        return x
+
+
+class Spectral(nn.Module):
+    """What encoder and decoder have in common: where frames lie.
+
+    A frame spans `window` hops under a Hann window. Frame t stands for the hop t, [t, t + 1) * hop, and lies around it;
+    a causal encoder's frame ends with its hop, and a causal decoder's begins with it, so that nothing waits.
+    """
+
+    takes_mask = True
+    hann: Tensor
+
+    def __init__(self, hop: int, window: int, causal: bool):
+        super().__init__()
+        self.hop, self.length, self.causal = hop, hop * window, causal
+        self.register_buffer("hann", torch.hann_window(self.length), persistent=False)
+
+    @property
+    def margin(self) -> int:
+        """Samples of a frame that lie before its hop, where it lies around it."""
+        return (self.length - self.hop) // 2
+
+    @property
+    def bins(self) -> int:
+        return self.length // 2 + 1
+
+    def reach_of(self, trunk: Trunk) -> int:
+        """How many hops to each side an output depends on."""
+        overlap = self.length - self.hop
+        if self.causal:
+            return 2 * trunk.reach + -(-overlap // self.hop)
+        return trunk.reach + -(-(overlap - self.margin) // self.hop)
+
+
+class SpectralEncoder(Spectral):
+    """x (B, channels, T) -> z (B, dim, T / hop); `hop` divides T.
+
+    It sees each frame's spectrum with its magnitude to the power of 0.3, and the logarithm of its power in mel bands.
+
+    Args:
+        hop: samples between frames: one code each.
+        window: hops that a frame spans, at least 2.
+        width: channels between.
+        blocks: of three frames each.
+    """
+
+    mel: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        dim: int,
+        hop: int,
+        sample_rate_hz: int,
+        *,
+        window: int,
+        width: int,
+        blocks: int,
+        causal: bool,
+    ):
+        super().__init__(hop, window, causal)
+        bands = min(BANDS, self.bins // 2)
+        self.register_buffer("mel", mel_bank(self.length, bands, sample_rate_hz), persistent=False)
+        self.trunk = Trunk(channels * (2 * self.bins + bands), width, dim, blocks, causal)
+
+    @property
+    def reach(self) -> int:
+        return self.reach_of(self.trunk)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        before = self.length - self.hop if self.causal else self.margin
+        x = F.pad(blank(x, mask), (before, self.length - self.hop - before))
+        features = self._features(x)
+        return self.trunk(features, None if mask is None else pool_mask(mask, features.shape[2:]))
+
+    def _features(self, x: Tensor) -> Tensor:
+        """(B, channels, samples) -> (B, features, frames), in float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            count = (x.shape[2] - self.length) // self.hop + 1
+            if not len(x) or count < 1:  # which the Fourier transform refuses
+                return self.hann.new_zeros(len(x), self.trunk.inputs, max(count, 0))
+            frames = x.float().unfold(-1, self.length, self.hop) * self.hann
+            spectrum = torch.fft.rfft(frames)  # (B, channels, frames, bins)
+            power = spectrum.real.square() + spectrum.imag.square()
+            smaller = (power + 1e-8).pow(-0.35)
+            bands = torch.log(power @ self.mel + FLOOR)
+            seen = [spectrum.real * smaller, spectrum.imag * smaller, (bands + 4) / 4]
+            return torch.cat(seen, dim=-1).transpose(2, 3).flatten(1, 2)
+
+    def start(self, batch: int) -> dict[str, Any]:
+        """A state for a stream of `batch` sounds. Causal networks only."""
+        channels = self.trunk.inputs // (2 * self.bins + self.mel.shape[1])
+        past = self.hann.new_zeros(batch, channels, self.length - self.hop)
+        return {"past": past, "trunk": self.trunk.start(batch)}
+
+    def step(
+        self, x: Tensor, position: int | None, state: dict[str, Any], mask: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """x (B, channels, n * hop), the next samples -> z (B, dim, n). `position` is that of the stream: None."""
+        line = torch.cat([state["past"], blank(x, mask)], dim=2)
+        state["past"] = line[:, :, line.shape[2] - (self.length - self.hop) :]
+        if not x.shape[2]:
+            return x.new_zeros(len(x), self.trunk.outputs, 0), state
+        return self.trunk.step(self._features(line), state["trunk"]), state
+
+
+class SpectralDecoder(Spectral):
+    """vectors (B, dim, frames) -> (B, channels, frames * hop): the mirror of `SpectralEncoder`."""
+
+    def __init__(self, channels: int, dim: int, hop: int, *, window: int, width: int, blocks: int, causal: bool):
+        super().__init__(hop, window, causal)
+        self.channels = channels
+        self.trunk = Trunk(dim, width, channels * 2 * self.bins, blocks, causal)
+        # frames overlap: so much of a sample's energy is in all of them, where none is missing
+        full = self._overlap(self.hann.square().expand(1, 2 * window, -1))[0, self.length]
+        self.register_buffer("least", 0.1 * full, persistent=False)
+
+    least: Tensor
+
+    @property
+    def reach(self) -> int:
+        return self.reach_of(self.trunk)
+
+    def forward(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
+        frames, weights = self._frames(self.trunk(vectors, mask), mask)
+        first = 0 if self.causal else self.margin
+        span = slice(first, first + vectors.shape[2] * self.hop)
+        return self._overlap(frames)[..., span] / self._overlap(weights)[..., span].clamp(min=self.least)
+
+    def _frames(self, h: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, channels * 2 * bins, frames) -> windowed frames (B, channels, frames, length), and what each weighs."""
+        with torch.autocast(h.device.type, enabled=False):
+            h = h.float().unflatten(1, (self.channels, 2, self.bins)).transpose(3, 4)
+            weights = self.hann.square().expand(len(h), 1, h.shape[3], -1)
+            if not h.numel():  # which the Fourier transform refuses
+                return h.new_zeros(len(h), self.channels, h.shape[3], self.length) + h.sum(), weights
+            frames = torch.fft.irfft(torch.complex(h[:, :, 0], h[:, :, 1]), n=self.length) * self.hann
+            if mask is not None:  # what stands for padding adds nothing, and is not counted
+                there = mask[:, None, :, None]
+                frames, weights = torch.where(there, frames, 0), torch.where(there, weights, 0)
+            return frames, weights
+
+    def _overlap(self, frames: Tensor) -> Tensor:
+        """(..., frames, length) -> (..., samples): each frame one hop after the one before it, added up."""
+        count = frames.shape[-2]
+        if not count:
+            return frames.new_zeros(*frames.shape[:-2], self.length - self.hop)
+        line = frames.reshape(-1, count, self.length).transpose(1, 2)
+        total = (count - 1) * self.hop + self.length
+        added = F.fold(line, (1, total), (1, self.length), stride=(1, self.hop))
+        return added.reshape(*frames.shape[:-2], total)
+
+    def start(self, batch: int) -> dict[str, Any]:
+        """A state for a stream of `batch` sounds. Causal networks only."""
+        tail = self.length - self.hop
+        sound, weight = (self.hann.new_zeros(batch, n, tail) for n in (self.channels, 1))
+        return {"sound": sound, "weight": weight, "trunk": self.trunk.start(batch)}
+
+    def step(
+        self, vectors: Tensor, position: int | None, state: dict[str, Any], mask: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """vectors (B, dim, n), the next ones -> (B, channels, n * hop). `position` is that of the stream: None."""
+        span = vectors.shape[2] * self.hop
+        if not span:
+            return vectors.new_zeros(len(vectors), self.channels, 0), state
+        frames, weights = self._frames(self.trunk.step(blank(vectors, mask), state["trunk"]), mask)
+        sound, weight = self._overlap(frames), self._overlap(weights)
+        tail = self.length - self.hop
+        sound[..., :tail] += state["sound"]
+        weight[..., :tail] += state["weight"]
+        state["sound"], state["weight"] = sound[..., span:], weight[..., span:]
+        return sound[..., :span] / weight[..., :span].clamp(min=self.least), state
+
+
+def mel_bank(length: int, bands: int, sample_rate_hz: int) -> Tensor:
+    """(length // 2 + 1, bands): triangles, evenly spaced on Slaney's mel scale, of equal area."""
+    return needed("torchaudio").functional.melscale_fbanks(
+        length // 2 + 1, 0.0, sample_rate_hz / 2, bands, sample_rate_hz, norm="slaney", mel_scale="slaney"
+    )

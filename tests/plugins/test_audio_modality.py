@@ -1,0 +1,91 @@
+"""The audio modality: its options, views, batches and networks."""
+
+import pytest
+import torch
+
+import vqmm
+from vqmm.errors import UserError
+from vqmm.plugins.audio import Audio
+from vqmm.testing import check_modality
+from vqmm.tokenizer import Tokenizer
+
+RATE = 8000
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"causal": True},
+        {"channels": 2, "stride": 7, "window": 2, "envelope_weight": 1.0},
+        {"network": "waveform", "blocks": 1, "width": 16},
+        {"network": "waveform", "blocks": 2, "width": 16, "causal": True, "bottleneck": "lstm", "activation": "snake"},
+        {"network": "waveform", "blocks": 1, "width": 16, "bottleneck": "attention", "weight_norm": False},
+    ],
+    ids=str,
+)
+def test_every_kind_of_network_keeps_the_promises(options):
+    torch.manual_seed(0)
+    check_modality(Audio(Audio.Options(**options)))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"stride": 0}, "modality.stride: 0 must be a number, at least 1"),
+        ({"stride": ()}, r"modality.stride: \(\) must be"),
+        ({"stride": (4, 0)}, r"modality.stride: \(4, 0\)"),
+        ({"seconds": 0.001}, r"16 samples, a code spans 160 \(stride\): take 0.01 s or more"),
+        ({"waveform_weight": 0, "mel_weight": 0, "envelope_weight": 0}, "are all 0: nothing to learn from"),
+        ({"network": "waveform", "causal": True, "bottleneck": "attention"}, "attention looks ahead"),
+        ({"label": "("}, "is not a regular expression"),
+    ],
+)
+def test_options_that_cannot_be_get_one_line(options, said):
+    with pytest.raises(UserError, match=said) as caught:
+        Audio(Audio.Options(**options))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stride_is_a_number_or_one_for_each_level():
+    assert Audio(Audio.Options(stride=80)).strides == Audio(Audio.Options(stride=(2, 4, 5, 2))).strides == (80,)
+    assert Audio(Audio.Options(stride=60)).levels_of_stride == (2, 2, 3, 5)
+    assert Audio(Audio.Options(stride=(5, 4))).levels_of_stride == (5, 4)
+    assert Audio(Audio.Options(stride=1)).levels_of_stride == ()
+
+
+def test_views_are_random_stretches_in_training_and_the_beginning_in_evaluation():
+    audio = Audio(Audio.Options(sample_rate_hz=RATE, stride=80, seconds=0.1, longest_seconds=0.5))
+    sound = torch.arange(8000, dtype=torch.int16)[None]
+    first, again, other = (audio.crop(sound, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert first.shape == (1, 800) and torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(audio.crop(sound, None), sound[:, :4000])
+    assert audio.crop(sound[:, :300], torch.Generator()).shape == (1, 300)  # shorter than a view: taken whole
+    assert audio.amount([4000]) == 0.5 and "first 0.5 s" in audio.view
+
+
+def test_a_batch_is_floats_padded_to_whole_codes():
+    audio = Audio(Audio.Options(sample_rate_hz=RATE, stride=80))
+    long, short = torch.full((1, 200), -32768, dtype=torch.int16), torch.full((1, 90), 16384, dtype=torch.int16)
+    batch = audio.collate([long, short], ["long", "short"])
+    assert batch.x.shape == (2, 1, 240) and batch.size.tolist() == [[200], [90]]
+    assert batch.x[0, 0, 0] == -1 and batch.x[1, 0, 0] == 0.5 and batch.x[1, 0, 90:].abs().sum() == 0
+
+
+def test_the_same_sound_gives_the_same_codes_alone_and_in_a_batch_of_64():
+    torch.manual_seed(0)
+    audio = Audio(Audio.Options(sample_rate_hz=RATE, stride=40, width=16, blocks=2))
+    registry = vqmm.Registry.discover()
+    config = {"quantizer": {"name": "residual", "dim": 8, "stages": 4}, "decoder": {"name": "direct"}}
+    tokenizer = Tokenizer.build(config, audio, registry)
+    lengths = torch.randint(200, 2000, (64,)).tolist()
+    sounds = [torch.rand(1, length) * 2 - 1 for length in lengths]
+    with torch.no_grad():
+        tokenizer.quantizer.initialise(tokenizer.latents(audio.collate(sounds, [""] * 64))[0])
+    together = tokenizer.encode(audio.collate(sounds, [str(i) for i in range(64)])).maps[0]
+    different = total = 0
+    for i, sound in enumerate(sounds):
+        alone = tokenizer.encode(audio.collate([sound], ["one"])).maps[0][0]
+        different += int((together[i, :, : alone.shape[1]] != alone).sum())
+        total += alone.numel()
+    assert total > 5000 and different == 0, f"{different} of {total} codes differ"
