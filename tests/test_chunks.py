@@ -18,6 +18,7 @@ from vqmm import chunks
 from vqmm.chunks import decode_long, encode_long, pieces, reconstruct_long
 from vqmm.decoders.direct import DirectDecoder
 from vqmm.decoders.wavenet import WaveNetDecoder
+from vqmm.errors import Remark
 from vqmm.nn import Decoder, Encoder, Stack, reach
 from vqmm.nn.causal import CausalConv, GatedBlock
 from vqmm.nn.reach import seen
@@ -120,7 +121,7 @@ def test_a_reach_without_limit_is_said_and_results_are_near(options, monkeypatch
     batch = tokenizer.modality.collate([noise(12 * 900)], ["one"])
     expected, _ = tokenizer.reconstruct(batch)
     monkeypatch.setattr(chunks, "PIECE_VALUES", 12 * 300)
-    with pytest.warns(UserWarning, match="Waveform.*coder looks at the whole of a sample.* 256 codes on both sides"):
+    with pytest.warns(Remark, match="Waveform.*coder looks at the whole of a sample.* 256 codes on both sides"):
         found, codes = reconstruct_long(tokenizer, batch)
     assert (found[0] - expected[0]).square().mean() < 0.05 * expected[0].square().mean()
     assert codes.maps[0].shape == (1, 3, 900)

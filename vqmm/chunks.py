@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from vqmm.batch import Batch, Codes
 from vqmm.decoders.base import call_masked, cut, grid_mask
 from vqmm.decoders.direct import DirectDecoder
+from vqmm.errors import Remark
 from vqmm.quantizers.base import Quantized
 from vqmm.streaming import Stream, steps
 from vqmm.tokenizer import Tokenizer, evaluating
@@ -155,6 +156,7 @@ def _surroundings(network: nn.Module) -> int:
         warnings.warn(
             f"{type(network).__name__} looks at the whole of a sample: long ones go through it in pieces, each seeing "
             f"{CONTEXT} codes on both sides, so their results are near those of the whole, and not the same",
+            Remark,
             stacklevel=2,
         )
         return CONTEXT

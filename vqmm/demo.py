@@ -108,6 +108,7 @@ PARTS: list[Part] = [
         settings=(
             "modality.sample_rate_hz=8000",
             "modality.stride=80",
+            "modality.seconds=0.4",
             "modality.waveform_weight=4",
             "modality.mel_weight=1",
             "modality.envelope_weight=0",

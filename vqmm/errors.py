@@ -13,6 +13,10 @@ class UserError(ValueError):
     """A mistake that the person at the keyboard can mend. The command line prints it as one line, exit code 2."""
 
 
+class Remark(UserWarning):
+    """Something the person at the keyboard should know while the work goes on; the command line prints one line."""
+
+
 class Stopped(Exception):  # noqa: N818
     """Not an error: a run that saved and left because of a signal; `code` is the exit code that says which."""
 

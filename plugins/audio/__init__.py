@@ -1,5 +1,6 @@
 """Sound: a line of codes for WAV, FLAC, Ogg Vorbis, Opus and MP3 files, for folders, lists and archives of them."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import vqmm
 from vqmm.data.sample import Sample
-from vqmm.errors import UserError
+from vqmm.errors import Remark, UserError
 from vqmm.evaluation.baseline import Baseline
 from vqmm.evaluation.metrics import Judge
 from vqmm.plugins.audio import files
@@ -117,6 +118,21 @@ class Audio(vqmm.Modality):
         return tuple(found)
 
     # From disk and back
+
+    def fit(self, samples: Iterator[Tensor]) -> None:
+        """Nothing to learn; a remark where every sound is shorter than a training view."""
+        length = round(self.options.seconds * self.options.sample_rate_hz)
+        longest = 0
+        for sample in samples:
+            longest = max(longest, sample.shape[1])
+            if longest >= length:
+                return
+        warnings.warn(
+            f"modality.seconds: a training view is {self.options.seconds:g} s, and the longest of all sounds "
+            f"{longest / self.options.sample_rate_hz:.3g} s: each is taken whole, and padded beside longer ones",
+            Remark,
+            stacklevel=2,
+        )
 
     def load(self, folder: Path) -> None:
         """What a trained model is given need not be named as its training data were."""

@@ -1,11 +1,20 @@
 """Sound from the command line: trained, judged, encoded at a bitrate, decoded, compressed."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 soundfile = pytest.importorskip("soundfile")
 
-SMALL = ("modality.sample_rate_hz=8000", "modality.stride=80", "modality.width=16", "modality.blocks=1")
+SMALL = (
+    "modality.sample_rate_hz=8000",
+    "modality.stride=80",
+    "modality.seconds=0.2",
+    "modality.width=16",
+    "modality.blocks=1",
+)
 SMALL += ("quantizer.stages=2", "quantizer.codebook_size=8", "quantizer.dim=8", "train.batch_size=4")
 SET = [word for setting in SMALL for word in ("--set", setting)]
 
@@ -38,6 +47,16 @@ def test_train_and_eval_name_what_they_could_not_read(vqmm, tones, codec, tmp_pa
     expected = {"stoi", "si_sdr_db", "mel_distance", "stft_distance", "bits_per_second", "entropy_bits_per_second"}
     assert expected <= metrics.keys() <= told["rules"].keys()
     assert metrics["bits_per_second"] == pytest.approx(2 * 3 * 100)
+
+
+def test_views_longer_than_every_file_are_said_to_be(tones, tmp_path):
+    words = [sys.executable, "-m", "vqmm", "train", "audio", "--data", str(tones), "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*words, "--recipe", "rvq", "--steps", "1", *SET, "--set", "modality.seconds=2"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    said = "vqmm: modality.seconds: a training view is 2 s, and the longest of all sounds 0.3 s: each is taken whole"
+    assert sum(line.startswith(said) for line in done.stderr.splitlines()) == 1
 
 
 def test_encoded_and_decoded_files_play_and_have_their_length(vqmm, tones, codec, tmp_path):

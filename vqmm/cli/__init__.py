@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,10 +25,12 @@ from vqmm.cli import (
     report,
     train,
 )
-from vqmm.errors import Stopped, UserError
+from vqmm.errors import Remark, Stopped, UserError
 
 UsageError: Any = typer.BadParameter.__base__  # what typer raises for a mistyped command line, and does not export
 OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # the machine says no, not our code
+
+_python_formatted = warnings.formatwarning
 
 app = typer.Typer(
     name="vqmm",
@@ -67,6 +70,7 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line. A user's mistake is one line on standard error and exit code 2."""
+    warnings.formatwarning = _formatted
     try:
         code = app(None if arguments is None else list(arguments), prog_name="vqmm", standalone_mode=False)
     except UserError as error:
@@ -83,6 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if code == 130:  # typer has caught the interrupt itself
         _leave("interrupted", 130)
     sys.exit(code or 0)
+
+
+def _formatted(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A remark as one line; other warnings as Python writes them."""
+    if issubclass(category, Remark):
+        return f"vqmm: {' '.join(str(message).split())}\n"
+    return _python_formatted(message, category, filename, lineno, line)
 
 
 def _leave(said: str, code: int) -> None:
