@@ -75,6 +75,20 @@ def test_without_codes_the_rate_is_null():
     assert found.as_dict()["stages"] == []
 
 
+def test_what_a_bottleneck_measures_is_the_mean_over_all_positions():
+    """The KL divergence of a VAE by hand, whatever the batches."""
+    tokenizer = make("gaussian").eval()
+    some, pictures = views(tokenizer.modality)
+    found = evaluate(tokenizer, evaluation_batches(some, 2))
+    batch = tokenizer.modality.collate(list(pictures), [str(i) for i in range(5)])
+    with torch.no_grad():
+        z, _ = tokenizer.latents(batch)
+        mean, log_variance = tokenizer.quantizer.moments(z.movedim(1, -1)).chunk(2, dim=-1)
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+    assert found.metrics["kl_per_dim"] == pytest.approx(float(kl.mean()), rel=1e-4)
+    assert "nats per latent dimension" in found.rules["kl_per_dim"]
+
+
 def test_a_figure_that_is_no_number_is_null_and_its_rule_says_so(monkeypatch):
     tokenizer = make()
     monkeypatch.setattr(tokenizer.modality, "finish", lambda output: output * math.nan)

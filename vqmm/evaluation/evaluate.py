@@ -94,12 +94,16 @@ class _Pass:
         self.usage = CodeUsage([each[:stages] for each in tokenizer.quantizer.sizes])
         self.amount, self.seconds, self.reconstructed = 0.0, 0.0, 0
         self.bits, self.bits_shuffled, self.values, self.values_shuffled = 0.0, 0.0, 0, 0
+        self.measures = dict.fromkeys(tokenizer.quantizer.measured, 0.0)  # sums over positions
+        self.positions = 0
 
     def add(self, batch: Batch) -> None:
         self.found.count += len(batch)
         self.amount += sum(self.tokenizer.modality.amount(size) for size in batch.size.tolist())
         if self.tokenizer.decoder.likelihood:
             self._weigh(batch)
+        if self.measures:
+            self._measure(batch)
         most = self.tokenizer.decoder.judged
         codes = self._judge(batch) if most is None or self.reconstructed < most else self._codes(batch)
         if codes is not None:
@@ -113,6 +117,15 @@ class _Pass:
         if len(batch) > 1:  # one sample has nobody to exchange codes with
             self.bits_shuffled += wrong * count
             self.values_shuffled += count
+
+    def _measure(self, batch: Batch) -> None:
+        with evaluating(self.tokenizer):
+            z, mask = self.tokenizer.latents(batch)
+            measures = self.tokenizer.quantizer(z, mask, self.stages).measures
+        count = z[:, 0].numel() if mask is None else int(mask.sum())
+        self.positions += count
+        for name, value in measures.items():
+            self.measures[name] += float(value) * count
 
     def _codes(self, batch: Batch) -> Codes | None:
         return self.tokenizer.encode(batch, self.stages) if self.tokenizer.quantizer.stages else None
@@ -150,6 +163,9 @@ class _Pass:
         if self.values_shuffled:
             found.metrics["bits_per_dim_shuffled"] = self.bits_shuffled / self.values_shuffled
             found.rules["bits_per_dim_shuffled"] = "the same given another sample's codes: how much the codes say"
+        for name, total in self.measures.items():
+            found.metrics[name] = total / self.positions if self.positions else None
+            found.rules[name] = tokenizer.quantizer.measured[name]
         unit = tokenizer.modality.rate_unit
         has_codes = bool(tokenizer.quantizer.sizes)
         found.stages = self.usage.stages()

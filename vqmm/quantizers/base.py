@@ -1,7 +1,7 @@
 """Quantizer: continuous latents to codes and back."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -25,11 +25,13 @@ class Quantized:
         vectors: (B, D, *grid), like z; what the decoder reads.
         codes: the choice made, with `size` the grid of z; None for a bottleneck without codes.
         losses: named scalars, already weighted: to be added to the reconstruction loss as they are.
+        measures: named means over the positions that count, for an evaluation to report: `Quantizer.measured`.
     """
 
     vectors: Tensor
     codes: Codes | None
     losses: dict[str, Tensor]
+    measures: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Quantizer(nn.Module):
@@ -47,6 +49,7 @@ class Quantizer(nn.Module):
 
     name: ClassVar[str]
     relaxed: ClassVar[bool] = False
+    measured: ClassVar[Mapping[str, str]] = {}  # the names of `Quantized.measures`, and the rule of each
 
     class Options(PartOptions):
         dim: int = Field(64, ge=1, description="channels of the latents that come in and go out")

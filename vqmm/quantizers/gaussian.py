@@ -1,6 +1,7 @@
 """The variational bottleneck: Kingma and Welling 2014 (arXiv 1312.6114)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -17,6 +18,9 @@ class GaussianQuantizer(Quantizer):
     """
 
     name = "gaussian"
+    measured: ClassVar[Mapping[str, str]] = {
+        "kl_per_dim": "KL divergence to the standard normal, in nats per latent dimension: the mean over positions"
+    }
 
     class Options(Quantizer.Options):
         kl_weight: float = Field(0.01, ge=0, description="weight of the KL divergence, in nats per latent dimension")
@@ -36,8 +40,8 @@ class GaussianQuantizer(Quantizer):
             kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
             noise = torch.randn_like(mean) * (log_variance / 2).exp() if self.training else 0
             vectors = from_rows(mean + noise, len(z), z.shape[2:])
-            loss = self.options.kl_weight * masked_mean(from_rows(kl, len(z), z.shape[2:]), mask)
-        return Quantized(vectors, None, {"kl": loss})
+            mean_kl = masked_mean(from_rows(kl, len(z), z.shape[2:]), mask)
+        return Quantized(vectors, None, {"kl": self.options.kl_weight * mean_kl}, {"kl_per_dim": mean_kl})
 
     def sample(self, count: int, grid: Sequence[int], generator: torch.Generator) -> Tensor:
         return torch.randn(count, self.options.dim, *grid, generator=generator)
