@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import vqmm
+from vqmm import chunks
 from vqmm.errors import UserError
 from vqmm.plugins.audio import Audio
 from vqmm.testing import check_modality
@@ -89,3 +90,50 @@ def test_the_same_sound_gives_the_same_codes_alone_and_in_a_batch_of_64():
         different += int((together[i, :, : alone.shape[1]] != alone).sum())
         total += alone.numel()
     assert total > 5000 and different == 0, f"{different} of {total} codes differ"
+
+
+def trained(causal, network="spectral", **options):
+    """An untrained tokenizer whose codes were drawn from latents, so that many are used."""
+    torch.manual_seed(0)
+    audio = Audio(
+        Audio.Options(sample_rate_hz=RATE, stride=40, width=16, blocks=2, causal=causal, network=network, **options)
+    )
+    config = {
+        "quantizer": {"name": "residual", "dim": 8, "stages": 3, "codebook_size": 32},
+        "decoder": {"name": "direct"},
+    }
+    tokenizer = Tokenizer.build(config, audio, vqmm.Registry.discover())
+    noise = audio.collate([torch.rand(1, 40 * 400) * 2 - 1], ["noise"])
+    with torch.no_grad():
+        tokenizer.quantizer.initialise(tokenizer.latents(noise)[0])
+    return tokenizer.freeze()
+
+
+@pytest.mark.parametrize("network", ["spectral", "waveform"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_long_sound_in_pieces_gives_the_codes_and_samples_of_the_whole(causal, network, monkeypatch):
+    tokenizer = trained(causal, network)
+    sound = torch.rand(1, 40 * 300 - 17) * 2 - 1
+    batch = tokenizer.modality.collate([sound], ["long"])
+    whole = tokenizer.encode(batch)
+    monkeypatch.setattr(chunks, "PIECE_VALUES", 40 * 50)
+    codes = chunks.encode_long(tokenizer, batch)
+    assert int((codes.maps[0] != whole.maps[0]).sum()) == 0
+    (expected,) = tokenizer.decode(whole)
+    (found,) = chunks.decode_long(tokenizer, codes)
+    assert found.shape == sound.shape
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("network", ["spectral", "waveform"])
+def test_a_causal_tokenizer_streams_and_the_joined_result_is_the_whole(network):
+    tokenizer = trained(True, network)
+    sound = torch.rand(1, 40 * 100 - 17) * 2 - 1
+    encoder, decoder = vqmm.StreamingEncoder(tokenizer), vqmm.StreamingDecoder(tokenizer)
+    codes = [encoder.push(chunk) for chunk in sound.split([1, 700, 39, 41, 0, 1500, 1702], dim=1)]
+    last = encoder.flush()
+    played = [decoder.push(some) for some in codes] + [decoder.flush(last, encoder.size)]
+    whole = tokenizer.encode(tokenizer.modality.collate([sound], ["whole"]))
+    assert torch.equal(torch.cat([*codes, last], dim=1), whole.maps[0][0])
+    torch.testing.assert_close(torch.cat(played, dim=1), tokenizer.decode(whole)[0], atol=1e-5, rtol=0)
+    assert encoder.latency_samples + decoder.latency_samples == 40  # 5 ms at 8 kHz
