@@ -210,17 +210,6 @@ def test_a_share_of_the_past_is_hidden_in_training():
     assert decoder.loss(vectors, batch)[0] != decoder.loss(vectors, batch)[0]
 
 
-def test_the_past_is_seen_through_noise_in_training():
-    """Of a line with one known position: what comes after it changes, the same position and evaluation do not."""
-    decoder = build("wave", jitter=0.5, forget=0.0)
-    levels = torch.zeros(1, decoder.modality.channels, 4, dtype=torch.long)
-    condition = torch.zeros(1, decoder.options.width, 4)
-    assert torch.equal(decoder.features(levels, condition), decoder.features(levels, condition))
-    decoder.train()
-    one, other = decoder.features(levels, condition), decoder.features(levels, condition)
-    assert torch.equal(one[..., 0], other[..., 0]) and not torch.equal(one[..., 1:], other[..., 1:])
-
-
 def test_codes_that_say_something_are_listened_to():
     """Pictures whose brightness only the vectors tell before the first pixel; then with the vectors exchanged."""
     torch.manual_seed(0)
@@ -251,8 +240,6 @@ def test_codes_that_say_something_are_listened_to():
         ("image", dict(kernel=4), "decoder.kernel: 4 is even: image has 2 axes"),
         ("image", dict(likelihood="mu-law"), "mu-law is for waveforms, and image has 2 axes"),
         ("notes", dict(likelihood="mu-law"), "mu-law is for waveforms, and notes has 12 ids"),
-        ("notes", dict(jitter=0.1), "decoder.jitter: 0.1 is noise on float samples, not on classes"),
-        ("wave", dict(jitter=0.1, likelihood="mu-law"), "decoder.jitter: 0.1 is noise on float samples"),
     ],
 )
 def test_options_that_do_not_fit_the_modality_get_one_line(name, options, said):

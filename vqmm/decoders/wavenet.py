@@ -7,8 +7,7 @@ arXiv 1712.09763).
 
 A strong decoder predicts a sample from its own past and has no need for codes. Two things speak for the codes: they
 enter every block at every position, and in training a share `forget` of the past is hidden, the whole of it for some
-samples, so that what the codes say is worth learning. And a model that has seen true pasts alone drifts when it goes on
-from its own: with `jitter` the past of float samples is seen through noise, so that small errors are nothing new.
+samples, so that what the codes say is worth learning.
 """
 
 import math
@@ -64,9 +63,6 @@ class WaveNetDecoder(Decoder):
         )
         mixtures: int = Field(5, ge=1, description="components of the mixture of logistics")
         forget: float = Field(0.1, ge=0, le=1, description="share of the past that is hidden in training")
-        jitter: float = Field(
-            0.0, ge=0, description="standard deviation of the noise that the past of float samples gets in training"
-        )
         dropout: float = Field(0.0, ge=0, lt=1, description="share of a block's inputs set to zero in training")
         temperature: float = Field(1.0, ge=0, description="of sampling; 0: the likeliest at each position")
 
@@ -113,10 +109,7 @@ class WaveNetDecoder(Decoder):
     def features(self, levels: Tensor, condition: Tensor, mask: Tensor | None = None) -> Tensor:
         """levels (B, C, *extent), condition (B, width, *extent) -> (B, width, *extent): what the distribution of each
         position is made from; it depends on levels before that position alone."""
-        embedded = self.distribution.embed(levels)
-        if self.training and self.options.jitter:
-            embedded = embedded + self.options.jitter * torch.randn_like(embedded)
-        seen = known(embedded)
+        seen = known(self.distribution.embed(levels))
         if self.training and self.options.forget:
             seen = seen * kept(levels, self.options.forget)
         return self.network(blank(seen, mask), condition, mask)
@@ -161,8 +154,6 @@ class WaveNetDecoder(Decoder):
 
 def build_likelihood(modality: Modality, options: Any) -> Logistics | Categorical:
     ids = modality.ids
-    if options.jitter and (ids is not None or options.likelihood == "mu-law"):
-        raise UserError(f"decoder.jitter: {options.jitter:g} is noise on float samples, not on classes: take forget")
     if options.likelihood == "mu-law":
         if ids is not None or modality.rank != 1:
             what = f"{ids} ids" if ids is not None else f"{modality.rank} axes"
