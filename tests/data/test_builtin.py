@@ -1,5 +1,6 @@
-"""Dialling tones: every file holds the two frequencies of its digit, and the same ones every time."""
+"""Dialling tones: the two frequencies of each digit, the same every time. Topics: the text that comes with Python."""
 
+import sys
 import wave
 
 import numpy as np
@@ -65,5 +66,20 @@ def test_they_are_the_same_every_time(tones):
 
 
 def test_an_unknown_name_is_answered_with_those_there_are():
-    with pytest.raises(UserError, match=r"called 'tone'. There is: digits, tones. Did you mean 'tones'\?"):
+    with pytest.raises(UserError, match=r"called 'tone'. There is: digits, tones, topics. Did you mean 'tones'\?"):
         builtin("tone")
+
+
+def test_topics_are_the_texts_that_come_with_python():
+    from pydoc_data.topics import topics
+
+    files = sorted(builtin("topics").iterdir())
+    assert [file.name for file in files] == sorted(f"{name}.txt" for name in topics) and len(files) > 50
+    assert all(file.read_bytes().decode() == topics[file.stem] for file in files)
+    assert sum(file.stat().st_size for file in files) > 300_000
+
+
+def test_a_python_without_its_topics_is_told_of(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(UserError, match="builtin:topics is a part of Python"):
+        builtin.__wrapped__("topics")

@@ -1,4 +1,4 @@
-"""Small data that needs no download: `builtin:digits` and `builtin:tones`."""
+"""Small data that needs no download: `builtin:digits`, `builtin:tones` and `builtin:topics`."""
 
 import atexit
 import shutil
@@ -70,4 +70,18 @@ def _dialled(digit: str, generator: np.random.Generator) -> np.ndarray:
     return np.clip(held * (levels @ np.sin(2 * np.pi * turns)) + hiss, -1, 1)
 
 
-MAKERS = {"digits": _digits, "tones": _tones}
+def _topics(folder: Path) -> Path:
+    """English text that comes with Python, what `help("if")` shows: a `.txt` for each topic, 79 of Python 3.11.
+
+    As text goes it is technical, and it differs a little from one version of Python to the next.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ModuleNotFoundError:
+        raise UserError("builtin:topics is a part of Python (pydoc_data) that this one was installed without") from None
+    for name in sorted(topics):
+        (folder / f"{name}.txt").write_bytes(topics[name].encode())
+    return folder
+
+
+MAKERS = {"digits": _digits, "tones": _tones, "topics": _topics}
