@@ -40,11 +40,6 @@ class Contender(NamedTuple):
     def ours(self) -> bool:
         return self.name == "vqmm"
 
-    @property
-    def reduced(self) -> bool:
-        """Products of less than float32: compared with their like."""
-        return self.precision in ("fast", "tf32", "float16")
-
 
 def versions() -> dict[str, str]:
     found = {}
