@@ -127,8 +127,8 @@ class LookupFreeQuantizer(ScalarQuantizer):
 
     class Options(Quantizer.Options):
         codebook_size: int = Field(4096, description="K, a power of two: log2 K signs")
-        commitment: float = Field(0.25, ge=0, description="weight of the term that draws latents to their signs")
-        entropy: float = Field(0.1, ge=0, description="weight of the entropy term")
+        commitment: float = Field(0.02, ge=0, description="weight of the term that draws latents to their signs")
+        entropy: float = Field(0.0075, ge=0, description="weight of the entropy term")
         diversity: float = Field(1.0, ge=0, description="weight, inside that term, of the use of all codes")
         temperature: float = Field(1.0, gt=0, description="softness of the assignment whose entropies are taken")
         count: Literal["codes", "bits"] = Field(
@@ -185,10 +185,9 @@ class SphericalQuantizer(LookupFreeQuantizer):
     name = "bsq"
 
     class Options(LookupFreeQuantizer.Options):
-        entropy: float = Field(0.02, ge=0, description="weight of the entropy term")
-        count: Literal["codes", "bits"] = Field(
-            "bits", description="use is of all K codes, exactly, or of each sign by itself: an upper bound, for large K"
-        )
+        entropy: float = Field(0.005, ge=0, description="weight of the entropy term")
+        # codes are close together on the sphere: at 1 every assignment would be nearly even, and the term say nothing
+        temperature: float = Field(0.05, gt=0, description="softness of the assignment whose entropies are taken")
 
     @property
     def side(self) -> float:
