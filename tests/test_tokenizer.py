@@ -149,7 +149,7 @@ def cut_the_config(folder):
     [
         (damage_weights, "model.safetensors is damaged"),
         (damage_one_weight, "was changed after it was saved"),
-        (name_a_missing_plugin, "no modality is called 'hologram'. There is: image"),
+        (name_a_missing_plugin, "no modality is called 'hologram'. There is: audio, image"),
         (cut_the_config, "config.json is damaged"),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no tokenizer"),
     ],

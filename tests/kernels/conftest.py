@@ -1,7 +1,11 @@
 """Kernel tests run in one thread, on fresh memory that is never lucky."""
 
+import os
 from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,6 +35,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def products_do_not_depend_on_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter multiplies with NumPy, whose float32 sums on some processors depend on where in the matrix a
+    column stands; a tensor core's do not. In float64, rounded once, equal columns are equal again."""
+    if os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None:
+        return
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    real = InterpreterBuilder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, d: Any, *rest: Any) -> Any:
+        if not {a.data.dtype, b.data.dtype} <= {np.dtype(np.float16), np.dtype(np.float32)}:
+            return real(self, a, b, d, *rest)
+        product = np.matmul(a.data.astype(np.float64), b.data.astype(np.float64)).astype(d.data.dtype)
+        return TensorHandle(product + d.data, d.dtype.scalar)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
 
 
 @pytest.fixture
