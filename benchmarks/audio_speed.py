@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -73,8 +74,8 @@ def bench(seconds: float, rounds: int) -> dict[str, Any]:
     for name, tokenizer in tokenizers.items():
         batch = sound(tokenizer, seconds)
         codes: Codes = tokenizer.encode(batch)
-        works[name, "encode"] = lambda t=tokenizer, b=batch: t.encode(b)
-        works[name, "decode"] = lambda t=tokenizer, c=codes: t.decode(c)
+        works[name, "encode"] = partial(tokenizer.encode, batch)
+        works[name, "decode"] = partial(tokenizer.decode, codes)
     times: dict[tuple[str, str], list[float]] = {key: [] for key in works}
     for turn in range(rounds + 1):
         for key, work in works.items():

@@ -74,7 +74,13 @@ def bench(data: Path, name: str, run: Path, steps: int, settings: Sequence[str],
     modality = tokenizer.modality
     source = Source(modality, data)
     held_out, split = judged(source, trained_on(run))
-    result = {"question": "sound_tokenizers", "data": name, "recipe": "rvq", "steps": steps, "settings": [*settings]}
+    result: dict[str, Any] = {
+        "question": "sound_tokenizers",
+        "data": name,
+        "recipe": "rvq",
+        "steps": steps,
+        "settings": [*settings],
+    }
     plan = Train(**yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["train"])
     result |= {"weights": trained["weights"], "train_seconds": round(train_seconds(run, plan), 1), "split": split}
     result |= {"code_fingerprint": tokenizer.code_fingerprint(), "rules": {}, "kinds": {}}
