@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -16,7 +16,20 @@ from vqmm.data.sample import Sample
 from vqmm.errors import Remark, UserError
 from vqmm.evaluation.baseline import Baseline
 from vqmm.evaluation.metrics import Judge
+from vqmm.nn import prime_factors
 from vqmm.plugins.audio import files
+
+if TYPE_CHECKING:
+    from vqmm.plugins.audio.waveform import Style
+
+
+OPTIONS_OF = {  # options that only one kind of network has
+    "window": "spectral",
+    "activation": "waveform",
+    "weight_norm": "waveform",
+    "bottleneck": "waveform",
+    "attention": None,  # which the core's own networks have, and neither of these
+}
 
 
 @vqmm.hookimpl
@@ -80,10 +93,19 @@ class Audio(vqmm.Modality):
                 f"modality.seconds: {o.seconds:g} s are {round(o.seconds * o.sample_rate_hz)} samples, a code spans "
                 f"{self.hop} (stride): take {self.hop / o.sample_rate_hz:g} s or more"
             )
-        if o.network == "waveform" and o.causal and o.bottleneck == "attention":
-            raise UserError(
-                "modality.bottleneck: attention looks ahead, and a causal network does not: take lstm or none"
-            )
+        self._refuse_foreign_options()
+        if o.causal and o.bottleneck == "attention":
+            raise UserError("modality.bottleneck: attention looks ahead, a causal network does not: take lstm or none")
+
+    def _refuse_foreign_options(self) -> None:
+        """An option that the chosen networks do not have would do nothing."""
+        fields = self.Options.model_fields
+        for name, network in OPTIONS_OF.items():
+            if network != self.options.network and getattr(self.options, name) != fields[name].default:
+                instead = f", or take modality.network={network}" if network else ": take modality.bottleneck=attention"
+                raise UserError(
+                    f"modality.{name}: the {self.options.network} networks have no such option: leave it out{instead}"
+                )
 
     def check_strides(self) -> None:
         """Any stride will do: a spectrum's hop need not be a power of two."""
@@ -109,13 +131,7 @@ class Audio(vqmm.Modality):
     def levels_of_stride(self) -> tuple[int, ...]:
         """The stride of each level of the waveform networks; one number is split into primes, small ones first."""
         stride = self.options.stride
-        if not isinstance(stride, int):
-            return tuple(stride)
-        found, left = [], stride
-        while left > 1:
-            found.append(next(p for p in range(2, left + 1) if left % p == 0))
-            left //= found[-1]
-        return tuple(found)
+        return tuple(prime_factors(stride) if isinstance(stride, int) else stride)
 
     # From disk and back
 
@@ -170,21 +186,24 @@ class Audio(vqmm.Modality):
 
         o = self.options
         if o.network == "waveform":
-            return WaveformEncoder(self.channels, dim, self.levels_of_stride, **self._waveform_options)
+            return WaveformEncoder(self.channels, dim, self.levels_of_stride, o.width, o.blocks, self._style)
         return SpectralEncoder(self.channels, dim, self.hop, o.sample_rate_hz, **self._spectral_options)
 
     def build_decoder(self, dim: int) -> nn.Module:
         from vqmm.plugins.audio.spectral import SpectralDecoder
         from vqmm.plugins.audio.waveform import WaveformDecoder
 
-        if self.options.network == "waveform":
-            return WaveformDecoder(self.channels, dim, self.levels_of_stride, **self._waveform_options)
+        o = self.options
+        if o.network == "waveform":
+            return WaveformDecoder(self.channels, dim, self.levels_of_stride, o.width, o.blocks, self._style)
         return SpectralDecoder(self.channels, dim, self.hop, **self._spectral_options)
 
     @property
-    def _waveform_options(self) -> dict[str, Any]:
-        names = ("width", "blocks", "causal", "activation", "weight_norm", "bottleneck")
-        return {name: getattr(self.options, name) for name in names}
+    def _style(self) -> "Style":
+        from vqmm.plugins.audio.waveform import Style
+
+        o = self.options
+        return Style(o.causal, o.activation, o.weight_norm, o.bottleneck)
 
     @property
     def _spectral_options(self) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 import io
 import math
 from collections.abc import Iterator, Sequence
-from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +10,7 @@ from torch import Tensor
 from vqmm.errors import UserError
 from vqmm.evaluation.baseline import Baseline
 from vqmm.kernels.nearest_code import nearest_code
+from vqmm.plugins.audio.extra import needed
 from vqmm.quantizers.kmeans import kmeans
 
 OPUS_KBPS = (6, 8, 12, 16)  # asked for, a channel: from the lowest that Opus has to where speech is transparent
@@ -70,7 +69,7 @@ class Opus(Baseline):
         joined = _joined(samples)
         if not joined.shape[1]:
             return [sample.clone() for sample in samples], 0.0
-        soundfile = _load("soundfile")
+        soundfile = needed("soundfile")
         file = io.BytesIO()
         coded = self._resampled(joined, self.sample_rate_hz, self.coded_rate_hz)
         try:
@@ -87,7 +86,7 @@ class Opus(Baseline):
         return _parted(back.clamp(-1, 1), samples), 8.0 * size
 
     def _resampled(self, x: Tensor, rate_hz: int, wanted_hz: int) -> Tensor:
-        return x if rate_hz == wanted_hz else _load("torchaudio.functional").resample(x, rate_hz, wanted_hz)
+        return x if rate_hz == wanted_hz else needed("torchaudio").functional.resample(x, rate_hz, wanted_hz)
 
 
 class LogMelFloor(Baseline):
@@ -145,7 +144,7 @@ class LogMelFloor(Baseline):
         frames = self._frames(joined, filters)
         found = self._quantized(frames).reshape(len(joined), -1, self.bands).mT.exp()
         magnitudes = torch.stack([least_squares(filters, each) for each in found])
-        back = _load("torchaudio.functional").griffinlim(
+        back = needed("torchaudio").functional.griffinlim(
             magnitudes,
             torch.hann_window(self.n_fft),
             self.n_fft,
@@ -161,7 +160,7 @@ class LogMelFloor(Baseline):
 
     def _filters(self) -> Tensor:
         """(n_fft / 2 + 1, bands): triangles of height 1 on the HTK mel scale."""
-        bank = _load("torchaudio.functional").melscale_fbanks
+        bank = needed("torchaudio").functional.melscale_fbanks
         return bank(self.n_fft // 2 + 1, 0.0, self.sample_rate_hz / 2, self.bands, self.sample_rate_hz)
 
     def _frames(self, sample: Tensor, filters: Tensor) -> Tensor:
@@ -222,12 +221,3 @@ def _parted(joined: Tensor, samples: Sequence[Tensor]) -> list[Tensor]:
     """What was joined, cut back into samples of their own lengths."""
     lengths = [sample.shape[1] for sample in samples]
     return [part.contiguous() for part in joined[:, : sum(lengths)].split(lengths, dim=1)]
-
-
-def _load(module: str) -> Any:
-    """A library that sound needs; a `UserError` says how to install it."""
-    try:
-        return import_module(module)
-    except (ImportError, OSError) as error:  # torchaudio beside another torch fails while it loads its own library
-        name = module.partition(".")[0]
-        raise UserError(f'this baseline needs {name}: {error}: pip install "vqmm[audio]"') from None

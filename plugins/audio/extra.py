@@ -1,13 +1,11 @@
 """The libraries of the extra `audio`, imported when they are first used: without them the plugin still loads."""
 
 import importlib
-from functools import cache
 from typing import Any
 
 from vqmm.errors import UserError
 
 
-@cache
 def needed(module: str) -> Any:
     """A module by name; a `UserError` that says how to install it where it cannot be imported."""
     try:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqmm.batch import pool_mask
-from vqmm.nn.causal import CausalConv, Register
+from vqmm.nn.causal import CausalConv, CausalStack, Register
 from vqmm.nn.layers import ChannelNorm, Stack, conv
 from vqmm.nn.pointwise import Pointwise, blank
+from vqmm.nn.reach import Span, reach, seen
 from vqmm.plugins.audio.extra import needed
 
 BANDS = 40  # mel bands that the encoder sees beside the spectrum
@@ -33,37 +34,27 @@ class Block(nn.Module):
         self.scale = nn.Parameter(torch.full((width, 1), scale))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.scale * self.join(F.gelu(self.spread(self.norm(x))))
+        return self._add(x, self.spread(self.norm(x)))
+
+    def _add(self, x: Tensor, mixed: Tensor) -> Tensor:
+        return x + self.scale * self.join(F.gelu(mixed))
 
     def start(self, batch: int) -> Register:
         return self.spread.start(batch)
 
-    def step(self, x: Tensor, state: Register) -> Tensor:
-        mixed, _ = self.spread.step(self.norm(x), None, state)
-        return x + self.scale * self.join(F.gelu(mixed))
+    def step(self, x: Tensor, position: int | None, state: Register) -> tuple[Tensor, Register]:
+        mixed, state = self.spread.step(self.norm(x), position, state)
+        return self._add(x, mixed), state
+
+    def seen(self, outputs: Span) -> Span | None:
+        return seen(self.spread, outputs)
 
 
-class Trunk(Stack):
+def trunk(inputs: int, width: int, outputs: int, blocks: int, causal: bool) -> Any:
     """(B, inputs, frames) -> (B, outputs, frames): blocks between two layers that look at one frame each."""
-
-    def __init__(self, inputs: int, width: int, outputs: int, blocks: int, causal: bool):
-        middle = [Block(width, causal, 1 / blocks) for _ in range(blocks)]
-        super().__init__([Pointwise(inputs, width), *middle, ChannelNorm(width), Pointwise(width, outputs)])
-        self.inputs, self.outputs = inputs, outputs
-
-    @property
-    def reach(self) -> int:
-        """How many frames to each side an output depends on."""
-        return sum(KERNEL // 2 for layer in self if isinstance(layer, Block))
-
-    def start(self, batch: int) -> list[Register]:
-        return [layer.start(batch) for layer in self if isinstance(layer, Block)]
-
-    def step(self, x: Tensor, states: list[Register]) -> Tensor:
-        left = iter(states)
-        for layer in self:
-            x = layer.step(x, next(left)) if isinstance(layer, Block) else layer(x)
-        return x
+    middle = [Block(width, causal, 1 / blocks) for _ in range(blocks)]
+    layers = [Pointwise(inputs, width), *middle, ChannelNorm(width), Pointwise(width, outputs)]
+    return (CausalStack if causal else Stack)(layers)
 
 
 class Spectral(nn.Module):
@@ -75,6 +66,7 @@ class Spectral(nn.Module):
 
     takes_mask = True
     hann: Tensor
+    trunk: Any  # of a causal network a CausalStack, which steps
 
     def __init__(self, hop: int, window: int, causal: bool):
         super().__init__()
@@ -90,12 +82,14 @@ class Spectral(nn.Module):
     def bins(self) -> int:
         return self.length // 2 + 1
 
-    def reach_of(self, trunk: Trunk) -> int:
-        """How many hops to each side an output depends on."""
-        overlap = self.length - self.hop
-        if self.causal:
-            return 2 * trunk.reach + -(-overlap // self.hop)
-        return trunk.reach + -(-(overlap - self.margin) // self.hop)
+    @property
+    def reach(self) -> int:
+        """How many hops to each side an output depends on: frames overlap, and blocks look at their neighbours."""
+        before = self.length - self.hop
+        overlap = before if self.causal else before - self.margin
+        among_frames = reach(self.trunk, 1, 1)
+        assert among_frames is not None  # a block sees three frames
+        return among_frames + -(-overlap // self.hop)
 
 
 class SpectralEncoder(Spectral):
@@ -127,11 +121,8 @@ class SpectralEncoder(Spectral):
         super().__init__(hop, window, causal)
         bands = min(BANDS, self.bins // 2)
         self.register_buffer("mel", mel_bank(self.length, bands, sample_rate_hz), persistent=False)
-        self.trunk = Trunk(channels * (2 * self.bins + bands), width, dim, blocks, causal)
-
-    @property
-    def reach(self) -> int:
-        return self.reach_of(self.trunk)
+        self.channels, self.dim, self.features = channels, dim, channels * (2 * self.bins + bands)
+        self.trunk = trunk(self.features, width, dim, blocks, causal)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         before = self.length - self.hop if self.causal else self.margin
@@ -144,19 +135,18 @@ class SpectralEncoder(Spectral):
         with torch.autocast(x.device.type, enabled=False):
             count = (x.shape[2] - self.length) // self.hop + 1
             if not len(x) or count < 1:  # which the Fourier transform refuses
-                return self.hann.new_zeros(len(x), self.trunk.inputs, max(count, 0))
+                return self.hann.new_zeros(len(x), self.features, max(count, 0))
             frames = x.float().unfold(-1, self.length, self.hop) * self.hann
             spectrum = torch.fft.rfft(frames)  # (B, channels, frames, bins)
             power = spectrum.real.square() + spectrum.imag.square()
             smaller = (power + 1e-8).pow(-0.35)
             bands = torch.log(power @ self.mel + FLOOR)
-            seen = [spectrum.real * smaller, spectrum.imag * smaller, (bands + 4) / 4]
-            return torch.cat(seen, dim=-1).transpose(2, 3).flatten(1, 2)
+            parts = [spectrum.real * smaller, spectrum.imag * smaller, (bands + 4) / 4]
+            return torch.cat(parts, dim=-1).transpose(2, 3).flatten(1, 2)
 
     def start(self, batch: int) -> dict[str, Any]:
         """A state for a stream of `batch` sounds. Causal networks only."""
-        channels = self.trunk.inputs // (2 * self.bins + self.mel.shape[1])
-        past = self.hann.new_zeros(batch, channels, self.length - self.hop)
+        past = self.hann.new_zeros(batch, self.channels, self.length - self.hop)
         return {"past": past, "trunk": self.trunk.start(batch)}
 
     def step(
@@ -166,26 +156,23 @@ class SpectralEncoder(Spectral):
         line = torch.cat([state["past"], blank(x, mask)], dim=2)
         state["past"] = line[:, :, line.shape[2] - (self.length - self.hop) :]
         if not x.shape[2]:
-            return x.new_zeros(len(x), self.trunk.outputs, 0), state
-        return self.trunk.step(self._features(line), state["trunk"]), state
+            return x.new_zeros(len(x), self.dim, 0), state
+        z, state["trunk"] = self.trunk.step(self._features(line), None, state["trunk"])
+        return z, state
 
 
 class SpectralDecoder(Spectral):
     """vectors (B, dim, frames) -> (B, channels, frames * hop): the mirror of `SpectralEncoder`."""
 
+    least: Tensor
+
     def __init__(self, channels: int, dim: int, hop: int, *, window: int, width: int, blocks: int, causal: bool):
         super().__init__(hop, window, causal)
         self.channels = channels
-        self.trunk = Trunk(dim, width, channels * 2 * self.bins, blocks, causal)
+        self.trunk = trunk(dim, width, channels * 2 * self.bins, blocks, causal)
         # frames overlap: so much of a sample's energy is in all of them, where none is missing
         full = self._overlap(self.hann.square().expand(1, 2 * window, -1))[0, self.length]
         self.register_buffer("least", 0.1 * full, persistent=False)
-
-    least: Tensor
-
-    @property
-    def reach(self) -> int:
-        return self.reach_of(self.trunk)
 
     def forward(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
         frames, weights = self._frames(self.trunk(vectors, mask), mask)
@@ -229,7 +216,8 @@ class SpectralDecoder(Spectral):
         span = vectors.shape[2] * self.hop
         if not span:
             return vectors.new_zeros(len(vectors), self.channels, 0), state
-        frames, weights = self._frames(self.trunk.step(blank(vectors, mask), state["trunk"]), mask)
+        h, state["trunk"] = self.trunk.step(vectors, None, state["trunk"], mask)
+        frames, weights = self._frames(h, mask)
         sound, weight = self._overlap(frames), self._overlap(weights)
         tail = self.length - self.hop
         sound[..., :tail] += state["sound"]

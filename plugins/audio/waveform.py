@@ -131,12 +131,21 @@ class Recurrent(nn.Module):
 
 @dataclass(frozen=True)
 class Style:
-    """What the layers of both networks have in common."""
+    """What the layers of both networks have in common.
 
-    causal: bool
-    activation: Activation
-    weight_norm: bool
-    bottleneck: Bottleneck
+    Attributes:
+        causal: nothing depends on what comes later.
+        bottleneck: what stands where the line is shortest: an LSTM of two layers, attention, or nothing.
+
+    Raises:
+        UserError: attention in a causal network.
+        ValueError: an activation or bottleneck that cannot be.
+    """
+
+    causal: bool = False
+    activation: Activation = "elu"
+    weight_norm: bool = True
+    bottleneck: Bottleneck = "none"
 
     def __post_init__(self) -> None:
         if self.activation not in ("elu", "snake") or self.bottleneck not in ("none", "lstm", "attention"):
@@ -222,28 +231,13 @@ class WaveformEncoder(_Waveform):
         width: channels at the coarsest level; the levels above have half as many each, 8 at the least. At least 8, and
             for attention a multiple of 4.
         blocks: residual units at each level, with dilations 1, 3, 9, 1, ...
-        bottleneck: what stands before the last convolution: an LSTM of two layers, attention, or nothing.
 
     Raises:
-        UserError: attention in a causal network.
-        ValueError: a stride, width, activation or bottleneck that cannot be.
+        ValueError: a stride or width that cannot be.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        dim: int,
-        strides: Sequence[int],
-        width: int,
-        blocks: int,
-        *,
-        causal: bool = False,
-        activation: Activation = "elu",
-        weight_norm: bool = True,
-        bottleneck: Bottleneck = "none",
-    ):
+    def __init__(self, channels: int, dim: int, strides: Sequence[int], width: int, blocks: int, style: Style):
         super().__init__()
-        style = Style(causal, activation, weight_norm, bottleneck)
         widths = level_widths(width, strides)
         layers: list[nn.Module] = [style.conv(channels, widths[0], FIRST)]
         for stride, here, after in zip(strides, widths, widths[1:], strict=False):
@@ -251,7 +245,7 @@ class WaveformEncoder(_Waveform):
             layers += [style.conv(here, after, 2 * stride, stride=stride)]
         layers += [*style.between(width), style.activate(width), style.conv(width, dim, LAST)]
         self.layers = style.stack(layers)
-        self.causal = causal
+        self.causal = style.causal
         self.reach = reach(self.layers, prod(strides), 1)
 
 
@@ -261,28 +255,15 @@ class WaveformDecoder(_Waveform):
     The arguments are those of the encoder, `strides` in the encoder's order.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        dim: int,
-        strides: Sequence[int],
-        width: int,
-        blocks: int,
-        *,
-        causal: bool = False,
-        activation: Activation = "elu",
-        weight_norm: bool = True,
-        bottleneck: Bottleneck = "none",
-    ):
+    def __init__(self, channels: int, dim: int, strides: Sequence[int], width: int, blocks: int, style: Style):
         super().__init__()
-        style = Style(causal, activation, weight_norm, bottleneck)
         widths = level_widths(width, strides)[::-1]
         layers: list[nn.Module] = [style.conv(dim, width, LAST), *style.between(width)]
         for stride, here, after in zip(reversed(strides), widths, widths[1:], strict=False):
             layers += [style.activate(here), style.upsample(here, after, stride), *style.units(after, blocks)]
         layers += [style.activate(widths[-1]), style.conv(widths[-1], channels, FIRST)]
         self.layers = style.stack(layers)
-        self.causal = causal
+        self.causal = style.causal
         self.reach = reach(self.layers, 1, prod(strides))
 
 

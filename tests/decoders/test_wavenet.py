@@ -7,8 +7,9 @@ import torch
 
 import vqmm
 from tests.fakes import Moving, Notes
-from vqmm.decoders.wavenet import Condition, WaveNetDecoder, boxes, kept, prime_factors
+from vqmm.decoders.wavenet import Condition, WaveNetDecoder, boxes, kept
 from vqmm.errors import UserError
+from vqmm.nn import prime_factors
 from vqmm.plugins.image import Image
 from vqmm.testing import check_decoder
 
@@ -266,7 +267,6 @@ def test_what_a_plugin_may_get_wrong():
 
 
 def test_vectors_reach_every_extent_that_strides_can_tell():
-    assert prime_factors((1, 1)) == []
-    assert prime_factors((320,)) == [(2,)] * 6 + [(5,)]
+    assert prime_factors(1) == [] and prime_factors(320) == [2] * 6 + [5]
     assert Condition(2, 3, 8, (6, 1))(torch.randn(2, 3, 2, 5)).shape == (2, 8, 12, 5)
     assert Condition(1, 3, 8, (15,))(torch.randn(2, 3, 4)).shape == (2, 8, 60)

@@ -91,11 +91,11 @@ def test_importing_them_imports_no_library_of_sound():
 
 
 def test_a_missing_library_is_named_with_what_installs_it(monkeypatch):
-    for module in ("torchaudio", "torchaudio.functional", "soundfile"):
+    for module in ("torchaudio", "soundfile"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=r'needs soundfile: .*pip install "vqmm\[audio\]"'):
+    with pytest.raises(UserError, match=r'needs soundfile, .*pip install "vqmm\[audio\]"'):
         Opus(8000, 6).reconstruct(clips())
-    with pytest.raises(UserError, match=r'needs torchaudio: .*pip install "vqmm\[audio\]"'):
+    with pytest.raises(UserError, match=r'needs torchaudio, .*pip install "vqmm\[audio\]"'):
         LogMelFloor(8000, 1).fit(iter(clips()))
 
 

@@ -18,7 +18,6 @@ from vqmm.data.sample import Unreadable
 from vqmm.errors import UserError
 from vqmm.modality import Modality
 from vqmm.plugins.audio import files
-from vqmm.plugins.audio.extra import needed
 from vqmm.plugins.audio.files import Reading, as_written, read_sound, sound_samples, to_int16, write_sound
 from vqmm.plugins.audio.loudness import loudness_lufs
 from vqmm.plugins.audio.resampling import _resampler, resampled
@@ -444,7 +443,6 @@ def test_what_is_written_is_read_back_to_the_bit(channels, tmp_path):
 
 def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
     put(tmp_path, "a.wav")
-    needed.cache_clear()
     _resampler.cache_clear()
     for module, rate in (("soundfile", RATE), ("torchaudio", 8000)):
         with monkeypatch.context() as patch:

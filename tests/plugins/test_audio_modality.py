@@ -40,6 +40,9 @@ def test_every_kind_of_network_keeps_the_promises(options):
         ({"waveform_weight": 0, "mel_weight": 0, "envelope_weight": 0}, "are all 0: nothing to learn from"),
         ({"network": "waveform", "causal": True, "bottleneck": "attention"}, "attention looks ahead"),
         ({"label": "("}, "is not a regular expression"),
+        ({"bottleneck": "lstm"}, "bottleneck: the spectral networks have no such option: .* modality.network=waveform"),
+        ({"network": "waveform", "window": 2}, "window: the waveform networks have no such option: .*=spectral"),
+        ({"attention": True}, "attention: the spectral networks have no such option: .*bottleneck=attention"),
     ],
 )
 def test_options_that_cannot_be_get_one_line(options, said):

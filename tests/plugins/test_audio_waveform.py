@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from vqmm.errors import UserError
-from vqmm.plugins.audio.waveform import ResidualUnit, Snake, WaveformDecoder, WaveformEncoder, level_widths
+from vqmm.plugins.audio.waveform import ResidualUnit, Snake, Style, WaveformDecoder, WaveformEncoder, level_widths
 
 CLOSE = dict(atol=1e-5, rtol=1e-5)
 STRIDES = [(2, 4, 5), (1, 3, 2), (8,), (7, 5), ()]
@@ -24,8 +24,8 @@ KINDS = [dict(causal=causal, **style) for style in STYLES for causal in (False, 
 
 def pair(strides=(2, 4, 5), channels=1, dim=6, width=16, blocks=3, **style):
     torch.manual_seed(0)
-    given = (channels, dim, strides, width, blocks)
-    return WaveformEncoder(*given, **style).eval(), WaveformDecoder(*given, **style).eval()
+    given = (channels, dim, strides, width, blocks, Style(**style))
+    return WaveformEncoder(*given).eval(), WaveformDecoder(*given).eval()
 
 
 def stepped(network, x, sizes, unit, mask=None):
@@ -153,7 +153,7 @@ def test_weight_norm_goes_to_disk_and_back(causal, tmp_path):
     assert any(name.endswith("original1") for name in state)
     save_file(state, tmp_path / "weights.safetensors")
     torch.manual_seed(5)
-    other = WaveformEncoder(1, 6, (2, 4, 5), 16, 3, causal=causal, weight_norm=True)
+    other = WaveformEncoder(1, 6, (2, 4, 5), 16, 3, Style(causal=causal, weight_norm=True))
     other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
     x = torch.randn(1, 1, 200)
     assert torch.equal(other(x), encoder(x)) and torch.equal(copy.deepcopy(other)(x), encoder(x))

@@ -13,6 +13,7 @@ samples, so that what the codes say is worth learning.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,7 +26,7 @@ from vqmm.decoders.base import Decoder, cut, grid_mask
 from vqmm.errors import UserError
 from vqmm.modality import Modality
 from vqmm.nn.causal import Cache, CausalAttention, CausalConv, GatedBlock, Register
-from vqmm.nn.layers import ChannelNorm, ResidualBlock, Stack, conv, up
+from vqmm.nn.layers import ChannelNorm, ResidualBlock, Stack, conv, prime_factors, up
 from vqmm.nn.likelihood import Categorical, Logistics, MuLaw
 from vqmm.nn.pointwise import Pointwise, blank
 from vqmm.options import PartOptions
@@ -195,27 +196,13 @@ class Condition(nn.Module):
         super().__init__()
         middle = 2 * width
         layers: list[nn.Module] = [conv(rank, dim, middle), ResidualBlock(rank, middle, width)]
-        for factor in prime_factors(strides):
+        for factor in zip_longest(*map(prime_factors, strides), fillvalue=1):
             layers += [nn.SiLU(), up(rank, middle, width, factor)]
             middle = width
         self.layers = Stack([*layers, nn.SiLU(), Pointwise(middle, width), ChannelNorm(width)])
 
     def forward(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.layers(vectors, mask)
-
-
-def prime_factors(strides: Sequence[int]) -> list[tuple[int, ...]]:
-    """What each step multiplies each axis by: the smallest prime that is left of its stride.
-
-    >>> prime_factors((6, 4))
-    [(2, 2), (3, 2)]
-    """
-    left, steps = [*strides], []
-    while any(n > 1 for n in left):
-        step = tuple(next((p for p in range(2, n + 1) if n % p == 0), 1) for n in left)
-        left = [n // p for n, p in zip(left, step, strict=True)]
-        steps.append(step)
-    return steps
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Layers and networks written once for 1, 2 and 3 dimensions."""
 
 from vqmm.nn.autoencoder import Decoder, Encoder, level_factors
-from vqmm.nn.layers import Attention, ChannelNorm, ResidualBlock, Stack, conv, down, resample_mask, up
+from vqmm.nn.layers import Attention, ChannelNorm, ResidualBlock, Stack, conv, down, prime_factors, resample_mask, up
 
 __all__ = [
     "Attention",
@@ -13,6 +13,7 @@ __all__ = [
     "conv",
     "down",
     "level_factors",
+    "prime_factors",
     "resample_mask",
     "up",
 ]

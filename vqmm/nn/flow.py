@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqmm.nn.layers import conv
+from vqmm.nn.layers import conv, prime_factors
 
 # What a layer does at most: stretch by e^WIDE or, one coupling among several stacked ones, by e^NARROW; shrink by
 # e^NARROW. (A mixing, one matrix for all positions, needs no bound.) What they have not seen together in training,
@@ -239,19 +239,6 @@ def scale_factors(stride: Sequence[int]) -> list[tuple[int, ...]]:
         else:
             factors.append(level)
     return factors
-
-
-def prime_factors(number: int) -> list[int]:
-    """Smallest first.
-
-    >>> prime_factors(60)
-    [2, 2, 3, 5]
-    """
-    found: list[int] = []
-    while number > 1:
-        found.append(next(p for p in range(2, number + 1) if number % p == 0))
-        number //= found[-1]
-    return found
 
 
 def squeeze(x: Tensor, factor: Sequence[int]) -> Tensor:

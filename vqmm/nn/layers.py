@@ -28,6 +28,19 @@ def up(rank: int, inputs: int, outputs: int, factor: Sequence[int]) -> nn.Module
     return _CONV_TRANSPOSE[rank](inputs, outputs, tuple(2 + f for f in factor), tuple(factor), padding=1)
 
 
+def prime_factors(number: int) -> list[int]:
+    """Smallest first: how layers that divide by one prime each make up a stride.
+
+    >>> prime_factors(60)
+    [2, 2, 3, 5]
+    """
+    found: list[int] = []
+    while number > 1:
+        found.append(next(p for p in range(2, number + 1) if number % p == 0))
+        number //= found[-1]
+    return found
+
+
 class ChannelNorm(nn.Module):
     """Root-mean-square norm over the channels of each position (Zhang and Sennrich 2019, arXiv 1910.07467).
 
