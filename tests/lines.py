@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import vqmm
 from vqmm.decoders.direct import DirectDecoder
 from vqmm.options import PartOptions
-from vqmm.plugins.audio.waveform import WaveformDecoder, WaveformEncoder
+from vqmm.plugins.audio.waveform import Style, WaveformDecoder, WaveformEncoder
 from vqmm.quantizers.residual import ResidualQuantizer
 from vqmm.tokenizer import Tokenizer
 
@@ -50,8 +50,8 @@ class Line(vqmm.Modality):
 
     def _network(self, kind: Any, dim: int) -> nn.Module:
         o = self.options
-        chosen = dict(causal=o.causal, activation=o.activation, bottleneck=o.bottleneck)
-        return kind(self.channels, dim, o.strides, o.width, o.blocks, **chosen)
+        style = Style(o.causal, o.activation, bottleneck=o.bottleneck)
+        return kind(self.channels, dim, o.strides, o.width, o.blocks, style)
 
     def samples(self, path: Path) -> Iterator[vqmm.Sample]:
         for file in sorted(path.glob("*.npy")) if path.is_dir() else [path]:
