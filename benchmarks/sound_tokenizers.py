@@ -58,7 +58,7 @@ def baseline_row(modality: Modality, baseline: Baseline, originals: Sequence[Ten
     for some_outputs, some_originals in alike(outputs, [*originals]):
         for judge in judges.values():
             judge.update(some_outputs, some_originals)
-    rate = bits / sum(modality.amount(original.shape[1:]) for original in originals)
+    rate = bits / sum(map(modality.amount, originals))
     figures = {name: figure(judge)[0] for name, judge in judges.items()}
     return {"method": baseline.label(rate), f"bits_per_{modality.rate_unit}": rate, **figures}
 

@@ -122,8 +122,8 @@ class Notes(vqmm.Modality):
         file.write_text(" ".join(map(str, sample[0].tolist())))
         return file
 
-    def amount(self, size) -> float:
-        return float(size[0])
+    def amount(self, sample: Tensor) -> float:
+        return float(sample.shape[1])
 
     def build_encoder(self, dim: int) -> nn.Module:
         width = self.options.width

@@ -15,8 +15,9 @@ FOUND.add(fakes, "fakes")
 assert not FOUND.failed, FOUND.failed  # a plugin that did not load must not slip past the suite
 
 MODALITIES = FOUND.offers["modality"]
-QUANTIZERS = FOUND.offers["quantizer"]
-DECODERS = FOUND.offers["decoder"]
+# what passes ids through has neither latents nor vectors: tests/quantizers/test_identity.py
+QUANTIZERS = {name: each for name, each in FOUND.offers["quantizer"].items() if not each.of_ids}
+DECODERS = {name: each for name, each in FOUND.offers["decoder"].items() if not each.of_ids}
 
 
 @pytest.mark.parametrize("name", MODALITIES)

@@ -48,6 +48,12 @@ class Batch:
         return self.x if self.target is None else self.target
 
     @property
+    def goals(self) -> list[Tensor]:
+        """The goal of each sample (C, *its own extent), padding left out."""
+        boxes = [tuple(slice(0, n) for n in size) for size in self.size.tolist()]
+        return [goal[(slice(None), *box)] for goal, box in zip(self.goal, boxes, strict=True)]
+
+    @property
     def size(self) -> Tensor:
         """int64 (B, rank): each sample's own extent, padding left out."""
         extent = self.x.shape[2:]

@@ -77,7 +77,8 @@ def compress(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    amount, nominal = tokenizer.modality.amount(row.size), coding.nominal_bits(row.maps, tokenizer.quantizer.sizes)
+    amount = tokenizer.modality.amount(batch.goals[0])
+    nominal = coding.nominal_bits(row.maps, tokenizer.quantizer.sizes)
     return {
         "file": str(path),
         "bytes": len(data),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vqmm.evaluation.baseline import Baseline
+    from vqmm.evaluation.labels import LabelJudge
     from vqmm.evaluation.metrics import Judge
 
 
@@ -74,6 +75,14 @@ class Modality:
         """Write one finished sample; `path` has no suffix yet. Returns the file."""
         raise NotImplementedError(f"{type(self).__name__} needs a method write(sample, path)")
 
+    def file_of(self, key: str) -> str:
+        """The file that the sample of a key was read from, by the rules of keys: its own, unless a file holds many."""
+        return key
+
+    def join(self, samples: Sequence[Tensor]) -> Tensor:
+        """Finished samples of one file, in order, as one sample to be written. For those whose `file_of` says so."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method join(samples)")
+
     def as_written(self, sample: Tensor) -> Tensor:
         """The sample as it would be read back after `write` (8-bit rounding, say)."""
         return sample
@@ -88,6 +97,10 @@ class Modality:
 
     def load(self, folder: Path) -> None:
         """Read it back."""
+
+    def learnt(self) -> bytes:
+        """What `fit` learnt, for fingerprints: the same bytes mean the same codes for the same samples."""
+        return b""
 
     # From samples to a batch
 
@@ -154,12 +167,16 @@ class Modality:
 
         return basic_judges()
 
+    def label_judge(self) -> "LabelJudge | None":
+        """A fresh classifier of samples, to see whether labels survive a reconstruction; None: there is none."""
+        return None
+
     def baselines(self) -> "Sequence[Baseline]":
         """What people would use without a network, fresh: `vqmm compare` puts it beside the recipes."""
         return ()
 
-    def amount(self, size: Sequence[int]) -> float:
-        """How much of `rate_unit` a sample of that extent is: pixels, seconds, characters. 1 for "sample"."""
+    def amount(self, sample: Tensor) -> float:
+        """How much of `rate_unit` a sample (C, *extent) of a batch is: pixels, seconds, characters. 1 for "sample"."""
         return 1.0
 
     def show(self, *rows: Sequence[Tensor]) -> "Image | str":

@@ -51,8 +51,10 @@ class Tokenizer(nn.Module):
         extent: Sequence[int] | None = None,
     ):
         super().__init__()
+        if quantizer.of_ids != decoder.of_ids or (quantizer.of_ids and conditional):
+            raise UserError(_unfit(quantizer, decoder))
         self.modality = modality
-        self.encoder = modality.build_encoder(quantizer.options.dim)
+        self.encoder = quantizer.encoder_for(modality)
         self.quantizer = quantizer
         self.decoder = decoder
         self.labels = tuple(labels)
@@ -168,7 +170,8 @@ class Tokenizer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        parameter = next(self.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device  # ids pass through without a weight
 
     # Staying as it is
 
@@ -199,7 +202,7 @@ class Tokenizer(nn.Module):
     def _fingerprint(self, *prefixes: str) -> str:
         config = self._config()
         told = config if prefixes == ("",) else {part: config[part] for part in ("modality", "quantizer")}
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode() + self.modality.learnt())
         for name, tensor in sorted(self.state_dict().items()):
             if name.startswith(prefixes):
                 tensor = tensor.detach().cpu().contiguous()
@@ -253,6 +256,15 @@ class Tokenizer(nn.Module):
                 f"config.json says {config['fingerprint']}"
             )
         return tokenizer.freeze()
+
+
+def _unfit(quantizer: Quantizer, decoder: Decoder) -> str:
+    if quantizer.of_ids == decoder.of_ids:
+        return f"condition: the decoder {decoder.name!r} gives ids back as they are, whatever the label: leave it null"
+    return (
+        f"decoder.name: {decoder.name!r} does not fit the quantizer {quantizer.name!r}: 'identity' passes ids through "
+        "unchanged as a quantizer and as a decoder, and goes with nothing but itself"
+    )
 
 
 def tokenizer_folder(path: Path) -> Path:

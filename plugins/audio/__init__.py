@@ -20,6 +20,7 @@ from vqmm.nn import prime_factors
 from vqmm.plugins.audio import files
 
 if TYPE_CHECKING:
+    from vqmm.evaluation.labels import LabelJudge
     from vqmm.plugins.audio.waveform import Style
 
 
@@ -234,8 +235,13 @@ class Audio(vqmm.Modality):
 
         return sound_judges(self.options.sample_rate_hz)
 
-    def amount(self, size: Sequence[int]) -> float:
-        return size[0] / self.options.sample_rate_hz
+    def label_judge(self) -> "LabelJudge":
+        from vqmm.plugins.audio.judge import SoundLabelJudge
+
+        return SoundLabelJudge(self.options.sample_rate_hz)
+
+    def amount(self, sample: Tensor) -> float:
+        return sample.shape[1] / self.options.sample_rate_hz
 
     def baselines(self) -> Sequence[Baseline]:
         """Opus, and residual k-means on log-mel frames."""

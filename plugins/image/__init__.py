@@ -18,6 +18,8 @@ from vqmm.plugins.image.metrics import MIRRORED, PSNR_LIMIT_DB, SIGMA, WINDOW, P
 if TYPE_CHECKING:
     from PIL import Image as Pillow
 
+    from vqmm.evaluation.labels import LabelJudge
+
 
 @vqmm.hookimpl
 def register_modalities(register) -> None:  # type: ignore[no-untyped-def]
@@ -113,8 +115,13 @@ class Image(vqmm.Modality):
             ),
         }
 
-    def amount(self, size: Sequence[int]) -> float:
-        return float(size[0] * size[1])
+    def label_judge(self) -> "LabelJudge":
+        from vqmm.plugins.image.judge import PictureLabelJudge
+
+        return PictureLabelJudge()
+
+    def amount(self, sample: Tensor) -> float:
+        return float(sample[0].numel())
 
     def show(self, *rows: Sequence[Tensor]) -> "Pillow.Image":
         """Small pictures are enlarged, without smoothing; very large ones are shrunk."""

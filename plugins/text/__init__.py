@@ -1,1 +1,209 @@
-"""Text: files of lines, rows and fields (`files`), and what turns their characters into ids and back (`front`)."""
+"""Text: a line of codes for `.txt`, `.csv`, `.tsv` and `.jsonl` files, of characters, bytes or subwords."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import vqmm
+from vqmm.data.sample import Sample
+from vqmm.errors import UserError
+from vqmm.evaluation.metrics import Judge
+from vqmm.plugins.text import files
+from vqmm.plugins.text.front import ByteFront, Front, load_front, make_front
+
+if TYPE_CHECKING:
+    from vqmm.evaluation.labels import LabelJudge
+
+EXAMPLE = "The quick brown fox jumps over the lazy dog. "
+
+
+@vqmm.hookimpl
+def register_modalities(register) -> None:  # type: ignore[no-untyped-def]
+    register(Text)
+
+
+class Text(vqmm.Modality):
+    """Texts of any length and language. Samples are UTF-8 as read, uint8 (1, bytes); int64 ids (1, T) in a batch.
+
+    A *front* (`vqmm.plugins.text.front`), learnt from the training texts, turns characters into ids and back without
+    loss. With the quantizer `identity` the ids are the codes; with any other the networks quantize them, a code for
+    `stride` ids.
+    """
+
+    name = "text"
+    rank = 1
+    channels = 1
+    rate_unit: ClassVar[str] = "char"
+    headline: ClassVar[str] = "char_accuracy"
+
+    class Options(vqmm.Modality.Options):
+        # what is read, and how
+        unit: files.Unit = Field("lines", description="what one sample of a plain file is")
+        block: int = Field(1024, ge=1, description="characters of a block, where unit is blocks")
+        longest: int = Field(4096, ge=1, description="characters; longer texts are cut there, and counted")
+        tail: float = Field(0.0, ge=0, lt=1, description="the share of each file, at its end, that is the test split")
+        text: str = Field("text", description="the column or field that holds the text")
+        label: str = Field("label", description="the column or field that holds the label; empty: none")
+        split: str = Field("split", description="the column or field that says train or test; empty: none")
+        # the front
+        front: Literal["characters", "bytes", "subwords"] = Field("characters", description="what an id stands for")
+        vocabulary: int | None = Field(None, ge=1, description="how many ids; none: every character of the texts")
+        method: Literal["unigram", "bpe"] = Field("unigram", description="how subwords are learnt")
+        # networks
+        length: int = Field(256, ge=1, description="characters of a training view; shorter texts are taken whole")
+        network: Literal["convolution", "lstm"] = Field("convolution", description="what the blocks are made of")
+        stride: int | tuple[int, ...] = Field(2, description="ids that a code spans")
+        width: int = Field(256, ge=8, description="channels where a position is a code; half of it where it is an id")
+        blocks: int = Field(4, ge=0, description="layers at the codes, in each network; half as many at the ids")
+        word_dropout: float = Field(0.0, ge=0, lt=1, description="the share of ids hidden from the encoder in training")
+
+    def __init__(self, options: BaseModel | None = None):
+        super().__init__(options)
+        o = self.options
+        if o.front == "subwords" and o.vocabulary is None:
+            raise UserError("modality.vocabulary: subwords need the size of their vocabulary, such as 2048")
+        self.front: Front = ByteFront()  # until `fit` or `load`
+        self.reading = files.Reading(o.text, o.label, o.split, o.unit, o.block, o.longest, o.tail)
+
+    def check_strides(self) -> None:
+        """Any stride will do."""
+        if self.strides[0] < 1:
+            raise UserError(f"modality.stride: {self.strides[0]} ids: a code must span at least 1")
+
+    @property
+    def view(self) -> str:
+        return f"whole texts, of longer ones the first {self.options.longest} characters"
+
+    @property
+    def ids(self) -> int:  # type: ignore[override]
+        """How many there are, the pad among them."""
+        return self.front.size
+
+    # From disk and back
+
+    def fit(self, samples: Iterator[Tensor]) -> None:
+        o = self.options
+        self.front = make_front(o.front, o.vocabulary, map(files.decode_bytes, samples), o.method)
+
+    def save(self, folder: Path) -> None:
+        self.front.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """The front; and what a trained model is given need not have the columns of its training data."""
+        self.front = load_front(folder)
+        self.reading = replace(self.reading, insist=False)
+
+    def learnt(self) -> bytes:
+        return self.front.learnt()
+
+    def samples(self, path: Path) -> Iterator[Sample]:
+        return files.text_samples(path, self.reading)
+
+    def write(self, sample: Tensor, path: Path) -> Path:
+        """A UTF-8 file."""
+        return files.write_text_file(self.text_of(sample), path)
+
+    def file_of(self, key: str) -> str:
+        return files.file_of(key)
+
+    def join(self, samples: Sequence[Tensor]) -> Tensor:
+        """Lines and paragraphs get their breaks again, blocks have none."""
+        return self.ids_of(files.joined(list(map(self.text_of, samples)), self.reading))
+
+    def text_of(self, sample: Tensor) -> str:
+        """The text of ids (1, T)."""
+        return self.front.decode(sample.reshape(-1).tolist())
+
+    def ids_of(self, text: str) -> Tensor:
+        """int64 ids (1, T) of a text."""
+        return torch.tensor(self.front.encode(text), dtype=torch.int64)[None]
+
+    # From samples to a batch
+
+    def crop(self, sample: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The ids of a random stretch of `length` characters; for evaluation of the whole."""
+        text = files.decode_bytes(sample)
+        if generator is not None:
+            spare = max(len(text) - self.options.length, 0)
+            start = int(torch.randint(spare + 1, (), generator=generator))
+            text = text[start : start + self.options.length]
+        return self.ids_of(text)
+
+    def collate(
+        self, samples: Sequence[Tensor], keys: Sequence[str], labels: Sequence[int] | None = None
+    ) -> vqmm.Batch:
+        """Ids are taken as they are, UTF-8 becomes ids."""
+        ids = [self.ids_of(files.decode_bytes(s)) if s.dtype == torch.uint8 else s for s in samples]
+        return super().collate(ids, keys, labels)
+
+    # Networks
+
+    def build_encoder(self, dim: int) -> nn.Module:
+        from vqmm.plugins.text.networks import TextEncoder
+
+        return TextEncoder(**self._network(dim), dropout=self.options.word_dropout, pad=self.front.pad)
+
+    def build_decoder(self, dim: int) -> nn.Module:
+        from vqmm.plugins.text.networks import TextDecoder
+
+        return TextDecoder(**self._network(dim))
+
+    def _network(self, dim: int) -> dict[str, Any]:
+        o = self.options
+        return {
+            "ids": self.ids,
+            "dim": dim,
+            "stride": self.strides[0],
+            "width": o.width,
+            "count": o.blocks,
+            "kind": o.network,
+            "attention": o.attention,
+        }
+
+    def target(self, x: Tensor) -> Tensor:
+        """One-hot: (B, ids, T)."""
+        return F.one_hot(x[:, 0], self.ids).transpose(1, 2).float()
+
+    def reconstruction_loss(self, output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Cross-entropy in nats per id."""
+        from vqmm.plugins.text.networks import ids_loss
+
+        return ids_loss(output, target, mask)
+
+    def finish(self, output: Tensor) -> Tensor:
+        """Logits (B, ids, T) -> the likeliest ids (B, 1, T)."""
+        return output.argmax(dim=1, keepdim=True)
+
+    # Judging and showing
+
+    def metrics(self) -> dict[str, Judge]:
+        from vqmm.plugins.text.metrics import text_judges
+
+        return text_judges(self.text_of)
+
+    def label_judge(self) -> "LabelJudge":
+        from vqmm.plugins.text.metrics import TextLabelJudge
+
+        return TextLabelJudge(self.text_of)
+
+    def amount(self, sample: Tensor) -> float:
+        return float(len(self.text_of(sample)))
+
+    def show(self, *rows: Sequence[Tensor]) -> str:
+        """Originals over reconstructions, differences marked: HTML."""
+        from vqmm.plugins.text.show import show_text
+
+        return show_text(rows, self.text_of)
+
+    def example(self, batch: int) -> Tensor:
+        """An English sentence, begun at another word for each sample."""
+        extent = self.strides[0] * (2 + batch % 3)
+        words = EXAMPLE.split(" ")[:-1] * (1 + extent)
+        rows = [self.ids_of(" ".join(words[i : i + extent]))[:, :extent] for i in range(batch)]
+        return torch.stack(rows) if rows else torch.zeros(0, 1, extent, dtype=torch.int64)

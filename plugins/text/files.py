@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import stat
 import warnings
 import zlib
@@ -244,6 +245,24 @@ def _refuse(told: str) -> Tensor:
     raise Unreadable(told)
 
 
+# One file again
+
+PART = re.compile(rf"^(.*?({'|'.join(map(re.escape, SUFFIXES))})):", re.IGNORECASE | re.DOTALL)
+
+
+def file_of(key: str) -> str:
+    """The file that a sample was read from: `poems.txt` for `poems.txt:00012`."""
+    found = PART.match(key)
+    return found[1] if found else key
+
+
+def joined(texts: Sequence[str], reading: Reading) -> str:
+    """The samples of a file as one text: what it was, but for blank lines, line ends and what a table has beside."""
+    if reading.unit == "blocks":
+        return "".join(texts)
+    return ("\n\n" if reading.unit == "paragraphs" else "\n").join(texts) + "\n"
+
+
 # One text
 
 
@@ -279,7 +298,7 @@ def write_text_file(text: str, path: Path) -> Path:
         UserError: it holds half of a surrogate pair; nothing is written then.
     """
     data = _utf8(text)
-    file = path.with_name(path.name + ".txt")
+    file = path.with_name(path.name.removesuffix(".txt") + ".txt")  # what was `poems.txt.gz` comes as `poems.txt`
     file.write_bytes(data)
     return file
 

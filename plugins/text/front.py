@@ -94,7 +94,7 @@ class Front(ABC):
     def save(self, folder: Path) -> None:
         """Write `front.json`, and what else `load` needs, into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / DESCRIPTION, json.dumps({"kind": self.kind, **self._described()}) + "\n")
+        write_text(folder / DESCRIPTION, self.learnt().decode() + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -108,8 +108,12 @@ class Front(ABC):
             raise UserError(f"{folder / DESCRIPTION} describes a front of {said['kind']!r}, not of {cls.kind!r}")
         return cls._restored(said, folder)
 
+    def learnt(self) -> bytes:
+        """All that decides which ids a text gets, for fingerprints."""
+        return json.dumps({"kind": self.kind, **self._described()}).encode()
+
     def _described(self) -> dict[str, Any]:
-        """What `front.json` says beside the kind."""
+        """What `front.json` says beside the kind; of what lies in other files, a digest."""
         return {}
 
     @classmethod

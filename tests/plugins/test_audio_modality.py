@@ -65,7 +65,7 @@ def test_views_are_random_stretches_in_training_and_the_beginning_in_evaluation(
     assert first.shape == (1, 800) and torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(audio.crop(sound, None), sound[:, :4000])
     assert audio.crop(sound[:, :300], torch.Generator()).shape == (1, 300)  # shorter than a view: taken whole
-    assert audio.amount([4000]) == 0.5 and "first 0.5 s" in audio.view
+    assert audio.amount(torch.zeros(1, 4000)) == 0.5 and "first 0.5 s" in audio.view
 
 
 def test_a_batch_is_floats_padded_to_whole_codes():

@@ -14,13 +14,14 @@ def eval(
     whole: Annotated[bool, typer.Option("--whole", help="Uncropped, and judged as a decoded file would be.")] = False,
     show: Annotated[Path | None, typer.Option(help="Write originals over reconstructions here (no suffix).")] = None,
     stages: Annotated[int | None, typer.Option(help="Use only the first so many codes of each position.")] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="Say whether labels survive, by a classifier.")] = False,
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Judge a run on held-out data: its metrics, each with its rule."""
     from vqmm.evaluation.run import eval as judge
 
-    result = judge(run, data, whole=whole, show=show, stages=stages, plugins=plugin or ())
+    result = judge(run, data, whole=whole, show=show, stages=stages, labels=labels, plugins=plugin or ())
     print_unreadable(result["unreadable"])
     if as_json:
         print_json(result)

@@ -7,8 +7,10 @@ from vqmm.hookspecs import hookimpl
 def register_decoders(register) -> None:  # type: ignore[no-untyped-def]
     from vqmm.decoders.direct import DirectDecoder
     from vqmm.decoders.flow import FlowDecoder
+    from vqmm.decoders.identity import IdentityDecoder
     from vqmm.decoders.wavenet import WaveNetDecoder
 
     register(DirectDecoder)
     register(WaveNetDecoder)
     register(FlowDecoder)
+    register(IdentityDecoder)

@@ -19,6 +19,7 @@ class Decoder(nn.Module):
 
     name: ClassVar[str]
     likelihood: ClassVar[bool] = False  # the loss is a negative log-likelihood, in bits per value of the sample
+    of_ids: ClassVar[bool] = False  # reads ids that a quantizer passed through, not vectors
     judged: ClassVar[int | None] = None  # samples that an evaluation draws at most, where drawing one takes long
 
     class Options(PartOptions):

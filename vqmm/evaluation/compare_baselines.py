@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqmm.batch import Batch
 from vqmm.data.loader import Loaded, Views, evaluation_batches
 from vqmm.data.sample import Sample, Unreadable
 from vqmm.data.source import judged
@@ -120,18 +119,16 @@ class _Look:
             self.unreadable += unreadable
             if batch is None:
                 continue
-            self._count(batch)
-            waiting.append(originals_of(batch))
-            values += sum(original.numel() for original in waiting[-1])
+            originals = originals_of(batch)
+            self.count += len(batch)
+            self.amount += sum(map(self.modality.amount, originals))
+            waiting.append(originals)
+            values += sum(original.numel() for original in originals)
             if values >= AT_ONCE:
                 self._judge(waiting)
                 waiting, values = [], 0
         if waiting:
             self._judge(waiting)
-
-    def _count(self, batch: Batch) -> None:
-        self.count += len(batch)
-        self.amount += sum(self.modality.amount(size) for size in batch.size.tolist())
 
     def _judge(self, batches: Sequence[Sequence[Tensor]]) -> None:
         originals = [original for some in batches for original in some]

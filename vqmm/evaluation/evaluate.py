@@ -99,7 +99,7 @@ class _Pass:
 
     def add(self, batch: Batch) -> None:
         self.found.count += len(batch)
-        self.amount += sum(self.tokenizer.modality.amount(size) for size in batch.size.tolist())
+        self.amount += sum(map(self.tokenizer.modality.amount, batch.goals))
         if self.tokenizer.decoder.likelihood:
             self._weigh(batch)
         if self.measures:
@@ -216,9 +216,8 @@ def shuffled_loss_ratio(tokenizer: Tokenizer, batch: Batch) -> float | None:
 
 
 def originals_of(batch: Batch) -> list[Tensor]:
-    """What each reconstruction is judged against, cut to its own size."""
-    boxes = [tuple(slice(0, n) for n in size) for size in batch.size.tolist()]
-    return [goal[(slice(None), *box)].cpu() for goal, box in zip(batch.goal, boxes, strict=True)]
+    """What each reconstruction is judged against, on the CPU."""
+    return [goal.cpu() for goal in batch.goals]
 
 
 def figure(judge: "Judge") -> tuple[float | None, str]:

@@ -16,13 +16,13 @@ class Judge:
         metric: `update(outputs, originals)` is called with samples (n, C, *extent) of one extent; `compute()` gives a
             scalar.
         rule: range, weighting and settings, for whoever reads the number.
-        higher_is_better: which way is up.
+        higher_is_better: which way is up; None where neither is (a ratio of lengths).
         prepare: applied to both sides first (to bring them to the range that the rule states).
     """
 
     metric: Metric
     rule: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     prepare: Callable[[Tensor], Tensor] = lambda x: x
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.source import Source, judged, label_numbers
 from vqmm.errors import UserError
 from vqmm.evaluation.evaluate import evaluate, write_shown
+from vqmm.evaluation.labels import label_survival
 from vqmm.registry import Registry
 from vqmm.tokenizer import Tokenizer
 
@@ -22,6 +23,7 @@ def eval(
     whole: bool = False,
     show: str | Path | None = None,
     stages: int | None = None,
+    labels: bool = False,
     batch_size: int = 32,
     plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -36,6 +38,8 @@ def eval(
         show: write originals over reconstructions there (a name without suffix); of a run with a degradation, what it
             was given, its reconstructions and the originals.
         stages: use only the first so many codes of each position: a residual quantizer's lower rates.
+        labels: say whether labels survive as well (`label_survival`): a classifier is fitted to the source's training
+            part first.
 
     Returns:
         `metrics`, with a `rules` entry for each, and `split`, `view`, `count`: what was looked at; `degrade`: the
@@ -45,12 +49,20 @@ def eval(
     tokenizer.require_stages(stages)
     source = Source(tokenizer.modality, data)
     samples, split = judged(source, trained_on(Path(run)))
-    labels = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
+    numbers = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
     degrade = degradation_of(Path(run))
-    views = Views(tokenizer.modality, samples, labels, whole=whole, degrade=degrade)
-    found = evaluate(tokenizer, evaluation_batches(views, 1 if whole else batch_size), as_written=whole, stages=stages)
+    batch_size = 1 if whole else batch_size
+    survival: dict[str, Any] = {}
+    if labels:  # first: what is wrong with them is known at once
+        survival = label_survival(tokenizer, source, whole=whole, stages=stages, degrade=degrade, batch_size=batch_size)
+    views = Views(tokenizer.modality, samples, numbers, whole=whole, degrade=degrade)
+    found = evaluate(tokenizer, evaluation_batches(views, batch_size), as_written=whole, stages=stages)
     if not found.count:
         raise UserError(f"none of the {len(samples)} samples of {data} can be read; the first: {found.unreadable[0]}")
+    if labels:
+        found.metrics |= survival["metrics"]
+        found.rules |= survival["rules"]
+        found.unreadable = [*dict.fromkeys(found.unreadable + survival["unreadable"])]
     view = "whole samples, as written to a file" if whole else tokenizer.modality.view
     if degrade is not None:
         view = f"{view}, {degrade.said}"

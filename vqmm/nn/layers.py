@@ -59,12 +59,12 @@ class ChannelNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv1(act(conv3(act(norm(x))))), through a narrower middle: (B, width, *grid) in and out."""
+    """x + conv1(act(conv(act(norm(x))))), through `hidden` channels: (B, width, *grid) in and out."""
 
-    def __init__(self, rank: int, width: int, hidden: int):
+    def __init__(self, rank: int, width: int, hidden: int, kernel: int = 3):
         super().__init__()
         self.norm = ChannelNorm(width)
-        self.spread = conv(rank, width, hidden)
+        self.spread = conv(rank, width, hidden, kernel)
         self.join = conv(rank, hidden, width, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:

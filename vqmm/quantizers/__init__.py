@@ -9,6 +9,7 @@ def register_quantizers(register) -> None:  # type: ignore[no-untyped-def]
     from vqmm.quantizers.grouped import GroupedQuantizer
     from vqmm.quantizers.gumbel import GumbelQuantizer
     from vqmm.quantizers.hierarchical import HierarchicalQuantizer
+    from vqmm.quantizers.identity import IdentityQuantizer
     from vqmm.quantizers.none import NoQuantizer
     from vqmm.quantizers.residual import ResidualQuantizer
     from vqmm.quantizers.scalar import FiniteScalarQuantizer, LookupFreeQuantizer, SphericalQuantizer
@@ -26,3 +27,4 @@ def register_quantizers(register) -> None:  # type: ignore[no-untyped-def]
     register(GumbelQuantizer)
     register(GaussianQuantizer)
     register(NoQuantizer)
+    register(IdentityQuantizer)

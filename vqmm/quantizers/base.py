@@ -12,6 +12,7 @@ from vqmm.batch import Codes
 from vqmm.options import PartOptions
 
 if TYPE_CHECKING:
+    from vqmm.modality import Modality
     from vqmm.registry import Registry
 
 Reduce = Callable[[Tensor], Tensor]  # sums a tensor over the processes; the identity where there is one
@@ -49,6 +50,7 @@ class Quantizer(nn.Module):
 
     name: ClassVar[str]
     relaxed: ClassVar[bool] = False
+    of_ids: ClassVar[bool] = False  # reads samples that are ids, not latents; its decoder gives ids back
     measured: ClassVar[Mapping[str, str]] = {}  # the names of `Quantized.measures`, and the rule of each
 
     class Options(PartOptions):
@@ -63,6 +65,10 @@ class Quantizer(nn.Module):
     def build(cls, options: BaseModel, rank: int, registry: "Registry") -> "Quantizer":
         """How the core makes one. A quantizer made of others finds them in the registry."""
         return cls(options, rank)
+
+    def encoder_for(self, modality: "Modality") -> nn.Module:
+        """What stands between samples and this quantizer: the modality's network."""
+        return modality.build_encoder(self.options.dim)
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:

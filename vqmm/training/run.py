@@ -157,9 +157,10 @@ class Run:
         torch.manual_seed(plan.seed)
         self.tokenizer = Tokenizer.build(told, self.modality, registry, source.labels, conditional, self.views.extent())
         self.loop = Loop(self.tokenizer, self.views, plan, fabric)
+        self.steps = plan.steps if any(True for _ in self.tokenizer.parameters()) else 0  # `identity` has no weights
         torch.manual_seed(plan.seed + fabric.global_rank)  # from here on each process draws its own noise
         headline = self.modality.metrics()[self.modality.headline]
-        self.health = HealthWatch(headline.higher_is_better)
+        self.health = HealthWatch(bool(headline.higher_is_better))
         self.best: dict[str, float] = {}  # {"step": ..., "value": ...} of the headline metric
 
     @property
@@ -172,15 +173,18 @@ class Run:
         self._start()
         log = MetricsLog(out / "metrics.jsonl", loop.step, plan.tensorboard) if self.is_first else None
         found: Evaluation | None = None
-        with RunProgress(plan.steps, self.job.quiet or not self.is_first) as progress:
-            while loop.step < plan.steps:
+        with RunProgress(self.steps, self.job.quiet or not self.is_first) as progress:
+            if not self.steps:
+                progress.say("this recipe has no weights: there is nothing to train")
+                found = self._evaluate(log, progress)
+            while loop.step < self.steps:
                 try:
                     stop = loop.advance(request.signum)
                 except UserError as error:  # not finite; the caller says it, here it is kept for the report
                     if log is not None:
                         log.write("health", **asdict(Event(loop.step, "not_finite", str(error))))
                     raise
-                last = loop.step == plan.steps
+                last = loop.step == self.steps
                 self._close_epoch(log, progress)
                 if loop.step % REPORT_EVERY == 0 or last:
                     report = loop.report()

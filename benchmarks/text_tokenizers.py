@@ -1,0 +1,116 @@
+"""How much of a text comes back, at how many bits per character?
+
+    python -m vqmm.benchmarks.text_tokenizers tinyshakespeare.txt --name tinyshakespeare --runs runs/text \\
+        --set modality.unit=blocks --set modality.tail=0.1
+
+A point `2x512` is a tokenizer whose codes span 2 ids each, of a codebook of 512; `4x1024x2` has two stages of codes,
+and `subwords-2048` is no network but the lossless front, whose ids are the codes. Each is trained on one thread (called
+again it goes on where it was stopped), judged on the held-out part, and timed: bytes of UTF-8 encoded a second.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+import vqmm
+from vqmm.data.sample import Sample, Unreadable
+from vqmm.data.source import Source, judged
+from vqmm.evaluation.compare_timing import train_seconds
+from vqmm.evaluation.run import trained_on
+from vqmm.machine import machine
+from vqmm.recipe import Train
+from vqmm.tokenizer import Tokenizer
+
+POINTS = "2x512,2x128,4x1024,4x64,subwords-2048"
+SETTINGS = ("train.batch_size=8",)
+TURNS = 5  # of which the median counts
+AT_ONCE = 32  # texts of a batch
+MOST = 500_000  # bytes of a turn
+SHOWN = ("bits_per_char", "entropy_bits_per_char", "char_accuracy", "line_accuracy", "bleu", "rouge_l", "codebook_use")
+
+
+def recipe_of(point: str) -> tuple[str, list[str]]:
+    """A recipe, and the settings that make it this point."""
+    if point.startswith("subwords-"):
+        vocabulary = int(point.removeprefix("subwords-"))
+        return "identity", ["modality.front=subwords", f"modality.vocabulary={vocabulary}", "train.batch_size=32"]
+    stride, size, *stages = (int(number) for number in point.split("x"))
+    chosen = [f"modality.stride={stride}", f"quantizer.codebook_size={size}", *SETTINGS]
+    return ("rvq", [*chosen, f"quantizer.stages={stages[0]}"]) if stages else ("vqvae-ema", chosen)
+
+
+def measure(point: str, data: Path, run: Path, steps: int, settings: Sequence[str], labels: bool) -> dict[str, Any]:
+    """Train and judge one point; a row of the table."""
+    recipe, own = recipe_of(point)
+    trained = vqmm.train("text", data, run, recipe, steps=steps, settings=[*own, *settings], resume=run.exists())
+    plan = Train(**yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["train"])
+    row = {"point": point, "recipe": recipe, "settings": own, "weights": trained["weights"]}
+    row |= {"train_seconds": round(train_seconds(run, plan), 1) if trained["weights"] else 0.0}
+    found = vqmm.eval(run, data, labels=labels)
+    row |= {name: found[name] for name in ("split", "count", "rules")} | found["metrics"]
+    return {**row, "encode_mb_per_second": encode_speed(Tokenizer.load(run), data, run)}
+
+
+def encode_speed(tokenizer: Tokenizer, data: Path, run: Path) -> float:
+    """10^6 bytes of UTF-8 a second, from text to codes, on one thread: the median of several turns."""
+    batches = [*raw_batches(judged(Source(tokenizer.modality, data), trained_on(run))[0])]
+    size = sum(sample.numel() for batch in batches for sample in batch)
+    turns = []
+    for _ in range(TURNS):
+        start = time.perf_counter()
+        for batch in batches:
+            tokenizer.encode(tokenizer.modality.collate(batch, [str(i) for i in range(len(batch))]))
+        turns.append(time.perf_counter() - start)
+    return size / statistics.median(turns) / 1e6
+
+
+def raw_batches(samples: Sequence[Sample]) -> Iterator[list[Tensor]]:
+    """UTF-8 as it was read, up to MOST bytes in all; texts of a like length side by side."""
+    found: list[Tensor] = []
+    for sample in samples:
+        try:
+            found.append(sample.read())
+        except Unreadable:
+            continue
+        if sum(each.numel() for each in found) >= MOST:
+            break
+    found.sort(key=Tensor.numel)
+    for start in range(0, len(found), AT_ONCE):
+        yield found[start : start + AT_ONCE]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="a file or folder of texts")
+    parser.add_argument("--name", required=True, help="the data's name, and the result's")
+    parser.add_argument("--runs", type=Path, required=True, help="the folder of the runs")
+    parser.add_argument("--points", default=POINTS)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--labels", action="store_true", help="also whether labels survive")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PART.OPTION=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for point in told.points.split(","):
+        rows.append(measure(point, told.data, told.runs / point, told.steps, told.settings, told.labels))
+        figures = " ".join(f"{name}={rows[-1][name]:.4g}" for name in SHOWN if rows[-1].get(name) is not None)
+        print(f"{point:16} {rows[-1]['train_seconds']:.0f} s  {figures}", flush=True)
+    result = {"question": "text_tokenizers", "data": told.name, "steps": told.steps, "settings": told.settings}
+    told.out.mkdir(parents=True, exist_ok=True)
+    file = told.out / f"text_tokenizers-{told.name}.json"
+    rules = {name: rule for row in rows for name, rule in row.pop("rules").items()}
+    file.write_text(json.dumps({**result, "rules": rules, "rows": rows, **machine()}, indent=2) + "\n")
+    print(file)
+
+
+if __name__ == "__main__":
+    main()

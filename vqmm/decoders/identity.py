@@ -1,0 +1,25 @@
+"""The identity decoder: gives back the ids that the identity quantizer passed through."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from vqmm.batch import Batch
+from vqmm.decoders.base import Decoder, cut
+
+
+class IdentityDecoder(Decoder):
+    """Nothing to learn. The loss is the share of wrong ids, which is 0 for a sample's own codes."""
+
+    name = "identity"
+    of_ids: ClassVar[bool] = True
+
+    def loss(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        wrong = vectors != batch.goal
+        if batch.mask is not None:
+            wrong = wrong & batch.mask.unsqueeze(1)
+        count = batch.goal.numel() if batch.mask is None else int(batch.mask.sum()) * batch.goal.shape[1]
+        return wrong.sum() / max(count, 1), None
+
+    def sample(self, vectors: Tensor, size: Tensor, seed: int, mask: Tensor | None = None) -> list[Tensor]:
+        return cut(vectors, size)

@@ -1,0 +1,184 @@
+"""Whether labels survive: does a reconstruction look like its class to somebody who has only seen originals?"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from vqmm.batch import Batch
+from vqmm.chunks import reconstruct_long
+from vqmm.data.degrade import Degradation
+from vqmm.data.loader import Views, evaluation_batches
+from vqmm.data.sample import Sample
+from vqmm.data.source import Source, label_numbers
+from vqmm.errors import UserError
+from vqmm.evaluation.evaluate import originals_of
+from vqmm.tokenizer import Tokenizer
+
+DEVIATIONS = 1.959964  # to each side of the middle of a normal distribution, between which 95% of it lie
+
+
+class LabelJudge(Protocol):
+    """A classifier of samples (C, *extent), of any extents, as they are in a batch and as `Modality.finish` gives them.
+
+    It knows nothing of tokenizers, so it can also name what a prior has made.
+
+    Attributes:
+        rule: what it is, in words, for whoever reads its figures.
+    """
+
+    rule: str
+
+    def fit(self, samples: Sequence[Tensor], labels: Sequence[int]) -> None:
+        """Learn from samples and their labels, once. A `UserError` where nothing can be learnt from them."""
+
+    def predict(self, samples: Sequence[Tensor]) -> list[int]:
+        """A label for each sample, one of those that `fit` was given."""
+        ...
+
+
+@dataclass
+class _Seen:
+    """What could be read of a part of a source: originals, the numbers of their labels, what became of the originals;
+    `unreadable`: what is wrong with the rest.
+    """
+
+    numbers: Mapping[str, int]  # by key
+    originals: list[Tensor] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    reconstructions: list[Tensor] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+    def batches(self, views: Views, batch_size: int) -> Iterator[Batch]:
+        for batch, damaged in evaluation_batches(views, batch_size):
+            self.unreadable += damaged
+            if batch is not None:
+                # without a copy each original would keep the whole of its padded batch
+                self.originals += [original.clone() for original in originals_of(batch)]
+                self.labels += [self.numbers[key] for key in batch.key]
+                yield batch
+        if not self.originals:
+            raise UserError(
+                f"none of the {len(views.samples)} samples with a label can be read; the first: {self.unreadable[0]}"
+            )
+
+
+def label_survival(
+    tokenizer: Tokenizer,
+    source: Source,
+    *,
+    whole: bool = False,
+    stages: int | None = None,
+    degrade: Degradation | None = None,
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """Fit the modality's judge of labels to a source's training originals, and try it on the held-out ones.
+
+    Samples without a label are left out. Originals and reconstructions of both parts are held in memory. Of a decoder
+    that is slow to sample the first few are judged, as everywhere.
+
+    Args:
+        whole: samples uncropped, and judged as a decoded file would hold them.
+        stages: use only the first so many stages of the quantizer.
+        degrade: what the tokenizer is given; the judge sees the clean originals.
+
+    Returns:
+        `metrics` and `rules` for `label_accuracy`, `label_accuracy_reconstructed` and `label_agreement`, each 0 to 1;
+        `unreadable`: which of the samples could not be read.
+
+    Raises:
+        UserError: the modality has no such judge, or a library that it needs is missing; the source's training part
+            has fewer than two labels, or its held-out part none; nothing of a part can be read.
+    """
+    judge = tokenizer.modality.label_judge()
+    if judge is None:
+        raise UserError(f"the modality {tokenizer.modality.name!r} has no judge of labels: leave out --labels")
+    training, held_out = _with_labels(source)
+    numbers = {label: number for number, label in enumerate(source.labels)}
+    by_key = {sample.key: numbers[sample.label or ""] for sample in (*training, *held_out)}
+
+    fitted = _Seen(by_key)
+    for _ in fitted.batches(Views(tokenizer.modality, training, {}, whole=whole), batch_size):
+        pass
+    judge.fit(fitted.originals, fitted.labels)
+
+    seen = _Seen(by_key)
+    # a decoder that is told labels is told them here too
+    conditions = label_numbers(held_out, tokenizer.labels) if tokenizer.label_embedding is not None else {}
+    views = Views(tokenizer.modality, held_out, conditions, whole=whole, degrade=degrade)
+    for batch in seen.batches(views, batch_size):
+        outputs, _ = reconstruct_long(tokenizer, batch.to(tokenizer.device), stages=stages)
+        outputs = [output.cpu() for output in outputs]
+        seen.reconstructions += [*map(tokenizer.modality.as_written, outputs)] if whole else outputs
+        if len(seen.originals) >= (tokenizer.decoder.judged or len(held_out)):
+            break
+
+    of = "the source's own test split" if source.has_split else "the held-out tenth"
+    by = f"{judge.rule}, fitted to {len(fitted.originals):,} training originals"
+    told = "" if tokenizer.label_embedding is None else "; the decoder is told each label"
+    return {"unreadable": fitted.unreadable + seen.unreadable, **_judged(judge, seen, of, by, told)}
+
+
+def _judged(judge: LabelJudge, seen: _Seen, of: str, by: str, told: str) -> dict[str, dict[str, Any]]:
+    """`metrics` and `rules`; `of`, `by` and `told` are parts of the rules."""
+    named, renamed = judge.predict(seen.originals), judge.predict(seen.reconstructions)
+    commonest = Counter(seen.labels).most_common(1)[0][1] / len(seen.labels)
+    compared = {
+        "label_accuracy": (
+            named,
+            seen.labels,
+            f"originals of {of} that are given their label by {by}; the commonest label is that of {commonest:.1%}",
+        ),
+        "label_accuracy_reconstructed": (
+            renamed,
+            seen.labels,
+            f"reconstructions of the same that are given the original's label{told}",
+        ),
+        "label_agreement": (
+            renamed,
+            named,
+            f"reconstructions of the same that are given what their original is given, right or wrong{told}",
+        ),
+    }
+    metrics, rules = {}, {}
+    for name, (ones, others, what) in compared.items():
+        hits, count = sum(one == other for one, other in zip(ones, others, strict=True)), len(others)
+        low, high = wilson_interval(hits, count)
+        metrics[name] = hits / count
+        rules[name] = f"share of {count:,} {what}; 95% interval {low:.3f} to {high:.3f} (Wilson)"
+    return {"metrics": metrics, "rules": rules}
+
+
+def wilson_interval(hits: int, count: int) -> tuple[float, float]:
+    """Between which shares the true one lies with 95% confidence, where `hits` of `count` (1 or more) were seen.
+
+    Source: Wilson 1927, doi 10.1080/01621459.1927.10502953. Unlike the usual one it stays within 0 and 1.
+    """
+    share, spread = hits / count, DEVIATIONS**2 / count
+    middle = share + spread / 2
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4))
+    return max((middle - half) / (1 + spread), 0.0), min((middle + half) / (1 + spread), 1.0)
+
+
+def _with_labels(source: Source) -> tuple[list[Sample], list[Sample]]:
+    """The training and the held-out samples that have a label; a `UserError` where they do not suffice."""
+    if not source.labels:
+        raise UserError(
+            f"{source.path} has no labels, so none can survive: give data with a folder for each, or a table with a "
+            "column of them, or leave out --labels"
+        )
+    training, held_out = (
+        [sample for sample in part if sample.label is not None] for part in (source.training(), source.held_out())
+    )
+    labels = sorted({sample.label or "" for sample in training})
+    if len(labels) < 2:
+        raise UserError(
+            f"the {len(training)} labelled training samples of {source.path} have {len(labels)} label"
+            f"{'s' if len(labels) != 1 else f', {labels[0]!r}'}: to tell labels apart takes two"
+        )
+    if not held_out:
+        raise UserError(f"none of the held-out samples of {source.path} has a label: leave out --labels")
+    return training, held_out

@@ -1,0 +1,53 @@
+"""No choice to make: samples that are ids already (subwords of a text) are their own codes."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from vqmm.batch import Codes
+from vqmm.errors import UserError
+from vqmm.quantizers.base import Quantized, Quantizer, grid_size
+
+if TYPE_CHECKING:
+    from vqmm.modality import Modality
+
+
+class IdentityQuantizer(Quantizer):
+    """x int64 (B, C, *extent) -> codes (B, C, *extent), each channel a stage; vectors are x itself, without loss.
+
+    There is no encoder, and the decoder is `identity`: nothing is learnt but what the modality's `fit` learns.
+
+    How many ids there are it learns from the modality: it has no `sizes` before `encoder_for` was called.
+    """
+
+    name = "identity"
+    of_ids: ClassVar[bool] = True
+
+    class Options(Quantizer.Options):
+        dim: int = 1
+
+    def __init__(self, options: BaseModel | None = None, rank: int = 1):
+        super().__init__(options, rank)
+        self._sizes: tuple[tuple[int, ...], ...] = ()
+
+    def encoder_for(self, modality: "Modality") -> nn.Module:
+        """Nothing stands in between. A `UserError` where the modality's samples are no ids."""
+        if modality.ids is None:
+            raise UserError(
+                f"quantizer.name: 'identity' passes ids through, and samples of {modality.name!r} are none: take a "
+                "quantizer that makes codes of latents, such as vector"
+            )
+        self._sizes = ((modality.ids,) * modality.channels,)
+        return nn.Identity()
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        return self._sizes
+
+    def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
+        """z: the samples. All stages are used, whatever `stages` says: a channel that is left out has no stand-in."""
+        return Quantized(z, Codes((z,), grid_size(z), mask), {})
+
+    def lookup(self, codes: Codes) -> Tensor:
+        return codes.maps[0].long()
