@@ -1,6 +1,7 @@
 """Codes on disk: what is written comes back, in integers as small as they can be."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,18 +82,94 @@ def header_and_rows(count, codes=4):
     return Header("f", "image", ((10,),)), [Row(str(i), row.label, row.size, row.maps) for i in range(count)]
 
 
-def test_rows_are_spread_over_shards_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "ROWS_A_SHARD", 3)
+def groups_of(file):
+    told = pq.read_metadata(file)
+    return [told.row_group(group).num_rows for group in range(told.num_row_groups)]
+
+
+def test_a_shard_is_written_in_groups_of_rows_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "ROWS_A_GROUP", 3)
     header, rows = header_and_rows(7)
-    assert written(tmp_path, header, rows).shards == 3
+    written(tmp_path, header, rows)
+    found, files = read_header(tmp_path)
+    assert [file.name for file in files] == ["part-00000.parquet"] and groups_of(files[0]) == [3, 3, 1]
+    assert [row.key for row in read_rows(found, files)] == [str(i) for i in range(7)]
+
+
+def test_large_rows_close_a_group_earlier(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "VALUES_A_GROUP", 8)
+    assert groups_of(written(tmp_path, *header_and_rows(5, codes=4)).path) == [2, 2, 1]
+
+
+def test_shards_are_in_the_order_of_their_numbers(tmp_path):
+    header, rows = header_and_rows(3)
+    for row, number in zip(rows, (100_000, 99_999, 3), strict=True):
+        with ShardWriter(tmp_path, header, number) as writer:
+            writer.add(row)
     _, files = read_header(tmp_path)
-    assert [file.name for file in files] == [f"part-0000{n}.parquet" for n in range(3)]
-    assert [row.key for row in read_rows(header, files)] == [str(i) for i in range(7)]
+    assert [file.name for file in files] == ["part-00003.parquet", "part-99999.parquet", "part-100000.parquet"]
 
 
-def test_large_rows_close_a_shard_earlier(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "CODES_A_SHARD", 8)
-    assert written(tmp_path, *header_and_rows(4, codes=4)).shards == 2
+def test_a_shard_tells_what_it_holds(tmp_path):
+    header, rows = header_and_rows(3)
+    with ShardWriter(tmp_path, header) as writer:
+        for row in rows:
+            writer.add(row)
+        writer.tally.unreadable.append("bad.png: cut")
+    assert shards.read_tally(writer.path) == shards.Tally(3, 12, pytest.approx(12 * np.log2(10)), ["bad.png: cut"])
+    pq.write_table(pq.read_table(writer.path).replace_schema_metadata({}), writer.path)
+    with pytest.raises(UserError, match="no token shard"):
+        shards.read_tally(writer.path)
+
+
+def test_the_split_of_each_row_is_kept_and_is_not_needed(tmp_path):
+    header, (row,) = header_and_rows(1)
+    told = replace(header, split="by hand")
+    for name, own in (("old", header), ("new", told)):
+        (tmp_path / name).mkdir()
+        written(tmp_path / name, own, [replace(row, split="held-out")])
+    assert read_header(tmp_path / "new")[0] == told and read_header(tmp_path / "old")[0] == header
+    (again,) = read_rows(*read_header(tmp_path / "new"))
+    (old,) = read_rows(*read_header(tmp_path / "old"))
+    assert (again.split, old.split) == ("held-out", None)
+    assert "split" not in pq.read_schema(tmp_path / "old" / "part-00000.parquet").names
+
+
+@pytest.mark.parametrize("field", ["key", "label", "size", "maps", "split"])
+def test_a_shard_that_does_not_read_back_is_refused(tmp_path, monkeypatch, field):
+    header, (row,) = header_and_rows(1)
+    other = {"key": "x", "label": "x", "size": (5,), "maps": (row.maps[0] + 1,), "split": "train"}
+    damaged = (
+        replace(row, split="held-out", **{field: other[field]}) if field != "split" else replace(row, split="train")
+    )
+    monkeypatch.setattr(shards, "read_rows", lambda *_, **__: iter([damaged]))
+    with pytest.raises(UserError, match="reads back otherwise"):
+        written(tmp_path, replace(header, split="by hand"), [replace(row, split="held-out")])
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_shard_that_fails_a_check_leaves_nothing(tmp_path):
+    header, rows = header_and_rows(2)
+    seen = []
+
+    def check(row, again):
+        seen.append((row.key, again.key, again.maps[0].tolist()))
+        raise UserError("no")
+
+    with pytest.raises(UserError, match="no"), ShardWriter(tmp_path, header, check=check) as writer:
+        for row in rows:
+            writer.add(row)
+    assert seen == [("0", "0", [[0, 1, 2, 3]])] and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"), [('{"shards": 2}', "holds 1 of 2 shards"), ("[]", "damaged"), ("{", "damaged")]
+)
+def test_a_folder_that_lacks_shards_is_refused(tmp_path, plan, said):
+    written(tmp_path, *header_and_rows(1))
+    (tmp_path / shards.PLAN).write_text(plan)
+    with pytest.raises(UserError, match=said):
+        read_header(tmp_path)
 
 
 def test_a_folder_without_rows_still_says_what_it_is(tmp_path):

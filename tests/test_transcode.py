@@ -1,4 +1,4 @@
-"""Names of decoded files, batches of neighbours, and encode and decode as Python calls."""
+"""Names of decoded files, and encode and decode as Python calls."""
 
 from pathlib import PurePosixPath
 
@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import vqmm
-from vqmm import transcode
 from vqmm.errors import UserError
-from vqmm.transcode import _at_once, _batches, _file_names
+from vqmm.outputs import file_names
 
 parts = st.text("ab.", min_size=1, max_size=4).filter(lambda part: part not in (".", ".."))
 keys = st.lists(parts, min_size=1, max_size=3).map("/".join)
@@ -21,14 +20,15 @@ keys = st.lists(parts, min_size=1, max_size=3).map("/".join)
 @given(st.lists(keys, unique=True, max_size=8))
 @example(["...png", "a/...png"])
 def test_every_sample_gets_a_place_of_its_own_inside_the_folder(keys):
-    names = _file_names(keys)
+    names = file_names(keys, keys)
     assert len({PurePosixPath(name) for name in names.values()}) == len(keys)
     for name in names.values():
         assert not name.startswith("/") and ".." not in PurePosixPath(name).parts
 
 
 def test_a_suffix_is_dropped_where_no_two_names_meet():
-    names = _file_names(["cats/1.png", "1.png", "1.jpg", "2", "3.png.png", "3.png"])
+    keys = ["cats/1.png", "1.png", "1.jpg", "2", "3.png.png", "3.png"]
+    names = file_names(keys, keys)
     assert names == {
         "cats/1.png": "cats/1",
         "1.png": "1.png",
@@ -42,14 +42,7 @@ def test_a_suffix_is_dropped_where_no_two_names_meet():
 @pytest.mark.parametrize("keys", [["a", "a"], ["a/b", "a/./b"], ["a//b", "a/b"]])
 def test_two_samples_of_one_name_are_refused(keys):
     with pytest.raises(UserError, match="two samples"):
-        _file_names(keys)
-
-
-def test_neighbours_of_one_shape_go_together_and_large_ones_alone():
-    shapes = [(1, 4)] * 40 + [(1, 2)] + [(1, 4)]
-    found = [len(values) for _, values in _batches(((i, torch.zeros(s)) for i, s in enumerate(shapes)))]
-    assert found == [32, 8, 1, 1]
-    assert (_at_once(1), _at_once(2**22), _at_once(2**30), _at_once(0)) == (32, 1, 1, 32)
+        file_names(keys, keys)
 
 
 @pytest.fixture(scope="module")
@@ -90,19 +83,3 @@ def test_decoding_the_tokens_is_the_reconstruction(run, tmp_path):
         with Image.open(tmp_path / "out" / sample.key) as picture:
             stored = torch.from_numpy(np.array(picture)) / 127.5 - 1
         assert torch.allclose(stored, tokenizer.modality.as_written(direct)[0].cpu(), atol=1.5 / 127.5)
-
-
-def test_nothing_to_encode_is_a_mistake(run, tmp_path):
-    with pytest.raises(UserError, match="nothing to encode"):
-        vqmm.encode(run, [], tmp_path / "tokens")
-    assert not any(tmp_path.iterdir())
-
-
-def test_a_failure_half_way_leaves_nothing(run, tmp_path, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("half way")
-
-    monkeypatch.setattr(transcode, "_nominal_bits", fail)
-    with pytest.raises(RuntimeError, match="half way"):
-        vqmm.encode(run, run.parent / "pictures", tmp_path / "a" / "b" / "tokens")
-    assert not any(tmp_path.iterdir())

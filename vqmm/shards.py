@@ -3,13 +3,20 @@
 Columns: `key`, `label`, `size` (the original extent), and for each map m `map<m>_grid` and `map<m>`: its codes as the
 smallest unsigned integer that holds the codebook, row-major over (stages, *grid). Where the vectors that the codes
 stand for were asked for, `vectors_grid` and `vectors`: float32, row-major over (*grid, dim), so that the numbers of one
-position lie side by side. The schema's metadata holds, under `vqmm`, a JSON object: format, code_fingerprint, modality,
-`sizes` (the codebook size of each stage of each map), and with vectors `dim`, how many numbers each has.
+position lie side by side. Last `split`: TRAIN or HELD_OUT, as training on the same source would see the sample; shards
+that older versions wrote lack it. Rows lie in groups of a bounded size, so that one can be read without the others.
+
+The schema's metadata holds, under `vqmm`, a JSON object: format, code_fingerprint, modality, `sizes` (the codebook size
+of each stage of each map), with vectors `dim`, how many numbers each has, and `split`, the rule by which samples were
+held out. Under `vqmm.shard` another: what this one shard holds, and which samples could not be read.
+
+`vqmm encode` puts PLAN beside the shards: how many there are to be. A folder that lacks some is refused.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -21,10 +28,13 @@ import pyarrow.parquet as pq
 import torch
 
 from vqmm.batch import Codes, mask_size
+from vqmm.coding import nominal_bits
 from vqmm.errors import UserError
 
-ROWS_A_SHARD = 10_000
-CODES_A_SHARD = 2**24  # a shard is closed earlier where rows are large: its rows wait in memory until then
+PLAN = "encode.json"
+TRAIN, HELD_OUT = "train", "held-out"
+ROWS_A_GROUP = 256  # what a reader of one row reads; 1.2 ms for 7 x 7 codes
+VALUES_A_GROUP = 2**20  # codes and numbers; a group is closed earlier where rows are large, as it waits in memory
 
 READING_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)  # pyarrow's are the first two, or both
 
@@ -37,6 +47,7 @@ class Header:
     modality: str
     sizes: tuple[tuple[int, ...], ...]
     dim: int | None = None  # of the vectors beside the codes; None: there are none
+    split: str | None = None  # the rule by which samples were held out; None: rows do not say whether they were
 
     def schema(self) -> pa.Schema:
         fields = [("key", pa.string()), ("label", pa.string()), ("size", pa.list_(pa.int32()))]
@@ -47,6 +58,9 @@ class Header:
         if self.dim is not None:
             fields += [("vectors_grid", pa.list_(pa.int32())), ("vectors", pa.list_(pa.float32()))]
             told["dim"] = self.dim
+        if self.split is not None:
+            fields.append(("split", pa.string()))
+            told["split"] = self.split
         return pa.schema(fields, metadata={"vqmm": json.dumps(told)})
 
 
@@ -59,52 +73,107 @@ class Row:
     size: tuple[int, ...]
     maps: tuple[np.ndarray, ...]
     vectors: np.ndarray | None = None
+    split: str | None = None
+
+
+@dataclass
+class Tally:
+    """What a shard holds: rows, codes, their nominal bits; and of each sample that is not in it, why."""
+
+    rows: int = 0
+    codes: int = 0
+    bits: float = 0.0
+    unreadable: list[str] = field(default_factory=list)
 
 
 class ShardWriter:
-    """Writes rows to `part-00000.parquet`, `part-00001.parquet`, ... in a folder."""
+    """Writes one shard, `part-00000.parquet` for number 0: under a temporary name, until it is whole and checked.
 
-    def __init__(self, folder: Path, header: Header):
-        self.folder, self.header, self.schema = folder, header, header.schema()
-        self.shards, self.rows = 0, 0
+    Its first row is read back from the disk, and must be what was written; `check`, where given, is then called with
+    both, to refuse more. When the block does not end well nothing is left.
+
+    Attributes:
+        tally: what is in it; whoever writes adds to `unreadable` what could not be read.
+    """
+
+    def __init__(self, folder: Path, header: Header, number: int = 0, check: Callable[[Row, Row], None] | None = None):
+        self.path = shard_path(folder, number)
+        self.header, self.schema, self.check = header, header.schema(), check
+        self.tally = Tally()
+        self._temporary = folder / f".{self.path.name}.{uuid.uuid4().hex[:8]}.tmp"
         self._waiting: list[dict[str, Any]] = []
-        self._codes_waiting = 0
+        self._values_waiting = 0
+        self._first: Row | None = None
 
     def __enter__(self) -> "ShardWriter":
+        self._file = pq.ParquetWriter(self._temporary, self.schema, compression="zstd")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is None and (self._waiting or not self.shards):
-            self._flush()  # a folder without rows still says what it is
+        try:
+            if kind is None:
+                self._flush()
+                self._file.add_key_value_metadata({"vqmm.shard": json.dumps(asdict(self.tally))})
+            self._file.close()
+            if kind is None:
+                self._read_back()
+                self._temporary.replace(self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
 
     def add(self, row: Row) -> None:
-        told: dict[str, Any] = {"key": row.key, "label": row.label, "size": list(row.size)}
+        told: dict[str, Any] = {"key": row.key, "label": row.label, "size": list(row.size), "split": row.split}
         for m, (one, stages) in enumerate(zip(row.maps, self.header.sizes, strict=True)):
-            _check_range(one, stages, row.key)
+            check_range(one, stages, row.key)
             codes = one.reshape(-1).astype(code_type(max(stages)))
             told |= {f"map{m}_grid": list(one.shape[1:]), f"map{m}": codes}
-            self._codes_waiting += codes.size
+            self.tally.codes += codes.size
+            self._values_waiting += codes.size
         if self.header.dim is not None:
             if row.vectors is None or row.vectors.shape[-1] != self.header.dim:
                 have = "none" if row.vectors is None else f"an array of shape {row.vectors.shape}"
                 raise ValueError(f"{row.key!r} has {have} where the header says vectors of {self.header.dim} numbers")
             told |= {"vectors_grid": list(row.vectors.shape[:-1]), "vectors": row.vectors.reshape(-1)}
-            self._codes_waiting += row.vectors.size
+            self._values_waiting += row.vectors.size
+        self._first = self._first or row
         self._waiting.append(told)
-        self.rows += 1
-        if len(self._waiting) == ROWS_A_SHARD or self._codes_waiting >= CODES_A_SHARD:
+        self.tally.rows += 1
+        self.tally.bits += nominal_bits(row.maps, self.header.sizes)
+        if len(self._waiting) == ROWS_A_GROUP or self._values_waiting >= VALUES_A_GROUP:
             self._flush()
 
     def _flush(self) -> None:
-        table = pa.Table.from_pylist(self._waiting, schema=self.schema)
-        pq.write_table(table, self.folder / f"part-{self.shards:05d}.parquet", compression="zstd")
-        self.shards += 1
-        self._waiting, self._codes_waiting = [], 0
+        if self._waiting:
+            self._file.write_table(pa.Table.from_pylist(self._waiting, schema=self.schema))
+        self._waiting, self._values_waiting = [], 0
+
+    def _read_back(self) -> None:
+        if self._first is None:
+            return
+        again = next(read_rows(self.header, [self._temporary], vectors=True))
+        if not _same(self._first, again, self.header):
+            raise UserError(
+                f"{self.path} was not written: its first row, {self._first.key!r}, reads back otherwise than it was "
+                "encoded: look after the disk"
+            )
+        if self.check is not None:
+            self.check(self._first, again)
+
+
+def _same(row: Row, again: Row, header: Header) -> bool:
+    """Whether two rows agree in all that a header says is on disk."""
+    named = (row.key, row.label, row.size) == (again.key, again.label, again.size)
+    split = header.split is None or row.split == again.split
+    maps = all(np.array_equal(one, other) for one, other in zip(row.maps, again.maps, strict=True))
+    if header.dim is None or row.vectors is None or again.vectors is None:
+        return named and split and maps and header.dim is None
+    return named and split and maps and np.array_equal(row.vectors, again.vectors, equal_nan=True)
 
 
 def read_header(folder: Path) -> tuple[Header, list[Path]]:
     """What the shards say about themselves, and the shards in order. A `UserError` where they are not shards."""
-    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+    files = shards_of(folder)
+    _must_be_whole(folder, len(files))
     if not files:
         raise UserError(f"{folder} holds no token shards (*.parquet): make some with vqmm encode")
     headers = {file: _header_of(file) for file in files}
@@ -117,21 +186,52 @@ def read_header(folder: Path) -> tuple[Header, list[Path]]:
     return first, files
 
 
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:05d}.parquet"
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """The shards of a folder, in order; their numbers may be longer than five digits."""
+    return sorted(folder.glob("*.parquet"), key=lambda file: (len(file.name), file.name)) if folder.is_dir() else []
+
+
+def _must_be_whole(folder: Path, have: int) -> None:
+    """Refuse a folder that `vqmm encode` has not finished: what is missing would go unnoticed."""
+    plan = folder / PLAN
+    if not plan.is_file():
+        return
+    try:
+        shards = int(json.loads(plan.read_text(encoding="utf-8"))["shards"])
+    except READING_ERRORS as error:
+        raise UserError(f"{plan} is damaged: {' '.join(str(error).split())[:160]}") from None
+    if have < shards:
+        raise UserError(f"{folder} holds {have} of {shards} shards: finish it with vqmm encode --resume")
+
+
 def _header_of(file: Path) -> Header:
     try:
         schema = pq.read_schema(file)
         told = json.loads(schema.metadata[b"vqmm"])
         sizes = tuple(tuple(stages) for stages in told["sizes"])
-        header = Header(told["code_fingerprint"], told["modality"], sizes, told.get("dim"))
+        header = Header(told["code_fingerprint"], told["modality"], sizes, told.get("dim"), told.get("split"))
         missing = set(header.schema().names) - set(schema.names)
     except READING_ERRORS as error:
-        raise _not_ours(file, error) from None
+        raise not_ours(file, error) from None
     if missing:
-        raise _not_ours(file, f"it lacks the columns {', '.join(sorted(missing))}")
+        raise not_ours(file, f"it lacks the columns {', '.join(sorted(missing))}")
     return header
 
 
-def _not_ours(file: Path, why: object) -> UserError:
+def read_tally(file: Path) -> Tally:
+    """What one shard says of itself. A `UserError` where it is damaged."""
+    try:
+        return Tally(**json.loads(pq.read_metadata(file).metadata[b"vqmm.shard"]))
+    except READING_ERRORS as error:
+        raise not_ours(file, error) from None
+
+
+def not_ours(file: Path, why: object) -> UserError:
+    """The error for a file that does not read as a shard."""
     return UserError(f"{file} is no token shard of vqmm, or is damaged: {' '.join(str(why).split())[:160]}")
 
 
@@ -142,7 +242,7 @@ def read_keys(files: Sequence[Path]) -> list[str]:
         try:
             keys += pq.read_table(file, columns=["key"])["key"].to_pylist()
         except READING_ERRORS as error:
-            raise _not_ours(file, error) from None
+            raise not_ours(file, error) from None
     return keys
 
 
@@ -156,7 +256,7 @@ def read_rows(header: Header, files: Sequence[Path], vectors: bool = False) -> I
                 for batch in shard.iter_batches(batch_size=256, columns=columns):
                     yield from (_row(header, batch, i) for i in range(len(batch)))
         except READING_ERRORS as error:
-            raise _not_ours(file, error) from None
+            raise not_ours(file, error) from None
 
 
 def _row(header: Header, batch: pa.RecordBatch, i: int) -> Row:
@@ -167,15 +267,17 @@ def _row(header: Header, batch: pa.RecordBatch, i: int) -> Row:
         codes = batch[f"map{m}"][i].values.to_numpy().astype(np.int64)
         used = len(codes) // prod(grid) if prod(grid) else len(stages)  # fewer stages: a lower rate
         maps.append(codes.reshape(used, *grid))
-        _check_range(maps[-1], stages, key)
+        check_range(maps[-1], stages, key)
     vectors = None
     if header.dim is not None:
         grid = batch["vectors_grid"][i].as_py()
         vectors = batch["vectors"][i].values.to_numpy().reshape(*grid, header.dim)
-    return Row(key, label, tuple(size), tuple(maps), vectors)
+    split = None if header.split is None else batch["split"][i].as_py()
+    return Row(key, label, tuple(size), tuple(maps), vectors, split)
 
 
-def _check_range(codes: np.ndarray, sizes: Sequence[int], key: str) -> None:
+def check_range(codes: np.ndarray, sizes: Sequence[int], key: str) -> None:
+    """A `ValueError` for codes (stages, *grid) that codebooks of such `sizes` do not have."""
     for stage, size in zip(codes, sizes, strict=False):  # the last stages may be left out
         if stage.size and not (stage.min() >= 0 and stage.max() < size):
             raise ValueError(f"{key!r} has codes from {stage.min()} to {stage.max()} where the codebook has {size}")
@@ -189,7 +291,11 @@ def code_type(codebook_size: int) -> np.dtype:
 
 
 def rows_of(
-    codes: Codes, keys: Sequence[str], labels: Sequence[str | None], vectors: torch.Tensor | None = None
+    codes: Codes,
+    keys: Sequence[str],
+    labels: Sequence[str | None],
+    vectors: torch.Tensor | None = None,
+    splits: Sequence[str | None] | None = None,
 ) -> Iterator[Row]:
     """The samples of a batch one by one, without padding; `vectors`, (B, dim, *grid of the last map), go with them."""
     boxes = []  # per map: the extent of each sample's own grid
@@ -203,7 +309,8 @@ def rows_of(
         own_vectors = None
         if vectors is not None:
             own_vectors = vectors[i][own].movedim(0, -1).float().contiguous().cpu().numpy()
-        yield Row(key, label, tuple(codes.size[i].tolist()), tuple(maps), own_vectors)
+        split = None if splits is None else splits[i]
+        yield Row(key, label, tuple(codes.size[i].tolist()), tuple(maps), own_vectors, split)
 
 
 def codes_of(rows: Sequence[Row], label_numbers: dict[str, int]) -> Codes:

@@ -147,7 +147,7 @@ def test_shards_that_are_not_as_they_were_written(vqmm, run, tokens, tmp_path, c
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
 def test_shards_cut_short(vqmm, run, tokens, tmp_path, keep):
     bad = shutil.copytree(tokens, tmp_path / "bad")
-    (file,) = bad.iterdir()
+    (file,) = bad.glob("*.parquet")
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * keep)])
     assert "part-00000.parquet is no token shard" in vqmm.refuses("decode", run, bad, "--out", tmp_path / "out")
@@ -156,7 +156,7 @@ def test_shards_cut_short(vqmm, run, tokens, tmp_path, keep):
 
 def test_shards_with_a_damaged_page(vqmm, run, tokens, tmp_path):
     bad = shutil.copytree(tokens, tmp_path / "bad")
-    (file,) = bad.iterdir()
+    (file,) = bad.glob("*.parquet")
     content = bytearray(file.read_bytes())
     content[4:600] = bytes(596)  # the first pages; the footer stays whole
     file.write_bytes(content)

@@ -11,7 +11,7 @@ from vqmm.cli.output import Json, Plugins, print_json, print_unreadable
 def encode(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders or archives.")],
-    out: Annotated[Path, typer.Option(help="The folder for the token shards; must not exist yet.")],
+    out: Annotated[Path, typer.Option(help="The folder for the token shards; must not exist yet, but for --resume.")],
     stages: Annotated[
         int | None, typer.Option(help="Write only the first so many codes of each position: a lower rate.")
     ] = None,
@@ -20,11 +20,21 @@ def encode(
     ] = None,
     vectors: Annotated[bool, typer.Option("--vectors", help="Also the vectors that the codes stand for.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse damaged samples instead of skipping them.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the same command was stopped or killed.")
+    ] = False,
+    processes: Annotated[
+        int, typer.Option(help="Shards made at a time, each by one core; the bytes are the same.")
+    ] = 1,
+    shard_samples: Annotated[
+        int | None, typer.Option(help="Samples of a shard; fewer for long recordings. 1,024 unless told.")
+    ] = None,
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Turn files into token shards (Parquet)."""
-    from vqmm.transcode import encode as run_encode
+    from vqmm.encode import SAMPLES_A_SHARD
+    from vqmm.encode import encode as run_encode
 
     result = run_encode(
         run,
@@ -35,6 +45,9 @@ def encode(
         vectors=vectors,
         strict=strict,
         plugins=plugin or (),
+        resume=resume,
+        processes=processes,
+        shard_samples=SAMPLES_A_SHARD if shard_samples is None else shard_samples,
     )
     print_unreadable(result["unreadable"])
     if as_json:

@@ -1,0 +1,127 @@
+"""The inputs of encode and reconstruct: their samples, each named once, read in batches of neighbours of one shape."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vqmm.data.sample import Sample, Unreadable
+from vqmm.data.source import HELD_OUT as SHARE
+from vqmm.data.source import Source
+from vqmm.errors import UserError
+from vqmm.modality import Modality
+from vqmm.shards import HELD_OUT, TRAIN
+from vqmm.tokenizer import Tokenizer
+
+BATCH = 32  # samples at a time,
+LONGER = 2  # in one batch of lines: times the shortest line of a batch may the longest be,
+BATCH_VALUES = 2**22  # but no more than so many values, so that large pictures go one by one
+
+OWN_SPLIT = "the source's own test split"
+BY_KEY = f"the {SHARE:.0%} of keys that hash lowest"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All samples of some files, folders and archives, in a stable order, unread.
+
+    Attributes:
+        splits: of each sample, TRAIN or HELD_OUT: what training on its own source would make of it.
+        rule: in words, how that was decided.
+    """
+
+    samples: list[Sample]
+    splits: list[str]
+    rule: str
+
+    @classmethod
+    def of(cls, modality: Modality, inputs: str | Path | Sequence[str | Path], verb: str) -> "Inputs":
+        """A `UserError` where there is no sample, or where two have one name."""
+        paths = [inputs] if isinstance(inputs, str | Path) else inputs
+        samples, splits, rules = [], [], []
+        for path in paths:
+            source = Source(modality, path)
+            samples += source.samples
+            splits += splits_of(source)
+            rules.append(OWN_SPLIT if source.has_split else BY_KEY)
+        if not samples:
+            raise UserError(f"nothing to {verb}: give a file, folder or archive of samples")
+        twice = [key for key, count in Counter(sample.key for sample in samples).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"{len(twice)} names stand for two samples, such as {twice[0]!r}: {verb} their folders one by one"
+            )
+        return cls(samples, splits, "; ".join(dict.fromkeys(rules)))
+
+    def fingerprint(self) -> str:
+        """16 hex digits for the names, labels and splits of all samples, in their order; their content is not read."""
+        digest = hashlib.sha256()
+        for sample, split in zip(self.samples, self.splits, strict=True):
+            digest.update(json.dumps([sample.key, sample.label, split]).encode())
+        return digest.hexdigest()[:16]
+
+
+def splits_of(source: Source) -> list[str]:
+    """TRAIN or HELD_OUT for each sample of a source."""
+    held_out = {sample.key for sample in source.held_out()}
+    if len(source.samples) == 1 and not source.has_split:
+        held_out = set()  # `Source.training` has it too, and codes that nobody may learn from are of no use
+    return [HELD_OUT if sample.key in held_out else TRAIN for sample in source.samples]
+
+
+def read(samples: Iterable[Sample], unreadable: list[str], strict: bool) -> Iterator[tuple[Sample, Tensor]]:
+    """Samples with their values; a damaged one is added to `unreadable`, or with `strict` raised."""
+    for sample in samples:
+        try:
+            yield sample, sample.read()
+        except Unreadable as error:
+            if strict:
+                raise
+            unreadable.append(str(error))
+
+
+def batches(
+    items: Iterable[tuple[Sample, Tensor]], padded: bool = False
+) -> Iterator[tuple[list[Sample], list[Tensor]]]:
+    """Neighbours of one shape together; with `padded` also lines of other lengths, the longest twice the shortest."""
+    some: list[tuple[Sample, Tensor]] = []
+    low = high = 0  # values of the smallest and of the largest of them
+    for sample, value in items:
+        size = value.numel()
+        low, high = min(low, size), max(high, size)
+        fits = high <= LONGER * low if padded else bool(some) and value.shape == some[-1][1].shape
+        if some and not (fits and len(some) < at_once(high)):
+            yield [each for each, _ in some], [value for _, value in some]
+            some = []
+        if not some:
+            low = high = size
+        some.append((sample, value))
+    if some:
+        yield [each for each, _ in some], [value for _, value in some]
+
+
+def may_pad(tokenizer: Tokenizer) -> bool:
+    """Whether lines of several lengths may go through the networks together: those skip padding."""
+    return tokenizer.modality.rank == 1 and bool(getattr(tokenizer.encoder, "takes_mask", False))
+
+
+def at_once(values: int) -> int:
+    """How many samples of so many values each go through the networks together."""
+    return max(1, min(BATCH, BATCH_VALUES // max(values, 1)))
+
+
+def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items; the last may be shorter."""
+    chunk = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
