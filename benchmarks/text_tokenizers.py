@@ -50,10 +50,13 @@ def recipe_of(point: str) -> tuple[str, list[str]]:
 def measure(point: str, data: Path, run: Path, steps: int, settings: Sequence[str], labels: bool) -> dict[str, Any]:
     """Train and judge one point; a row of the table."""
     recipe, own = recipe_of(point)
-    trained = vqmm.train("text", data, run, recipe, steps=steps, settings=[*own, *settings], resume=run.exists())
+    resumed, start = run.exists(), time.process_time()
+    trained = vqmm.train("text", data, run, recipe, steps=steps, settings=[*own, *settings], resume=resumed)
+    cpu_seconds = None if resumed else round(time.process_time() - start, 1)  # of the thread, whoever else was busy
     plan = Train(**yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["train"])
     row = {"point": point, "recipe": recipe, "settings": own, "weights": trained["weights"]}
     row |= {"train_seconds": round(train_seconds(run, plan), 1) if trained["weights"] else 0.0}
+    row |= {"train_cpu_seconds": cpu_seconds}
     found = vqmm.eval(run, data, labels=labels)
     row |= {name: found[name] for name in ("split", "count", "rules")} | found["metrics"]
     return {**row, "encode_mb_per_second": encode_speed(Tokenizer.load(run), data, run)}

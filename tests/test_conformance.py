@@ -8,7 +8,7 @@ import torch
 import vqmm
 from tests import fakes
 from vqmm.registry import Registry
-from vqmm.testing import check_decoder, check_modality, check_quantizer
+from vqmm.testing import check_decoder, check_modality, check_prior, check_quantizer
 
 FOUND = Registry.discover()
 FOUND.add(fakes, "fakes")
@@ -46,6 +46,11 @@ def test_quantizer(name, rank):
 def test_options_of_the_vector_quantizer(options):
     quantizer = QUANTIZERS["vector"]
     check_quantizer(quantizer, quantizer.Options(**{"dim": 8, "codebook_size": 11, **options}))
+
+
+@pytest.mark.parametrize("name", FOUND.offers["prior"])
+def test_prior(name):
+    check_prior(FOUND.offers["prior"][name])
 
 
 PAIRS = [  # a density is of real values: the flow refuses ids

@@ -49,7 +49,7 @@ def register_adversaries(register: "Callable[[type[Adversary]], None]") -> None:
 
 @hookspec
 def register_priors(register: "Callable[[type[Prior]], None]") -> None:
-    """Offer distributions over codes: a `vqmm.Prior` scores sequences of codes and samples new ones."""
+    """Offer models of sequences of ids: a `vqmm.Prior` makes features, the core makes losses and samples of them."""
 
 
 @hookspec

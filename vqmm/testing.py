@@ -11,9 +11,12 @@ from torch import Tensor
 from vqmm.batch import Batch, Codes
 from vqmm.decoders.base import Decoder, call_masked, grid_mask
 from vqmm.modality import Modality
+from vqmm.prior import Prior
 from vqmm.quantizers.base import Quantized, Quantizer
+from vqmm.sampling import sample
+from vqmm.vocabulary import Range, Vocabulary
 
-__all__ = ["check_decoder", "check_modality", "check_quantizer"]
+__all__ = ["check_decoder", "check_modality", "check_prior", "check_quantizer"]
 
 
 def check_modality(modality: type[Modality] | Modality, dim: int = 8) -> None:
@@ -175,6 +178,76 @@ def check_decoder(decoder: type[Decoder], modality: Modality, dim: int = 8) -> N
     sizes = [tuple(sample.shape[1:]) for sample in samples]
     assert sizes == [tuple(size) for size in batch.size.tolist()], f"{made.name}: samples have the sizes {sizes}"
     assert all(map(torch.equal, samples, again)), f"{made.name}: one seed gives two answers"
+
+
+def check_prior(prior: type[Prior], options: BaseModel | None = None, vocabulary: Vocabulary | None = None) -> None:
+    """Every promise of a prior, over a small vocabulary of a class number, a text, a sound and a picture of two maps,
+    or over yours."""
+    torch.manual_seed(0)
+    vocabulary = vocabulary or (
+        Vocabulary()
+        .add("label", [[3]], grids=[[1]])
+        .add("text", [[5]], longest=4)
+        .add("sound", [[6, 7]], longest=3)
+        .add("picture", [[3], [4, 4]], grids=[[1, 2], [2, 3]])
+    )
+    made = prior(vocabulary, vocabulary.longest, options).eval()
+    ids = example_sequences(vocabulary, 3)
+    places = made.grammar.places(ids)
+    with torch.no_grad():
+        features = made.features(ids, places)
+        assert features.shape[:2] == ids.shape and features.isfinite().all(), f"{made.name}: {tuple(features.shape)}"
+        assert torch.equal(features, made.features(ids, places)), f"{made.name}: evaluation gives two answers"
+        _check_causal(made, ids, features)
+        for length in (1, 3):
+            state, steps = made.start(len(ids), ids.shape[1]), []
+            for some, at in zip(ids.split(length, dim=1), places.split(length, dim=1), strict=True):
+                steps.append(made.step(some, at, state))
+            far = (made.score(torch.cat(steps, dim=1)) - made.score(features)).abs().max()
+            assert far < 1e-4, f"{made.name}: steps of {length} ids give logits {far:.2g} away from the whole's"
+    scored = made.train().loss(ids)
+    assert scored.loss.ndim == 0 and scored.loss.isfinite(), f"{made.name}: the loss is {scored.loss}"
+    scored.loss.backward()
+    idle = [name for name, weight in made.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert not idle, f"{made.name}: the loss gives no gradient to {', '.join(idle)}"
+    other = prior(vocabulary, vocabulary.longest, made.options)
+    other.load_state_dict(made.state_dict())
+    with torch.no_grad():
+        again = other.eval().features(ids, places)
+    assert torch.equal(again, features), f"{made.name}: the state dict does not hold everything"
+    for own in vocabulary.ranges:
+        for block in sample(made, own.name, 2, seed=1):
+            made.grammar.split(block)  # names what is not legal
+
+
+def _check_causal(made: Prior, ids: Tensor, features: Tensor) -> None:
+    """The features of a position stay, bit for bit, whatever comes after it."""
+    for length in range(1, ids.shape[1]):
+        other = ids.clone()
+        other[:, length:] = ids.roll(1, dims=0)[:, length:]
+        seen = made.features(other, made.grammar.places(other))
+        assert torch.equal(seen[:, :length], features[:, :length]), (
+            f"{made.name}: position {length - 1} sees a later id"
+        )
+
+
+def example_sequences(vocabulary: Vocabulary, count: int) -> Tensor:
+    """int64 (count, longest): random codes for every modality, each time in another order, PAD after them."""
+    lines = torch.zeros(count, vocabulary.longest, dtype=torch.int64)
+    for line in lines:
+        order = torch.randperm(len(vocabulary.ranges)).tolist()
+        ids = torch.cat([_example_block(vocabulary.ranges[number]) for number in order])
+        line[: len(ids)] = ids
+    return lines
+
+
+def _example_block(own: Range) -> Tensor:
+    grids = own.grids or ((int(torch.randint(own.longest or 0, ())) + 1,),)
+    maps = [
+        torch.stack([torch.randint(size, grid) for size in stages])[None]
+        for stages, grid in zip(own.sizes, grids, strict=True)
+    ]
+    return own.join(maps)[0]
 
 
 def _example_batch(modality: Modality) -> Batch:

@@ -1,0 +1,225 @@
+"""A decoder-only transformer over ids (Vaswani et al. 2017, arXiv 1706.03762), with a cache of keys and values.
+
+Each block: RMS norm before attention and before a gated network (Zhang and Sennrich 2019, arXiv 1910.07467; Shazeer
+2020, arXiv 2002.05202). The norms have no gains of their own: the matrix that follows each can hold them. Positions are
+told by rotating queries and keys (Su et al. 2021, arXiv 2104.09864): half of a head's channels by the index in the
+sequence, the others shared between the axes of the grids, so that the code above is as near as the code to the left.
+
+Not built on `vqmm.nn.causal`: sequences of blocks of different grids have no raster order, and a step has to be lean.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqmm.errors import UserError
+from vqmm.grammar import Grammar
+from vqmm.nn.linear import Linear, Product, laid_out
+from vqmm.prior import Prior
+from vqmm.vocabulary import Vocabulary
+
+SLOWEST = 10_000.0, 100.0  # the longest period of a rotation over 2 pi: of the index, and of coordinates
+EPSILON = 1e-6  # a root mean square that counts as none
+
+
+@dataclass
+class State:
+    """Keys and values of the ids so far, each layer's (B, 2, heads, length, size), of which `filled` are there; and
+    what a step multiplies by in each layer, laid out for it: of one run and one set of weights."""
+
+    caches: list[Tensor]
+    products: list[tuple[Product, ...]]
+    filled: int = 0
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + gated(norm(x)); x (B, T, width).
+
+    Dropout is on what is added, not on attention's weights: with that a CPU has no fast attention, and a step of
+    training takes a quarter longer.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.attend = Linear(width, 3 * width)  # queries, keys, values
+        self.mix = Linear(width, width)
+        self.gate = Linear(width, 2 * hidden)
+        self.out = Linear(hidden, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, turn: Tensor, cache: Tensor | None = None, first: int = 0) -> Tensor:
+        """With a cache, x stands after the `first` ids in it, and is put into it. `turn`: see `rotate`."""
+        batch, time, width = x.shape
+        mixed = rotate(self.attend(norm(x)).view(batch, time, 3, self.heads, -1), turn)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4)  # each (B, heads, T, size)
+        if cache is None:
+            seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:
+            cache[:, :, :, first : first + time] = mixed[:, :, 1:].permute(0, 2, 3, 1, 4)
+            key, value = cache[:, :, :, : first + time].unbind(1)
+            mask = torch.ones(time, first + time, dtype=torch.bool, device=x.device).tril(first)
+            seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        x = x + self.drop(self.mix(seen.transpose(1, 2).reshape(batch, time, width)))
+        gate, up = self.gate(norm(x)).chunk(2, dim=-1)
+        return x + self.drop(self.out(F.silu(gate) * up))
+
+    def step(self, x: Tensor, turn: Tensor, cache: Tensor, first: int, products: tuple[Product, ...]) -> Tensor:
+        """The same for one id of each sequence, x (B, width), in as few calls as it takes."""
+        attend, mix, gated, out = products
+        batch, width = x.shape
+        mixed = rotate(attend(unit(x), None).view(batch, 3, self.heads, -1), turn)
+        cache.select(3, first).copy_(mixed[:, 1:])
+        key, value = cache.narrow(3, 0, first + 1).unbind(1)
+        seen = F.scaled_dot_product_attention(mixed[:, 0].unsqueeze(2), key, value)
+        x = mix(seen.reshape(batch, width).to(x.dtype), x)  # under autocast it is bfloat16
+        gate, up = gated(unit(x), None).chunk(2, dim=1)
+        return out(F.silu(gate).mul_(up), x)
+
+    def products(self, batch: int) -> tuple[Product, ...]:
+        """What `step` multiplies by. `unit` is `norm` without its factor, which is put into the matrix that follows."""
+        scale = math.sqrt(self.mix.weight.shape[0])
+        return (
+            laid_out(self.attend.weight * scale, batch),
+            laid_out(self.mix.weight, batch),
+            laid_out(self.gate.weight * scale, batch),
+            laid_out(self.out.weight, batch),
+        )
+
+
+class Transformer(Prior):
+    """Ids, and what they stand for (which modality, map and stage), through `depth` blocks."""
+
+    name = "transformer"
+    by_index: Tensor  # (context, 3, 1, size / 2, 2): how each index turns each pair of channels, as `rotate` takes it
+    by_place: Tensor  # (places, 3, 1, size / 2, 2): how each place turns them further
+
+    class Options(Prior.Options):
+        width: int = Field(256, ge=1, description="channels of every position")
+        depth: int = Field(6, ge=1, description="blocks")
+        heads: int = Field(4, ge=1, description="of attention; width / heads is a multiple of 4")
+        hidden: int | None = Field(None, ge=1, description="channels inside a block's network; None: 8/3 of the width")
+        dropout: float = Field(0.1, ge=0, lt=1, description="small corpora are memorised")
+        tied: bool = Field(True, description="one matrix for what goes in and what comes out")
+
+    def __init__(self, vocabulary: Vocabulary, context: int, options: BaseModel | None = None):
+        super().__init__(vocabulary, context, options)
+        o = self.options
+        size = o.width // o.heads
+        if o.width % o.heads or size % 4:
+            raise UserError(f"a transformer of width {o.width} with {o.heads} heads: width / heads must divide by 4")
+        hidden = o.hidden or -(-o.width * 8 // 3 // 32) * 32
+        self.ids = nn.Embedding(len(vocabulary), o.width)
+        self.kinds = nn.Embedding(self.grammar.kinds, o.width)
+        self.drop = nn.Dropout(o.dropout)
+        blocks = [Block(o.width, o.heads, hidden, o.dropout) for _ in range(o.depth)]
+        self.blocks: Any = nn.ModuleList(blocks)
+        self.head = self.ids if o.tied else nn.Linear(o.width, len(vocabulary), bias=False)
+        by_index, by_place = angles(self.grammar, context, size)
+        self.register_buffer("by_index", as_turns(by_index), persistent=False)
+        self.register_buffer("by_place", as_turns(by_place), persistent=False)
+        for embedding in (self.ids, self.kinds, self.head):
+            nn.init.normal_(embedding.weight, std=0.02)
+        with torch.no_grad():
+            for block in blocks:  # so that the sum over all blocks keeps its size
+                block.mix.weight.div_(math.sqrt(2 * o.depth))
+                block.out.weight.div_(math.sqrt(2 * o.depth))
+
+    def features(self, ids: Tensor, places: Tensor) -> Tensor:
+        """Raises UserError where there are more ids than the context has."""
+        return self._through(ids, places, None)
+
+    def start(self, batch: int, length: int) -> State:
+        weight = self.ids.weight
+        heads = self.options.heads
+        caches = [weight.new_empty(batch, 2, heads, length, weight.shape[1] // heads) for _ in self.blocks]
+        with torch.no_grad():
+            return State(caches, [block.products(batch) for block in self.blocks])
+
+    def step(self, ids: Tensor, places: Tensor, state: State) -> Tensor:
+        """In evaluation, and without gradients."""
+        first = state.filled
+        self._require_room(first + ids.shape[1])
+        state.filled += ids.shape[1]
+        with torch.no_grad():
+            if ids.shape[1] != 1:
+                return self._through(ids, places, state, first)
+            ids, places = ids[:, 0], places[:, 0]
+            x = F.embedding(ids, self.ids.weight) + F.embedding(self.grammar.kind[places], self.kinds.weight)
+            turn = torch.view_as_complex(self.by_index[first]) * torch.view_as_complex(self.by_place)[places]
+            for block, cache, products in zip(self.blocks, state.caches, state.products, strict=True):
+                x = block.step(x, turn, cache, first, products)
+            return norm(x).unsqueeze(1)
+
+    def _through(self, ids: Tensor, places: Tensor, state: State | None, first: int = 0) -> Tensor:
+        end = first + ids.shape[1]
+        self._require_room(end)
+        x = self.drop(self.ids(ids) + self.kinds(self.grammar.kind[places]))
+        turn = torch.view_as_complex(self.by_index[first:end]) * torch.view_as_complex(self.by_place)[places]
+        for layer, block in enumerate(self.blocks):
+            x = block(x, turn, None if state is None else state.caches[layer], first)
+        return norm(x)
+
+    def _require_room(self, length: int) -> None:
+        if length > self.context:
+            raise UserError(f"a sequence of {length} ids: this prior's context is {self.context}")
+
+
+def norm(x: Tensor) -> Tensor:
+    """x over the root of its mean square."""
+    return F.rms_norm(x, x.shape[-1:], eps=EPSILON**2)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x of length 1: what `norm` gives over the root of the width, in half the time on a CPU."""
+    return x / torch.linalg.vector_norm(x, 2, -1, True).clamp_min_(EPSILON)
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Neighbouring channels of x (..., 3, heads, size), taken as complex numbers, times turn (..., 3, 1, size / 2).
+
+    The third of the three, the values, is turned by nothing: as one product the three take less time than two alone.
+    """
+    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * turn).view(x.shape).to(x.dtype)
+
+
+def angles(grammar: Grammar, context: int, size: int) -> tuple[Tensor, Tensor]:
+    """By index (context, size / 2) and by place (places, size / 2), in radians: the first half of the pairs of channels
+    turns with the index, the others with one axis of the grids each."""
+    pairs = size // 2
+    by_index = torch.zeros(context, pairs)
+    by_index[:, : pairs // 2] = torch.arange(context)[:, None] * _speeds(pairs // 2, SLOWEST[0])
+    place = coordinates(grammar)
+    axes = max(len(grid) for own in grammar.vocabulary.ranges for grid in own.layout.grids)
+    by_place = torch.zeros(len(grammar), pairs)
+    for axis in range(axes):
+        mine = slice(pairs // 2 + axis, None, axes)
+        by_place[:, mine] = place[:, axis, None] * _speeds(len(range(pairs)[mine]), SLOWEST[1])
+    return by_index, by_place
+
+
+def as_turns(angle: Tensor) -> Tensor:
+    """Angles (N, pairs) -> (N, 3, 1, pairs, 2): cosine and sine for queries and keys, 1 and 0 for values."""
+    turned = torch.stack([angle, angle, torch.zeros_like(angle)], dim=1)[:, :, None]
+    return torch.stack([turned.cos(), turned.sin()], dim=-1)
+
+
+def _speeds(count: int, slowest: float) -> Tensor:
+    return slowest ** -(torch.arange(count) / max(count, 1))
+
+
+def coordinates(grammar: Grammar) -> Tensor:
+    """float32 (places, 3): where each place is on the grid of its range's last map; a coarser cell at its middle."""
+    found = grammar.coordinates.float()
+    for number, own in enumerate(grammar.vocabulary.ranges):
+        for m, grid in enumerate(own.layout.grids[:-1]):
+            mine = (grammar.range == number) & (grammar.map == m)
+            scale = torch.tensor([fine / coarse for fine, coarse in zip(own.layout.grids[-1], grid, strict=True)])
+            found[mine, : len(grid)] = (found[mine, : len(grid)] + 0.5) * scale - 0.5
+    return found
