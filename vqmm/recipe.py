@@ -1,7 +1,7 @@
 """Recipe: the typed description of a run, read from YAML and the command line."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -102,7 +102,7 @@ def read_recipe(
         )
     told = _read_file(path)
     for setting in settings:
-        _set(told, setting)
+        put(told, setting, Recipe.model_fields)
     if modality is not None:
         own = told.get("modality") or {}
         if isinstance(own, dict) and own.get("name", modality) != modality:
@@ -142,8 +142,8 @@ def _parse(text: str) -> Any:
         raise ValueError(str(error)) from None  # PyYAML lets such errors out of odd scalars: 2024-13-01, !!bool x
 
 
-def _set(told: dict[str, Any], setting: str) -> None:
-    """Put `a.b=c` into nested dicts. Another `name` for a part drops the options of the part that was there.
+def put(told: dict[str, Any], setting: str, parts: Collection[str]) -> None:
+    """Put `a.b=c` into nested dicts, for a one of `parts`. Another `name` drops the options of the part that was there.
 
     A word where options are put stands for the part of that name: `train.degrade=noise train.degrade.sigma=0.1`.
     """
@@ -155,10 +155,8 @@ def _set(told: dict[str, Any], setting: str) -> None:
         value = _parse(text)
     except ValueError:
         raise UserError(f"--set {setting!r}: {text!r} is not a YAML value") from None
-    if names[0] not in Recipe.model_fields:
-        raise UserError(
-            f"--set {setting!r}: a recipe has no part {names[0]!r}. {one_of(Recipe.model_fields, names[0])}"
-        )
+    if names[0] not in parts:
+        raise UserError(f"--set {setting!r}: this recipe has no part {names[0]!r}. {one_of(parts, names[0])}")
     inner = told
     for name in names[:-1]:
         if not isinstance(inner.get(name), dict):

@@ -1,4 +1,4 @@
-"""Small data that needs no download: `builtin:digits`, `builtin:tones` and `builtin:topics`."""
+"""Small data that needs no download: `builtin:digits`, `builtin:tones`, `builtin:names` and `builtin:topics`."""
 
 import atexit
 import shutil
@@ -84,4 +84,18 @@ def _topics(folder: Path) -> Path:
     return folder
 
 
-MAKERS = {"digits": _digits, "tones": _tones, "topics": _topics}
+def _names(folder: Path) -> Path:
+    """The English names of the ten digits in four phrasings each, with the digit as label; both splits have all."""
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    rows = [
+        f"{split}\t{digit}\t{phrase.format(name)}\n"
+        for split in ("train", "test")
+        for digit, name in enumerate(names)
+        for phrase in ("{}", "a {}", "digit {}", "the number {}")
+    ]
+    path = folder / "names.tsv"
+    path.write_bytes(f"split\tlabel\ttext\n{''.join(rows)}".encode())
+    return path
+
+
+MAKERS = {"digits": _digits, "tones": _tones, "names": _names, "topics": _topics}

@@ -37,7 +37,7 @@ class Source:
         self.samples = list(modality.samples(where))
         if not self.samples:
             raise UserError(f"{path} holds no sample of the modality {modality.name!r}")
-        self.labels = tuple(sorted({s.label for s in self.samples if s.label is not None}, key=_natural))
+        self.labels = tuple(sorted({s.label for s in self.samples if s.label is not None}, key=natural))
         self.has_split = any(sample.split == "test" for sample in self.samples)
 
     def training(self) -> list[Sample]:
@@ -95,7 +95,7 @@ def label_numbers(samples: Sequence[Sample], labels: Sequence[str]) -> dict[str,
     Without any `labels` (of a tokenizer whose training data had none) those of the samples are of no use, and allowed.
     """
     numbers = {label: number for number, label in enumerate(labels)}
-    strange = sorted({s.label for s in samples if s.label is not None and s.label not in numbers}, key=_natural)
+    strange = sorted({s.label for s in samples if s.label is not None and s.label not in numbers}, key=natural)
     if strange and labels:
         raise UserError(
             f"labels {', '.join(strange[:5])} are unknown: the tokenizer was trained with {', '.join(labels)}"
@@ -108,7 +108,7 @@ def key_hash(key: str) -> float:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest()) / 2**56
 
 
-def _natural(label: str) -> tuple[list[tuple[bool, int, str]], str]:
+def natural(label: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Sorts 2 before 10, and class2 before class10. Numbers by length, then text: they may have any length."""
     parts = re.findall(r"[0-9]+|[^0-9]+", label)
     order = [(False, len(n := part.lstrip("0")), n) if part[0] in "0123456789" else (True, 0, part) for part in parts]

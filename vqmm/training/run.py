@@ -14,6 +14,7 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
+from pydantic import BaseModel
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from vqmm.data.loader import Views, evaluation_batches
@@ -322,7 +323,7 @@ def make_fabric(plan: Train) -> Fabric:
     )
 
 
-def must_be_same(out: Path, recipe: Recipe) -> None:
+def must_be_same(out: Path, recipe: BaseModel) -> None:
     """Refuse to go on with another recipe; a `UserError` that names the fields that differ."""
     file = out / "recipe.yaml"
     if not file.is_file():

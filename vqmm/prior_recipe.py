@@ -1,0 +1,77 @@
+"""PriorRecipe: the typed description of a prior's run, from its defaults and the command line."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from vqmm.errors import explained
+from vqmm.options import PartOptions
+from vqmm.recipe import Part, put
+from vqmm.registry import Registry
+
+
+class PriorTrain(PartOptions):
+    """How long, how fast. One process trains a prior."""
+
+    steps: int = Field(3000, ge=1, description="optimizer steps, at most")
+    batch_size: int = Field(32, ge=1, description="examples in one step")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, after the warm-up; then half a cosine down")
+    warmup: float = Field(0.02, ge=0, lt=1, description="the share of the steps over which the rate rises")
+    weight_decay: float = Field(0.1, ge=0)
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    average: float | None = Field(None, gt=0, lt=1, description="decay of averaged weights to judge and save; 0.999")
+    seed: int = Field(0, ge=0, lt=2**63)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    evaluate_every: int = Field(250, ge=1, description="steps between looks at held-out data")
+    evaluate_samples: int = Field(512, ge=1, description="how many examples of each split such a look takes, at most")
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="the last so many are kept, and the best by held-out bits")
+    patience: int | None = Field(
+        8, ge=1, description="stop when held-out bits have not improved for so many looks; null: never"
+    )
+
+
+class PriorData(PartOptions):
+    """Where everything came from, resolved."""
+
+    runs: tuple[str, ...]
+    tokens: tuple[str, ...] = ()
+    pairs: str | None = None
+
+
+class PriorRecipe(PartOptions):
+    """Everything that makes a prior."""
+
+    prior: Part = Part(name="transformer")
+    condition: Literal["label"] | None = Field(None, description="label: class numbers stand in front")
+    pair: Literal["label"] = Field("label", description="what the items of several token folders have in common")
+    drop: float = Field(0.1, ge=0, lt=1, description="the share of examples whose condition is left out")
+    longest: int | None = Field(None, ge=1, description="frames that a line of free length has at most")
+    cut: Literal["beginning", "windows"] = Field(
+        "beginning", description="what is taken of longer lines; windows (of one modality alone): all of it, in pieces"
+    )
+    context: int | None = Field(None, ge=2, description="ids of a sequence; null: what the longest example takes")
+    train: PriorTrain = PriorTrain()
+    data: PriorData | None = None
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120)  # ASCII, with escapes
+
+
+def read_prior_recipe(registry: Registry, settings: Sequence[str] = (), **fields: Any) -> PriorRecipe:
+    """The defaults with `a.b=c` settings and `fields` put in, the options of the prior checked and written out.
+
+    Raises:
+        UserError: a name or value that does not fit, with what would.
+    """
+    told: dict[str, Any] = {"prior": {"name": "transformer"}}
+    for setting in settings:
+        put(told, setting, PriorRecipe.model_fields)
+    with explained("", PriorRecipe.model_fields):
+        recipe = PriorRecipe.model_validate({**told, **fields})
+    part = recipe.prior.model_dump()
+    options = registry.part("prior", part)[1].model_dump(mode="json")
+    return recipe.model_copy(update={"prior": Part(name=part["name"], **options)})
