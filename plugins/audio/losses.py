@@ -6,9 +6,11 @@ that sounds right and matches nothing sample by sample. Which weights trained a 
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from vqmm.batch import masked_mean
@@ -18,7 +20,7 @@ from vqmm.plugins.audio.spectral import mel_bank
 WINDOWS_S = (0.008, 0.016, 0.032, 0.064, 0.128)  # of the mel spectra; brought to powers of two, hops of a quarter
 SAMPLES_PER_BAND = 8  # bands grow with the window: one for so many samples, at most MOST_BANDS
 MOST_BANDS = 80
-FLOOR = 1e-5  # of a band's power
+FLOOR = 1e-9  # of a band's power, of which a full-scale sine has 1: -90 dB, a little below what is judged
 QUIET = 1e-4  # of a batch's mean power, under which an error is not divided by it
 
 # Taal et al. 2011 (doi 10.1109/TASL.2011.2114881): third-octave bands from 150 Hz on, stretches of 384 ms
@@ -50,7 +52,8 @@ def sound_loss(
     )
     if not output.numel():
         return output.sum()
-    return torch.stack([weight * term() for weight, term in terms if weight > 0]).sum()
+    with torch.autocast(output.device.type, enabled=False):  # bands of power span more than bfloat16 tells apart
+        return torch.stack([weight * term() for weight, term in terms if weight > 0]).sum()
 
 
 def waveform_loss(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
@@ -64,7 +67,8 @@ def mel_loss(output: Tensor, target: Tensor, mask: Tensor | None, sample_rate_hz
     total = output.new_zeros(())
     for length in mel_windows(sample_rate_hz):
         bank = _bank(length, min(max(length // SAMPLES_PER_BAND, 4), MOST_BANDS), sample_rate_hz, output.device)
-        one, other = (torch.log(_power(x, length, length // 4) @ bank + FLOOR) / 2 for x in (output, target))
+        bands = (_power(x, length, length // 4) @ bank for x in (output, target))
+        one, other = (torch.log(power / (length / 4) ** 2 + FLOOR) / 2 for power in bands)
         total = total + _over_frames((one - other).abs().mean(dim=-1), mask, length // 4)
     return total / len(WINDOWS_S)
 
@@ -98,10 +102,46 @@ def mel_windows(sample_rate_hz: int) -> tuple[int, ...]:
 
 def _power(x: Tensor, length: int, hop: int) -> Tensor:
     """(B, C, T) -> (B, C, frames, length // 2 + 1), frame i around sample i * hop, zeros beyond the ends."""
-    spectrum = torch.stft(
-        x.flatten(0, 1), length, hop, window=_hann(length, x.device), pad_mode="constant", return_complex=True
-    )
-    return torch.view_as_real(spectrum).square().sum(-1).transpose(1, 2).unflatten(0, x.shape[:2])
+    power: Tensor = _Power.apply(x, length, hop)
+    return power
+
+
+class _Power(torch.autograd.Function):
+    """The squared magnitudes of the short-time Fourier transform under a Hann window.
+
+    Backward is one inverse real transform. Autograd's own is a complex one of the whole spectrum and a scatter of every
+    frame, with which the mel loss takes twice as long, and longer than the networks.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, length: int, hop: int) -> Tensor:
+        count, blocks = (x.shape[-1] - length % 2) // hop + 1, -(-length // hop)
+        before = length // 2
+        line = F.pad(x, (before, (count - 1 + blocks) * hop - before - x.shape[-1])).unflatten(-1, (-1, hop))
+        frames = torch.cat([line[..., i : i + count, :] for i in range(blocks)], dim=-1)[..., :length]
+        spectrum = torch.fft.rfft(frames * _hann(length, x.device))
+        ctx.save_for_backward(spectrum)
+        ctx.length, ctx.hop, ctx.samples = length, hop, x.shape[-1]
+        return spectrum.real.square() + spectrum.imag.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        # of |S_k|^2 in sample n: 2 Re(S_k exp(2 pi i k n / length)); an inverse transform counts the inner bins twice
+        (spectrum,) = ctx.saved_tensors
+        length, hop = ctx.length, ctx.hop
+        pull = spectrum * gradient
+        pull[..., 0] *= 2
+        if length % 2 == 0:
+            pull[..., -1] *= 2
+        frames = torch.fft.irfft(pull, n=length, norm="forward") * _hann(length, pull.device)
+        count, blocks = frames.shape[-2], -(-length // hop)
+        frames = F.pad(frames, (0, blocks * hop - length))
+        line = frames.new_zeros(*frames.shape[:-2], count - 1 + blocks, hop)
+        for i, block in enumerate(frames.split(hop, dim=-1)):
+            line[..., i : i + count, :] += block
+        line, before = line.flatten(-2), length // 2
+        return F.pad(line, (-before, ctx.samples + before - line.shape[-1])), None, None
 
 
 def _over_frames(values: Tensor, mask: Tensor | None, hop: int) -> Tensor:
@@ -120,7 +160,8 @@ def _hann(length: int, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _bank(length: int, bands: int, sample_rate_hz: int, device: torch.device) -> Tensor:
-    return mel_bank(length, bands, sample_rate_hz).to(device)
+    """(length // 2 + 1, bands): triangles of height 1, under which a tone has its whole power."""
+    return mel_bank(length, bands, sample_rate_hz, norm=None).to(device)
 
 
 @lru_cache(maxsize=8)

@@ -3,9 +3,15 @@
 The transform does for nothing what strided convolutions over a waveform must learn first, and all layers run at the
 rate of the codes, so an hour of training goes further. The head is that of Siuzdak 2023 (Vocos, arXiv 2306.00814), but
 with real and imaginary parts for magnitude and phase: a waveform loss has a smooth gradient in those.
+
+Speech spans 60 dB within one frame, and a linear layer's error in the loudest band drowns the others. So a decoded
+frame is a shape, of equal power in all bands, times a gain for each band (as in CELT: Valin et al. 2013, arXiv
+1602.04845, whose bits say gains and shapes apart). Logarithms of power come in as features, and those of gains go out;
+both also take a straight way past the blocks, so that codes keep the spectrum's envelope from the first steps on.
 """
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +25,11 @@ from vqmm.nn.reach import Span, reach, seen
 from vqmm.plugins.audio.extra import needed
 
 BANDS = 40  # mel bands that the encoder sees beside the spectrum
-FLOOR = 1e-5  # of the power of a band, under which everything is silence
+FLOOR = 1e-7  # of the power of a band, under which everything is silence: that of hiss at -80 dB
 KERNEL = 3
+GAINS = 40  # bands of a decoded frame, at most
+MOST_GAIN = 8.0  # natural log: 70 dB up and down
+LEAST_SHAPE = 1e-4  # of a band's power before it is brought to 1
 
 
 class Block(nn.Module):
@@ -95,7 +104,8 @@ class Spectral(nn.Module):
 class SpectralEncoder(Spectral):
     """x (B, channels, T) -> z (B, dim, T / hop); `hop` divides T.
 
-    It sees each frame's spectrum with its magnitude to the power of 0.3, and the logarithm of its power in mel bands.
+    It sees each frame's spectrum with its magnitude to the power of 0.3, and the logarithm of its power in mel bands,
+    of which z is a linear map plus what the blocks say.
 
     Args:
         hop: samples between frames: one code each.
@@ -123,12 +133,14 @@ class SpectralEncoder(Spectral):
         self.register_buffer("mel", mel_bank(self.length, bands, sample_rate_hz), persistent=False)
         self.channels, self.dim, self.features = channels, dim, channels * (2 * self.bins + bands)
         self.trunk = trunk(self.features, width, dim, blocks, causal)
+        self.bypass = Pointwise(channels * bands, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         before = self.length - self.hop if self.causal else self.margin
         x = F.pad(blank(x, mask), (before, self.length - self.hop - before))
         features = self._features(x)
-        return self.trunk(features, None if mask is None else pool_mask(mask, features.shape[2:]))
+        z = self.trunk(features, None if mask is None else pool_mask(mask, features.shape[2:]))
+        return z + self._bypassed(features)
 
     def _features(self, x: Tensor) -> Tensor:
         """(B, channels, samples) -> (B, features, frames), in float32."""
@@ -141,8 +153,12 @@ class SpectralEncoder(Spectral):
             power = spectrum.real.square() + spectrum.imag.square()
             smaller = (power + 1e-8).pow(-0.35)
             bands = torch.log(power @ self.mel + FLOOR)
-            parts = [spectrum.real * smaller, spectrum.imag * smaller, (bands + 4) / 4]
+            parts = [spectrum.real * smaller, spectrum.imag * smaller, (bands + 6) / 4]
             return torch.cat(parts, dim=-1).transpose(2, 3).flatten(1, 2)
+
+    def _bypassed(self, features: Tensor) -> Tensor:
+        """(B, features, frames) -> (B, dim, frames): from the bands alone, past the blocks."""
+        return self.bypass(features.unflatten(1, (self.channels, -1))[:, :, 2 * self.bins :].flatten(1, 2))
 
     def start(self, batch: int) -> dict[str, Any]:
         """A state for a stream of `batch` sounds. Causal networks only."""
@@ -157,37 +173,53 @@ class SpectralEncoder(Spectral):
         state["past"] = line[:, :, line.shape[2] - (self.length - self.hop) :]
         if not x.shape[2]:
             return x.new_zeros(len(x), self.dim, 0), state
-        z, state["trunk"] = self.trunk.step(self._features(line), None, state["trunk"])
-        return z, state
+        features = self._features(line)
+        z, state["trunk"] = self.trunk.step(features, None, state["trunk"])
+        return z + self._bypassed(features), state
 
 
 class SpectralDecoder(Spectral):
-    """vectors (B, dim, frames) -> (B, channels, frames * hop): the mirror of `SpectralEncoder`."""
+    """vectors (B, dim, frames) -> (B, channels, frames * hop): the mirror of `SpectralEncoder`.
+
+    A frame's spectrum is real and imaginary parts of every bin, brought to a mean power of 1 in each of at most 40
+    overlapping bands, times exp(gain); the gains are a linear map of the vectors plus what the blocks say.
+    """
 
     least: Tensor
+    bands: Tensor  # (gains, bins)
 
     def __init__(self, channels: int, dim: int, hop: int, *, window: int, width: int, blocks: int, causal: bool):
         super().__init__(hop, window, causal)
         self.channels = channels
-        self.trunk = trunk(dim, width, channels * 2 * self.bins, blocks, causal)
+        self.register_buffer("bands", overlapping_bands(self.bins, GAINS), persistent=False)
+        self.bypass = Pointwise(dim, channels * len(self.bands))
+        self.trunk = trunk(dim, width, channels * (2 * self.bins + len(self.bands)), blocks, causal)
         # frames overlap: so much of a sample's energy is in all of them, where none is missing
         full = self._overlap(self.hann.square().expand(1, 2 * window, -1))[0, self.length]
         self.register_buffer("least", 0.1 * full, persistent=False)
 
     def forward(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
-        frames, weights = self._frames(self.trunk(vectors, mask), mask)
+        frames, weights = self._frames(self.trunk(vectors, mask), self.bypass(vectors), mask)
         first = 0 if self.causal else self.margin
         span = slice(first, first + vectors.shape[2] * self.hop)
         return self._overlap(frames)[..., span] / self._overlap(weights)[..., span].clamp(min=self.least)
 
-    def _frames(self, h: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, channels * 2 * bins, frames) -> windowed frames (B, channels, frames, length), and what each weighs."""
+    def _frames(self, h: Tensor, bypass: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Windowed frames (B, channels, frames, length), and the weights of their samples (B, 1, frames, length).
+
+        Args:
+            h: (B, channels * (2 * bins + gains), frames), of the blocks.
+            bypass: (B, channels * gains, frames), which went past them.
+        """
         with torch.autocast(h.device.type, enabled=False):
-            h = h.float().unflatten(1, (self.channels, 2, self.bins)).transpose(3, 4)
-            weights = self.hann.square().expand(len(h), 1, h.shape[3], -1)
+            h, bypass = (each.float().unflatten(1, (self.channels, -1)).transpose(2, 3) for each in (h, bypass))
+            weights = self.hann.square().expand(len(h), 1, h.shape[2], -1)
             if not h.numel():  # which the Fourier transform refuses
-                return h.new_zeros(len(h), self.channels, h.shape[3], self.length) + h.sum(), weights
-            frames = torch.fft.irfft(torch.complex(h[:, :, 0], h[:, :, 1]), n=self.length) * self.hann
+                return h.new_zeros(len(h), self.channels, h.shape[2], self.length) + h.sum() + bypass.sum(), weights
+            real, imaginary, gains = h.split([self.bins, self.bins, len(self.bands)], dim=3)
+            power = (real.square() + imaginary.square()) @ self.bands.T / self.bands.sum(1)
+            gain = ((bounded(gains + bypass) - torch.log(power + LEAST_SHAPE) / 2) @ self.bands).exp()
+            frames = torch.fft.irfft(torch.complex(real * gain, imaginary * gain), n=self.length) * self.hann
             if mask is not None:  # what stands for padding adds nothing, and is not counted
                 there = mask[:, None, :, None]
                 frames, weights = torch.where(there, frames, 0), torch.where(there, weights, 0)
@@ -217,7 +249,7 @@ class SpectralDecoder(Spectral):
         if not span:
             return vectors.new_zeros(len(vectors), self.channels, 0), state
         h, state["trunk"] = self.trunk.step(vectors, None, state["trunk"], mask)
-        frames, weights = self._frames(h, mask)
+        frames, weights = self._frames(h, self.bypass(vectors), mask)
         sound, weight = self._overlap(frames), self._overlap(weights)
         tail = self.length - self.hop
         sound[..., :tail] += state["sound"]
@@ -226,8 +258,26 @@ class SpectralDecoder(Spectral):
         return sound[..., :span] / weight[..., :span].clamp(min=self.least), state
 
 
-def mel_bank(length: int, bands: int, sample_rate_hz: int) -> Tensor:
-    """(length // 2 + 1, bands): triangles, evenly spaced on Slaney's mel scale, of equal area."""
+def bounded(gains: Tensor) -> Tensor:
+    """Natural logs of gains, with a slope of 2 around 0, so that they learn fast, and never beyond `MOST_GAIN`."""
+    return MOST_GAIN * torch.tanh(gains * (2 / MOST_GAIN))
+
+
+def overlapping_bands(bins: int, most: int) -> Tensor:
+    """(bands, bins): triangles that add up to 1 in every bin, the first on the lowest bin and the last on the highest.
+
+    They widen with frequency as log(1 + 10 f) does, f from 0 to 1: the mel scale at 14 kHz, and near it at other rates.
+    Their number is at most `most`, and such that none falls between two bins.
+    """
+    place = torch.log1p(torch.linspace(0, 10, bins, dtype=torch.float64))
+    widest = float(place[1]) if bins > 1 else math.inf  # between the lowest two
+    bands = min(most, 1 + int(math.log(11) / widest + 1e-9))
+    place = place * ((bands - 1) / math.log(11))
+    return (1 - (place - torch.arange(bands).unsqueeze(1)).abs()).clamp(min=0).float()
+
+
+def mel_bank(length: int, bands: int, sample_rate_hz: int, norm: Literal["slaney"] | None = "slaney") -> Tensor:
+    """(length // 2 + 1, bands): triangles, evenly spaced on Slaney's mel scale, of equal area; None: of height 1."""
     return needed("torchaudio").functional.melscale_fbanks(
-        length // 2 + 1, 0.0, sample_rate_hz / 2, bands, sample_rate_hz, norm="slaney", mel_scale="slaney"
+        length // 2 + 1, 0.0, sample_rate_hz / 2, bands, sample_rate_hz, norm=norm, mel_scale="slaney"
     )

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vqmm.plugins.audio.losses import envelope_loss, mel_loss, mel_windows, sound_loss, waveform_loss
+from vqmm.plugins.audio.losses import _power, envelope_loss, mel_loss, mel_windows, sound_loss, waveform_loss
 
 RATE = 8000
 ALL = {"waveform": 1.0, "mel": 1.0, "envelope": 1.0}
@@ -73,6 +73,34 @@ def test_what_stands_in_padding_makes_no_difference_and_dilutes_nothing():
         weights = dict.fromkeys(ALL, 0.0) | {name: 1.0}
         alone = float(sound_loss(y, x, None, RATE, **weights))
         assert float(sound_loss(*padded, mask, RATE, **weights)) == pytest.approx(alone, rel=0.02)
+
+
+@pytest.mark.parametrize(("length", "hop"), [(32, 8), (64, 16), (410, 205), (205, 102), (26, 13), (33, 8)])
+@pytest.mark.parametrize("samples", [1, 7, 204, 410, 1000])
+def test_power_is_that_of_torchs_own_transform_and_so_is_its_gradient(length, hop, samples):
+    torch.manual_seed(0)
+    x = torch.randn(2, 1, samples, requires_grad=True)
+    power = _power(x, length, hop)
+    options = {"window": torch.hann_window(length), "pad_mode": "constant", "return_complex": True}
+    truth = torch.stft(x[:, 0], length, hop, **options).abs().square().mT[:, None]
+    torch.testing.assert_close(power, truth, atol=1e-4, rtol=1e-4)
+    pull = torch.rand_like(truth)
+    (gradient,), (expected,) = (torch.autograd.grad(each, x, pull) for each in (power, truth))
+    torch.testing.assert_close(gradient, expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
+
+
+def test_a_second_derivative_is_refused_and_not_wrong():
+    x = torch.rand(1, 1, 64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(_power(x, 32, 8).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
+def test_half_precision_around_it_makes_no_difference():
+    x, y = tone(), tone(gain=0.4)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = sound_loss(y, x, None, RATE, **ALL)
+    assert half == sound_loss(y, x, None, RATE, **ALL) and half.dtype == torch.float32
 
 
 @pytest.mark.parametrize("length", [1, 3, 50, 700])
