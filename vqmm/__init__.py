@@ -16,6 +16,8 @@ _HOME = {
     "Batch": "vqmm.batch",
     "Codes": "vqmm.batch",
     "Decoder": "vqmm.decoders.base",
+    "Draw": "vqmm.sampling",
+    "Generator": "vqmm.generator",
     "Judge": "vqmm.evaluation.metrics",
     "Layout": "vqmm.vocabulary",
     "Modality": "vqmm.modality",
@@ -31,6 +33,7 @@ _HOME = {
     "Unreadable": "vqmm.data.sample",
     "UserError": "vqmm.errors",
     "bench": "vqmm.bench",
+    "coherence": "vqmm.evaluation.coherence",
     "compare": "vqmm.evaluation.compare",
     "compress": "vqmm.compress",
     "decode": "vqmm.transcode",
@@ -38,11 +41,13 @@ _HOME = {
     "demo": "vqmm.demo",
     "encode": "vqmm.transcode",
     "eval": "vqmm.evaluation.run",
+    "generate": "vqmm.generate",
     "hookimpl": "vqmm.hookspecs",
     "new_plugin": "vqmm.new_plugin",
     "reconstruct": "vqmm.transcode",
     "report": "vqmm.report",
     "train": "vqmm.training.run",
+    "train_prior": "vqmm.training.prior_run",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -1,4 +1,4 @@
-"""What names sounds: a classifier of log-mel spectrograms that a reconstruction or a generated sound has to convince."""
+"""What names sounds: a classifier that a reconstruction or a generated sound has to convince."""
 
 from collections.abc import Sequence
 

@@ -19,7 +19,7 @@ RANGE_DB = 80.0  # of the colours of a spectrogram, down from the loudest point 
 QUIETEST_DB = -60.0  # or from here, so that silence is dark
 WIDTH_IN, HEIGHT_IN, DPI = 3.6, 2.1, 160  # of a picture: sharp on a phone, and small enough to be part of a page
 INK, LINE = "#7d848b", "#1f97a0"  # to be read on white and on black
-NAMES = {2: ("original", "reconstruction")}  # of rows, where their number says what they are
+NAMES = {1: ("sound",), 2: ("original", "reconstruction")}  # of rows, where their number says what they are
 
 # Where the page around it has colours of its own they are used. Its pictures are for white paper, these for any.
 STYLE = """<style>

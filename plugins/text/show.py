@@ -61,7 +61,7 @@ def show_text(rows: Sequence[Sequence[Tensor]], text_of: TextOf, names: Sequence
     if names is None:
         several = len(rows) > 2
         names = ["original", *(f"reconstruction {n}" if several else "reconstruction" for n in range(1, len(rows)))]
-        names = names[: len(rows)]
+        names = names[: len(rows)] if len(rows) > 1 else ["text"] * len(rows)
     if len(names) != len(rows):
         raise UserError(f"show_text: {len(names)} names ({', '.join(names)}) for {len(rows)} rows: must be as many")
     columns = [[text_of(sample) for sample in column] for column in zip(*rows, strict=True)]

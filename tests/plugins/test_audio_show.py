@@ -98,7 +98,7 @@ def test_names_are_those_given_escaped_and_else_only_what_is_known():
 def test_a_long_sample_is_cut_and_says_so():
     parsed = Parsed(show_sound([[tone(440, 12.5)]], RATE))
     assert len(played(parsed.sources("audio")[0])[1]) == LONGEST_S * RATE
-    assert "row 1, the first 10 of 12.5 s" in parsed.text
+    assert "sound, the first 10 of 12.5 s" in parsed.text
 
 
 def test_stereo_plays_both_channels_in_their_places():

@@ -117,7 +117,7 @@ def test_long_texts_are_cut_and_said_to_be():
     assert found.texts[1] == text[5 : 5 + LONGEST]
     assert len(found.texts[0].replace("\u2423", " ")) == LONGEST
     assert shown(["x" * LONGEST], ["x"]).captions[1] == f"original, {LONGEST} characters"
-    assert shown(["x"]).captions == ["original, 1 character"]
+    assert shown(["x"]).captions == ["text, 1 character"]
 
 
 def test_pieces_make_up_the_texts():

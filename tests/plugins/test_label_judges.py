@@ -1,0 +1,146 @@
+"""Judges of the labels of pictures and sounds: they learn, repeat themselves, and take samples of any extent."""
+
+import math
+import warnings
+
+import pytest
+import torch
+
+from vqmm.errors import UserError
+from vqmm.evaluation.classifier import PlaneClassifier
+from vqmm.plugins.audio import Audio
+from vqmm.plugins.audio.judge import SoundLabelJudge
+from vqmm.plugins.image import Image
+from vqmm.plugins.image.judge import PictureLabelJudge
+
+RATE = 8000
+
+
+def pictures(count, seed=0, channels=1, side=12):
+    """Noise with a bright bar, lying or standing: labels 3 and 5."""
+    generator = torch.Generator().manual_seed(seed)
+    found, labels = [], []
+    for place in range(count):
+        picture = torch.rand(channels, side, side, generator=generator) - 1
+        at = int(torch.randint(2, side - 2, (), generator=generator))
+        line = picture[:, at] if place % 2 else picture[:, :, at]
+        line += 1.2
+        found.append(picture.clamp(-1, 1))
+        labels.append(3 if place % 2 else 5)
+    return found, labels
+
+
+def sounds(count, seed=0, seconds=0.3):
+    """Tones that rise or fall, of any level and length: labels 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for place in range(count):
+        length, level = (float(torch.rand((), generator=generator)) for _ in range(2))
+        t = torch.arange(round(RATE * seconds * (0.7 + length))) / RATE
+        slope = (1500 if place % 2 else -1500) / float(t[-1])
+        start = 500 if place % 2 else 2000
+        wave = torch.sin(2 * math.pi * (start * t + slope * t * t / 2))
+        found.append((wave + 0.01 * torch.randn(t.shape, generator=generator))[None] * (0.02 + 0.9 * level))
+    return found, [place % 2 for place in range(count)]
+
+
+def accuracy(judge, samples, labels):
+    return sum(one == other for one, other in zip(judge.predict(samples), labels, strict=True)) / len(labels)
+
+
+def test_bars_are_told_apart_and_the_rule_names_the_size():
+    judge = PictureLabelJudge(steps=60)
+    judge.fit(*pictures(120))
+    assert accuracy(judge, *pictures(40, seed=1)) >= 0.95
+    assert "brought to 16 x 16 pixels" in judge.rule and set(judge.predict(pictures(9)[0])) <= {3, 5}
+
+
+def test_pictures_of_any_size_and_of_colours():
+    judge = PictureLabelJudge(steps=60)
+    judge.fit(*pictures(120, channels=3, side=20))
+    made, labels = pictures(20, seed=2, channels=3, side=20)
+    larger = [picture.repeat_interleave(2, dim=1).repeat_interleave(3, dim=2) for picture in made]
+    assert accuracy(judge, larger, labels) >= 0.9 and "20 x 20" in judge.rule
+    odd = [torch.zeros(3, 1, 1), torch.zeros(3, 5, 90), torch.zeros(3, 0, 4), torch.full((3, 8, 8), math.nan)]
+    assert len(judge.predict(odd)) == 4 and judge.predict([]) == []
+    large = PictureLabelJudge(steps=1)
+    large.fit(*pictures(4, side=100))
+    assert "48 x 48" in large.rule
+
+
+def test_rising_and_falling_tones_are_told_apart_whatever_their_level_length_and_silence():
+    judge = SoundLabelJudge(RATE, steps=60)
+    judge.fit(*sounds(80))
+    heard, labels = sounds(30, seed=1)
+    assert accuracy(judge, heard, labels) >= 0.95
+    silence = torch.zeros(1, RATE // 4)
+    assert accuracy(judge, [torch.cat([silence, sound, silence], dim=1) for sound in heard], labels) >= 0.95
+    assert accuracy(judge, [sound / 50 for sound in heard], labels) >= 0.95
+    assert accuracy(judge, [sound.repeat(2, 1) for sound in heard], labels) >= 0.95, "two channels"
+    assert accuracy(judge, sounds(20, seed=2, seconds=0.8)[0], sounds(20)[1]) >= 0.9
+
+
+def test_level_and_silence_around_a_sound_are_left_out():
+    judge = SoundLabelJudge(RATE)
+    (sound,), _ = sounds(1)
+    seen = judge._plane(sound[0])
+    torch.testing.assert_close(judge._plane(sound[0] / 50), seen, atol=1e-3, rtol=0)
+    assert seen.min() >= 0 and seen.max() > 0.9
+    short, long = (torch.zeros(hops * judge._hop) for hops in (5, 100))
+    within = [judge._plane(torch.cat([silence, sound[0], silence])) for silence in (short, long)]
+    torch.testing.assert_close(*within, atol=1e-4, rtol=0)
+
+
+def test_sounds_that_are_hardly_any():
+    judge = SoundLabelJudge(RATE, steps=2)
+    judge.fit(*sounds(6))
+    odd = [torch.zeros(1, 0), torch.zeros(1, 500), torch.ones(1, 1), torch.full((1, 400), math.nan)]
+    assert len(judge.predict(odd)) == 4 and judge.predict([]) == []
+
+
+@pytest.mark.parametrize("rate", [1000, 8000, 44_100, 192_000])
+def test_every_sample_rate_has_its_bands(rate):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        judge = SoundLabelJudge(rate, steps=1)
+    judge.fit([torch.randn(1, rate // 10), torch.zeros(1, rate)], [0, 1])
+
+
+def test_the_same_samples_give_the_same_judge_and_leave_random_numbers_alone():
+    made, labels = pictures(40)
+    weights = []
+    for salt in (1, 2):
+        torch.manual_seed(salt)
+        before = torch.random.get_rng_state()
+        judge = PictureLabelJudge(steps=10)
+        with torch.no_grad():
+            judge.fit(made, labels)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        weights.append(torch.cat([weight.flatten() for weight in judge._classifier._network.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_a_plane_is_named_alone_as_among_others():
+    made, labels = pictures(40)
+    judge = PictureLabelJudge(steps=20)
+    judge.fit(made, labels)
+    assert [judge.predict([picture])[0] for picture in made] == judge.predict(made)
+
+
+@pytest.mark.parametrize("judge", [PictureLabelJudge(), SoundLabelJudge(RATE), PlaneClassifier()])
+def test_one_label_or_none_is_refused(judge):
+    sample = torch.zeros(1, 1, 8, 8) if isinstance(judge, PlaneClassifier) else torch.zeros(1, 8, 8)
+    sample = torch.zeros(1, 400) if isinstance(judge, SoundLabelJudge) else sample
+    for samples, labels in (([sample, sample], [1, 1]), ([], [])):
+        with pytest.raises(UserError, match="a classifier needs two labels or more"):
+            judge.fit(torch.cat(samples) if isinstance(judge, PlaneClassifier) and samples else samples, labels)
+
+
+def test_pictures_of_two_kinds_of_channels():
+    with pytest.raises(UserError, match="pictures of 1, 3 channels: must all have as many"):
+        PictureLabelJudge().fit([torch.zeros(1, 8, 8), torch.zeros(3, 8, 8)], [0, 1])
+
+
+def test_modalities_bring_them():
+    assert isinstance(Image().label_judge(), PictureLabelJudge)
+    assert isinstance(Audio().label_judge(), SoundLabelJudge)
