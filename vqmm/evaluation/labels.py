@@ -25,12 +25,12 @@ class LabelJudge(Protocol):
     """A classifier of samples (C, *extent), of any extents, as they are in a batch and as `Modality.finish` gives them.
 
     It knows nothing of tokenizers, so it can also name what a prior has made.
-
-    Attributes:
-        rule: what it is, in words, for whoever reads its figures.
     """
 
-    rule: str
+    @property
+    def rule(self) -> str:
+        """What it is, in words, for whoever reads its figures."""
+        ...
 
     def fit(self, samples: Sequence[Tensor], labels: Sequence[int]) -> None:
         """Learn from samples and their labels, once. A `UserError` where nothing can be learnt from them."""
