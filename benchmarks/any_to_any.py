@@ -1,0 +1,110 @@
+"""Does one prior over pictures, sounds and words know which belong together?
+
+    python -m vqmm.benchmarks.any_to_any --name digits --image mnist/ --audio fsdd.tar.bz2 --text builtin:names \\
+        --runs runs/any --steps 6000 --set-audio 'modality.label=/([0-9])_' --set-audio 'modality.test=_[0-4]\\.wav$'
+
+Trains a tokenizer for each (text is not quantized), encodes all three, trains one transformer over their tokens paired
+by label, and counts coherence on held-out items. On one thread; called again it goes on where it was stopped.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import vqmm
+from vqmm.machine import machine
+
+RECIPES = {"image": "vqvae-ema", "audio": "rvq", "text": "identity"}
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "image": (
+        "modality.size=28",
+        "modality.channels=1",
+        "modality.flip=false",
+        "modality.width=64",
+        "quantizer.codebook_size=64",
+        "quantizer.dim=16",
+    ),
+    "audio": (
+        "modality.sample_rate_hz=8000",
+        "modality.loudness=peak",
+        "modality.stride=320",
+        "modality.window=2",
+        "quantizer.stages=2",
+        "train.batch_size=8",
+    ),
+    "text": (),
+    "prior": ("prior.width=192", "prior.depth=4", "train.patience=null"),
+}
+
+
+def tokenized(name: str, data: str, folder: Path, steps: int, settings: Sequence[str]) -> dict[str, Any]:
+    """Train a tokenizer and encode its data, or what of that is left to do."""
+    run, tokens = folder / name, folder / f"{name}-tokens"
+    chosen = [*SETTINGS[name], *settings]
+    start = time.process_time()
+    told = vqmm.train(name, data, run, RECIPES[name], steps=steps, settings=chosen, resume=run.exists())
+    vqmm.encode(run, data, tokens, resume=tokens.exists())
+    metrics = {metric: value for metric, value in told["metrics"].items() if value is not None}
+    return {"settings": chosen, "weights": told["weights"], "cpu_seconds": time.process_time() - start, **metrics}
+
+
+def bench(told: argparse.Namespace, data: Mapping[str, str]) -> dict[str, Any]:
+    own = {name: getattr(told, f"set_{name}") for name in SETTINGS}
+    steps = {"image": told.image_steps, "audio": told.audio_steps, "text": 1}
+    result: dict[str, Any] = {"question": "any_to_any", "name": told.name, "steps": told.steps}
+    result["tokenizers"] = {name: tokenized(name, data[name], told.runs, steps[name], own[name]) for name in data}
+    prior = told.runs / "prior"
+    chosen = [*SETTINGS["prior"], *own["prior"]]
+    start = time.process_time()
+    trained = vqmm.train_prior(
+        [told.runs / name for name in data],
+        prior,
+        tokens=[told.runs / f"{name}-tokens" for name in data],
+        steps=told.steps,
+        settings=chosen,
+        resume=prior.exists(),
+    )
+    kept = ("weights", "context", "examples", "best", "modalities")
+    result["prior"] = {"settings": chosen, "cpu_seconds": time.process_time() - start} | {k: trained[k] for k in kept}
+    result["coherence"] = {}
+    for guidance in told.guidance:
+        found = vqmm.coherence(prior, data, count=told.count, guidance=guidance)
+        result["coherence"][f"guidance {guidance:g}"] = {k: v for k, v in found.items() if k not in ("run", "data")}
+    return {**result, **machine()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True, help="the result's name")
+    parser.add_argument("--image", required=True, help="labelled pictures")
+    parser.add_argument("--audio", required=True, help="labelled sounds")
+    parser.add_argument("--text", default="builtin:names", help="labelled texts")
+    parser.add_argument("--runs", type=Path, required=True, help="the folder of the runs")
+    parser.add_argument("--image-steps", type=int, default=3000)
+    parser.add_argument("--audio-steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=6000, help="of the prior")
+    parser.add_argument("--count", type=int, default=200, help="samples of each cell")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 3.0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    for name in SETTINGS:
+        parser.add_argument(f"--set-{name}", action="append", default=[], metavar="PART.OPTION=VALUE")
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    result = bench(told, {name: getattr(told, name) for name in RECIPES})
+    told.out.mkdir(parents=True, exist_ok=True)
+    file = told.out / f"any_to_any-{told.name}.json"
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    for how, found in result["coherence"].items():
+        print(how)
+        for one, row in found["coherence"].items():
+            print(f"  {one:8}", *(f"{other} {share:.1%}" for other, share in row.items()))
+    print(file)
+
+
+if __name__ == "__main__":
+    main()
