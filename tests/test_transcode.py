@@ -11,7 +11,7 @@ from PIL import Image
 
 import vqmm
 from vqmm.errors import UserError
-from vqmm.outputs import file_names
+from vqmm.outputs import check_keys, file_names
 
 parts = st.text("ab.", min_size=1, max_size=4).filter(lambda part: part not in (".", ".."))
 keys = st.lists(parts, min_size=1, max_size=3).map("/".join)
@@ -20,7 +20,8 @@ keys = st.lists(parts, min_size=1, max_size=3).map("/".join)
 @given(st.lists(keys, unique=True, max_size=8))
 @example(["...png", "a/...png"])
 def test_every_sample_gets_a_place_of_its_own_inside_the_folder(keys):
-    names = file_names(keys, keys)
+    check_keys(keys)
+    names = file_names(keys)
     assert len({PurePosixPath(name) for name in names.values()}) == len(keys)
     for name in names.values():
         assert not name.startswith("/") and ".." not in PurePosixPath(name).parts
@@ -28,7 +29,7 @@ def test_every_sample_gets_a_place_of_its_own_inside_the_folder(keys):
 
 def test_a_suffix_is_dropped_where_no_two_names_meet():
     keys = ["cats/1.png", "1.png", "1.jpg", "2", "3.png.png", "3.png"]
-    names = file_names(keys, keys)
+    names = file_names(keys)
     assert names == {
         "cats/1.png": "cats/1",
         "1.png": "1.png",
@@ -42,7 +43,7 @@ def test_a_suffix_is_dropped_where_no_two_names_meet():
 @pytest.mark.parametrize("keys", [["a", "a"], ["a/b", "a/./b"], ["a//b", "a/b"]])
 def test_two_samples_of_one_name_are_refused(keys):
     with pytest.raises(UserError, match="two samples"):
-        file_names(keys, keys)
+        check_keys(keys)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ class Outputs:
 
     def __init__(self, modality: Modality, keys: Sequence[str]):
         self.modality = modality
-        self._names = file_names(list(dict.fromkeys(map(modality.file_of, keys))), keys)
+        check_keys(keys)
+        self._names = file_names(list(dict.fromkeys(map(modality.file_of, keys))))
 
     def write(self, samples: Iterable[tuple[str, Tensor]], folder: Path) -> int:
         """Write samples, in the order of the keys; neighbours of one file are joined. Returns how many they were."""
@@ -34,17 +35,20 @@ class Outputs:
         return count
 
 
-def file_names(files: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
+def check_keys(keys: Sequence[str]) -> None:
+    """A `UserError` for keys that are no places inside a folder, or that name one place twice."""
+    for key in keys:
+        path = PurePosixPath(key or "")
+        if path.is_absolute() or ".." in path.parts or not path.name or "\0" in key:
+            raise UserError(f"the token file names a sample {key!r}, which is no place inside an output folder")
+    twice = [str(path) for path, count in Counter(map(PurePosixPath, keys)).items() if count > 1]
+    if twice:
+        raise UserError(f"the token files name two samples {twice[0]!r}: decode them one folder at a time")
+
+
+def file_names(files: Sequence[str]) -> dict[str, str]:
     """A path without suffix for every file: `cats/1.png` -> `cats/1`, or the whole name where two would meet."""
-    again = next((key for key, count in Counter(PurePosixPath(key) for key in keys).items() if count > 1), None)
-    whole: dict[str, PurePosixPath] = {}
-    for file in files:
-        path = PurePosixPath(file or "")
-        if path.is_absolute() or ".." in path.parts or not path.name or "\0" in file:
-            raise UserError(f"the token file names a sample {file!r}, which is no place inside an output folder")
-        whole[file] = path
-    if again is not None:
-        raise UserError(f"the token files name two samples {str(again)!r}: decode them one folder at a time")
+    whole = {file: PurePosixPath(file) for file in files}
     taken = set(whole.values())
     # "...png" without its suffix would be "..", the folder above: such a name is kept whole
     short = {file: path.with_suffix("") if path.stem.strip(".") else path for file, path in whole.items()}
