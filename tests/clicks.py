@@ -93,8 +93,8 @@ class Clicks(vqmm.Modality):
     def crop(self, sample: Tensor, generator: torch.Generator | None) -> Tensor:
         return sample[:, :SHOWN]
 
-    def amount(self, size: Sequence[int]) -> float:
-        return size[0] / RATE_HZ
+    def amount(self, sample: Tensor) -> float:
+        return sample.shape[1] / RATE_HZ
 
     def baselines(self) -> Sequence[Baseline]:
         told = (word.partition(":") for word in self.options.known.split())

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from vqmm.data.builtin import builtin
+from vqmm.data.source import Source
 from vqmm.errors import UserError
+from vqmm.registry import Registry
 
 KEYS = {  # ITU-T Q.23
     "1": (697, 1209), "2": (697, 1336), "3": (697, 1477), "4": (770, 1209), "5": (770, 1336), "6": (770, 1477),
@@ -66,7 +68,7 @@ def test_they_are_the_same_every_time(tones):
 
 
 def test_an_unknown_name_is_answered_with_those_there_are():
-    with pytest.raises(UserError, match=r"called 'tone'. There is: digits, tones, topics. Did you mean 'tones'\?"):
+    with pytest.raises(UserError, match=r"'tone'. There is: digits, names, tones, topics. Did you mean 'tones'\?"):
         builtin("tone")
 
 
@@ -83,3 +85,12 @@ def test_a_python_without_its_topics_is_told_of(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(UserError, match="builtin:topics is a part of Python"):
         builtin.__wrapped__("topics")
+
+
+def test_names_have_every_digit_in_both_splits():
+    modality = Registry.discover().modality("text")()
+    source = Source(modality, "builtin:names")
+    assert source.labels == tuple("0123456789") and source.has_split
+    for samples in (source.training(), source.held_out()):
+        texts = {(sample.label, bytes(sample.read()[0].tolist()).decode()) for sample in samples}
+        assert len(texts) == len(samples) == 40 and ("7", "the number seven") in texts
