@@ -121,7 +121,7 @@ PARTS: list[Part] = [
         about="8,000 lines of Python's own help, 2 characters a code: 4.5 bits a character",
         modality="text",
         data="builtin:topics",
-        steps=400,
+        steps=250,
         settings=(),
         small=("modality.width=96", "modality.blocks=2", "train.batch_size=32"),
     ),
