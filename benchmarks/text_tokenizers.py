@@ -1,7 +1,7 @@
 """How much of a text comes back, at how many bits per character?
 
     python -m vqmm.benchmarks.text_tokenizers tinyshakespeare.txt --name tinyshakespeare --runs runs/text \\
-        --set modality.unit=blocks --set modality.tail=0.1
+        --bound 2.12 --set modality.unit=blocks --set modality.tail=0.1
 
 A point `2x512` is a tokenizer whose codes span 2 ids each, of a codebook of 512; `4x1024x2` has two stages of codes,
 and `subwords-2048` is no network but the lossless front, whose ids are the codes. Each is trained on one thread (called
@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="the folder of the runs")
     parser.add_argument("--points", default=POINTS)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--bound", type=float, help="bits a character that a language model needs, to print beside")
     parser.add_argument("--labels", action="store_true", help="also whether labels survive")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PART.OPTION=VALUE")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
@@ -108,6 +109,9 @@ def main() -> None:
         figures = " ".join(f"{name}={rows[-1][name]:.4g}" for name in SHOWN if rows[-1].get(name) is not None)
         print(f"{point:16} {rows[-1]['train_seconds']:.0f} s  {figures}", flush=True)
     result = {"question": "text_tokenizers", "data": told.name, "steps": told.steps, "settings": told.settings}
+    if told.bound is not None:
+        result["bound_bits_per_char"] = told.bound
+        print(f"a language model needs {told.bound:g} bits a character, without loss: codes below that must lose some")
     told.out.mkdir(parents=True, exist_ok=True)
     file = told.out / f"text_tokenizers-{told.name}.json"
     rules = {name: rule for row in rows for name, rule in row.pop("rules").items()}

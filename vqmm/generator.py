@@ -24,8 +24,6 @@ from vqmm.shards import rows_of
 from vqmm.tokenizer import Tokenizer
 from vqmm.vocabulary import NULL, Vocabulary
 
-AT_ONCE = 64  # sequences drawn side by side
-
 Maps = tuple[Tensor, ...]  # the codes of one sample: for each map (stages, *grid), coarse first
 
 
@@ -188,20 +186,7 @@ class Generator:
             raise UserError(f"'label' cannot be wanted, only given. Want {' or '.join(self.tokenizers)}")
         each = _for_each(given, count)
         prompts = self._prompts(want, each)
-        blocks: list[Tensor] = []
-        for start in range(0, len(each), AT_ONCE):
-            some = slice(start, start + AT_ONCE)
-            part = known if known is None or len(known) == 1 else known[some]
-            blocks += sample(
-                self.prior,
-                want,
-                len(prompts[some]),
-                given=prompts[some],
-                known=part,
-                draw=draw,
-                seed=seed,
-                first=first + start,
-            )
+        blocks = sample(self.prior, want, len(each), given=prompts, known=known, draw=draw, seed=seed, first=first)
         return [own.split(block[1:-1]) for block in blocks]
 
     def decode(self, name: str, maps: Maps, label: Value | None = None, seed: int = 0, place: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -21,6 +21,8 @@ from vqmm.tokenizer import Tokenizer
 BATCH = 32  # samples at a time,
 LONGER = 2  # in one batch of lines: times the shortest line of a batch may the longest be,
 BATCH_VALUES = 2**22  # but no more than so many values, so that large pictures go one by one
+
+Item = TypeVar("Item")
 
 OWN_SPLIT = "the source's own test split"
 BY_KEY = f"the {SHARE:.0%} of keys that hash lowest"
@@ -85,13 +87,13 @@ def read(samples: Iterable[Sample], unreadable: list[str], strict: bool) -> Iter
             unreadable.append(str(error))
 
 
-def batches(
-    items: Iterable[tuple[Sample, Tensor]], padded: bool = False
-) -> Iterator[tuple[list[Sample], list[Tensor]]]:
-    """Neighbours of one shape together; with `padded` also lines of other lengths, the longest twice the shortest."""
-    some: list[tuple[Sample, Tensor]] = []
+def batches(items: Iterable[tuple[Item, Tensor]], padded: bool = False) -> Iterator[tuple[list[Item], list[Tensor]]]:
+    """Neighbours of one shape together, each beside what it is the value of; with `padded` also lines of other lengths,
+    the longest twice the shortest.
+    """
+    some: list[tuple[Item, Tensor]] = []
     low = high = 0  # values of the smallest and of the largest of them
-    for sample, value in items:
+    for item, value in items:
         size = value.numel()
         low, high = min(low, size), max(high, size)
         fits = high <= LONGER * low if padded else bool(some) and value.shape == some[-1][1].shape
@@ -100,7 +102,7 @@ def batches(
             some = []
         if not some:
             low = high = size
-        some.append((sample, value))
+        some.append((item, value))
     if some:
         yield [each for each, _ in some], [value for _, value in some]
 

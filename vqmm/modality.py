@@ -40,6 +40,7 @@ class Modality:
     headline: ClassVar[str] = "nmse"  # the metric that a progress line shows
     levels: ClassVar[int] = 256  # values that a likelihood counts on [-1, 1], evenly spaced; 65,536 for 16-bit audio
     ids: ClassVar[int | None] = None  # where samples are integers: how many there are
+    takes_strings: ClassVar[bool] = False  # a string in a list of pairs or a prompt is a sample, and no path to one
 
     class Options(PartOptions):
         """Options of the default networks; a subclass adds its own. Units in names: `sample_rate_hz`."""
@@ -74,6 +75,10 @@ class Modality:
     def write(self, sample: Tensor, path: Path) -> Path:
         """Write one finished sample; `path` has no suffix yet. Returns the file."""
         raise NotImplementedError(f"{type(self).__name__} needs a method write(sample, path)")
+
+    def ids_of(self, text: str) -> Tensor:
+        """The sample (C, *extent), as it is in a batch, that a string is. For those with `takes_strings`."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method ids_of(text)")
 
     def file_of(self, key: str) -> str:
         """The file that the sample of a key was read from, by the rules of keys: its own, unless a file holds many."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -19,8 +18,8 @@ Given = Mapping[str, Value]  # by modality, or "label"
 def sample_of(modality: Modality, value: Value) -> Tensor:
     """The sample (C, *extent) that a value stands for.
 
-    A tensor is a sample. A `Path` is a file that holds one. A string is a file too, but where samples can be written
-    as text (`ids_of` of the modality says how) it is the text itself; there `@FILE` is the text of a file, without the
+    A tensor is a sample. A `Path` is a file that holds one. A string is a file too, but for a modality that
+    `takes_strings` (text) it is the text itself; there `@FILE` is the text of a file, without the
     line end that closes it, and `@@` stands for an `@` that begins a text.
 
     Raises:
@@ -33,15 +32,14 @@ def sample_of(modality: Modality, value: Value) -> Tensor:
                 f"{modality.name!r} of shape {tuple(value.shape)} is given: must be ({modality.channels}, {axes})"
             )
         return value
-    ids_of: Any = getattr(modality, "ids_of", None)
-    if ids_of is None:
+    if not modality.takes_strings:
         return _read(modality, Path(str(value)))
     if isinstance(value, Path):
-        return ids_of(_text(value))
+        return modality.ids_of(_text(value))
     text = str(value)
     if text.startswith("@") and not text.startswith("@@"):
-        return ids_of(_text(Path(text[1:])))
-    return ids_of(text[1:] if text.startswith("@@") else text)
+        return modality.ids_of(_text(Path(text[1:])))
+    return modality.ids_of(text[1:] if text.startswith("@@") else text)
 
 
 def _read(modality: Modality, file: Path) -> Tensor:

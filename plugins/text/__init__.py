@@ -41,6 +41,7 @@ class Text(vqmm.Modality):
     channels = 1
     rate_unit: ClassVar[str] = "char"
     headline: ClassVar[str] = "char_accuracy"
+    takes_strings: ClassVar[bool] = True
 
     class Options(vqmm.Modality.Options):
         # what is read, and how

@@ -1,4 +1,4 @@
-"""Networks over ids: an embedding, blocks at every position, a fold of `stride` positions into one code, and back.
+"""Networks over ids: an embedding, blocks at every position, `stride` positions as one code, and back.
 
 The decoder is parallel: it guesses all ids at once from the vectors. One that also saw the ids before would be strong
 enough to do without the codes (Bowman et al. 2016, arXiv 1511.06349, section 3), and has to step through a text.
@@ -17,36 +17,6 @@ from vqmm.nn.reach import Span, reach
 Kind = Literal["convolution", "lstm"]
 
 KERNEL = 5  # of the blocks, in positions
-
-
-class Fold(nn.Module):
-    """Each `stride` neighbours side by side, then mixed: (B, inputs, T) -> (B, outputs, T / stride)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int):
-        super().__init__()
-        self.stride = stride
-        self.mix = nn.Conv1d(inputs, outputs, stride, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mix(x)
-
-    def seen(self, outputs: Span) -> Span:
-        return outputs[0] * self.stride, (outputs[1] + 1) * self.stride - 1
-
-
-class Unfold(nn.Module):
-    """The mirror of `Fold`: (B, inputs, T) -> (B, outputs, T * stride)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int):
-        super().__init__()
-        self.stride = stride
-        self.mix = nn.ConvTranspose1d(inputs, outputs, stride, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mix(x)
-
-    def seen(self, outputs: Span) -> Span:
-        return outputs[0] // self.stride, outputs[1] // self.stride
 
 
 class Recurrent(nn.Module):
@@ -87,10 +57,9 @@ class TextEncoder(nn.Module):
     """x int64 (B, 1, T), ids in [0, ids) -> z (B, dim, T / stride).
 
     Args:
-        fine: channels and layers before the fold, where a position is an id.
-        width: channels after it, where a position is a code.
-        count: layers after it.
-        attention: self-attention after each of those, over all codes.
+        width: channels where a position is a code; half of it where it is an id.
+        count: layers at the codes; half as many at the ids.
+        attention: self-attention after each layer at the codes, over all of them.
         dropout: the share of ids that are hidden in training (replaced by `pad`), so that codes lean on their
             surroundings: the word dropout of Bowman et al. 2016.
     """
@@ -117,7 +86,7 @@ class TextEncoder(nn.Module):
         self.layers = Stack(
             [
                 *blocks(kind, fine, fine_count(count), False),
-                Fold(fine, width, stride),
+                nn.Conv1d(fine, width, stride, stride),  # each `stride` neighbours become one
                 *blocks(kind, width, count, attention),
                 *head,
             ]
@@ -153,7 +122,7 @@ class TextDecoder(nn.Module):
             [
                 conv(1, dim, width, kernel=1),
                 *blocks(kind, width, count, attention),
-                Unfold(width, fine, stride),
+                nn.ConvTranspose1d(width, fine, stride, stride),
                 *blocks(kind, fine, fine_count(count), False),
                 *head,
             ]

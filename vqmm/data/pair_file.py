@@ -3,9 +3,7 @@
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from vqmm.data.sample import Unreadable
 from vqmm.data.source import HELD_OUT as SHARE
 from vqmm.data.source import key_hash
 from vqmm.errors import UserError, one_of
-from vqmm.inputs import at_once, chunks
+from vqmm.inputs import batches, may_pad
 from vqmm.modality import Modality
 from vqmm.prompts import LABEL, sample_of
 from vqmm.shards import HELD_OUT, TRAIN, Row, rows_of
@@ -107,19 +105,13 @@ def _read(path: Path, names: Sequence[str]) -> list[_Line]:
     return lines
 
 
-def takes_strings(modality: Modality) -> bool:
-    """Whether what stands for a sample of it is a string, and not the path of a file."""
-    return hasattr(modality, "ids_of")
-
-
 def _value(modality: Modality, line: _Line, path: Path) -> Tensor:
     """The sample (C, *extent) that a cell stands for. A `UserError` where there is none."""
     cell = line.cells[modality.name]
     if not cell.strip():
         raise Unreadable(f"its {modality.name} is empty")
-    if takes_strings(modality):
-        strings: Any = modality
-        return strings.ids_of(cell)
+    if modality.takes_strings:
+        return modality.ids_of(cell)
     file = path.parent / line.word(modality.name)
     if not file.is_file():
         raise Unreadable(f"there is no file {file}")
@@ -136,7 +128,7 @@ def _splits(lines: Sequence[_Line], tokenizers: Mapping[str, Tokenizer]) -> list
     """
     if any(line.word(SPLIT) for line in lines):
         return [SPLITS[line.word(SPLIT)] for line in lines]
-    deciding = [name for name, t in tokenizers.items() if not takes_strings(t.modality)] or list(tokenizers)
+    deciding = [name for name, t in tokenizers.items() if not t.modality.takes_strings] or list(tokenizers)
     hashes = [key_hash("\n".join(line.word(name) for name in deciding)) for line in lines]
     border = SHARE if 0 < sum(each < SHARE for each in hashes) < len(hashes) else min(hashes)
     return [HELD_OUT if each <= border else TRAIN for each in hashes]
@@ -145,11 +137,10 @@ def _splits(lines: Sequence[_Line], tokenizers: Mapping[str, Tokenizer]) -> list
 def _encoded(
     tokenizer: Tokenizer, lines: Sequence[_Line], values: Sequence[Tensor], splits: Sequence[str]
 ) -> Iterator[Row]:
-    """The rows of one modality, in order; neighbours of one shape go through the networks together."""
-    keyed = zip(lines, values, splits, strict=True)
-    for shape, group in groupby(keyed, key=lambda each: each[1].shape):
-        for some in chunks(group, at_once(shape.numel())):
-            keys = [f"line {line.number}" for line, _, _ in some]
-            codes = encode_long(tokenizer, tokenizer.modality.collate([value for _, value, _ in some], keys))
-            labels = [line.word(LABEL) or None for line, _, _ in some]
-            yield from rows_of(codes, keys, labels, splits=[split for _, _, split in some])
+    """The rows of one modality, in order; neighbours go through the networks together."""
+    items = zip(zip(lines, splits, strict=True), values, strict=True)
+    for told, some in batches(items, may_pad(tokenizer)):
+        keys = [f"line {line.number}" for line, _ in told]
+        codes = encode_long(tokenizer, tokenizer.modality.collate(some, keys))
+        labels = [line.word(LABEL) or None for line, _ in told]
+        yield from rows_of(codes, keys, labels, splits=[split for _, split in told])

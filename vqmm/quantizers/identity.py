@@ -46,7 +46,9 @@ class IdentityQuantizer(Quantizer):
         return self._sizes
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
-        """z: the samples. All stages are used, whatever `stages` says: a channel that is left out has no stand-in."""
+        """z: the samples. A `UserError` for fewer stages than channels: one that is left out has no stand-in."""
+        if isinstance(stages, int) and stages < z.shape[1]:
+            raise UserError(f"{stages} stages: 'identity' has one for each of the {z.shape[1]} channels, and needs all")
         return Quantized(z, Codes((z,), grid_size(z), mask), {})
 
     def lookup(self, codes: Codes) -> Tensor:
