@@ -8,27 +8,16 @@ from pydantic import Field
 
 from vqmm.errors import explained
 from vqmm.options import PartOptions
-from vqmm.recipe import Part, put
+from vqmm.recipe import Optimisation, Part, put
 from vqmm.registry import Registry
 
 
-class PriorTrain(PartOptions):
-    """How long, how fast. One process trains a prior."""
+class PriorTrain(Optimisation):
+    """The training of a prior, by one process."""
 
-    steps: int = Field(3000, ge=1, description="optimizer steps, at most")
-    batch_size: int = Field(32, ge=1, description="examples in one step")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW, after the warm-up; then half a cosine down")
-    warmup: float = Field(0.02, ge=0, lt=1, description="the share of the steps over which the rate rises")
     weight_decay: float = Field(0.1, ge=0)
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    average: float | None = Field(None, gt=0, lt=1, description="decay of averaged weights to judge and save; 0.999")
-    seed: int = Field(0, ge=0, lt=2**63)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     evaluate_every: int = Field(250, ge=1, description="steps between looks at held-out data")
-    evaluate_samples: int = Field(512, ge=1, description="how many examples of each split such a look takes, at most")
-    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="the last so many are kept, and the best by held-out bits")
     patience: int | None = Field(
         8, ge=1, description="stop when held-out bits have not improved for so many looks; null: never"
     )

@@ -23,12 +23,11 @@ class Part(BaseModel):
     name: str
 
 
-class Train(PartOptions):
-    """How long, how fast, on what."""
+class Optimisation(PartOptions):
+    """How long and how fast; what tokenizers and priors have in common."""
 
-    steps: int = Field(3000, ge=1, description="optimizer steps")
+    steps: int = Field(3000, ge=1, description="optimizer steps, at most")
     batch_size: int = Field(32, ge=1, description="samples in one forward pass")
-    accumulate: int = Field(1, ge=1, description="forward passes in one optimizer step")
     learning_rate: float = Field(3e-3, gt=0, description="of AdamW, after the warm-up; then half a cosine down")
     warmup: float = Field(0.02, ge=0, lt=1, description="the share of the steps over which the rate rises")
     weight_decay: float = Field(0.01, ge=0)
@@ -37,6 +36,16 @@ class Train(PartOptions):
     seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    evaluate_every: int = Field(500, ge=1, description="steps between looks at held-out data")
+    evaluate_samples: int = Field(512, ge=1, description="how many samples such a look takes, at most")
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="the last so many are kept, and the best by held-out metric")
+
+
+class Train(Optimisation):
+    """The training of a tokenizer."""
+
+    accumulate: int = Field(1, ge=1, description="forward passes in one optimizer step")
     devices: int = Field(1, ge=1, description="processes, one to a device, or so many on the CPU")
     nodes: int = Field(1, ge=1, description="machines; each is told MASTER_ADDR, MASTER_PORT and NODE_RANK")
     strategy: Literal["ddp_spawn", "ddp_fork", "ddp"] = Field(
@@ -44,12 +53,8 @@ class Train(PartOptions):
     )
     workers: int = Field(0, ge=0, description="processes that read data; 0: the training process reads")
     cache_mb: int = Field(1024, ge=0, description="memory for samples already read")
-    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="the last so many are kept, and the best by held-out metric")
     tensorboard: bool = Field(False, description="write curves for TensorBoard as well, into the run's folder")
     profile: bool = Field(False, description="say at the end where the time of a step went")
-    evaluate_every: int = Field(500, ge=1, description="steps between looks at held-out data")
-    evaluate_samples: int = Field(512, ge=1, description="how many held-out samples such a look takes, at most")
     degrade: Noise | Downsample | Mask | None = Field(
         None, description="spoil what the encoder reads, and learn to give the clean sample back; a name, with options"
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqmm.errors import UserError
+from vqmm.evaluation.show import named_rows
 from vqmm.plugins.audio.metrics import magnitudes, stft_sizes
 
 LONGEST_S = 10.0  # shown and played of a sample; the rest is cut off, and said to be
@@ -52,14 +52,7 @@ def show_sound(rows: Sequence[Sequence[Tensor]], sample_rate_hz: int, names: Seq
     Raises:
         UserError: rows of different lengths, or another number of names.
     """
-    if len({len(row) for row in rows}) > 1:
-        raise UserError(
-            f"show_sound: rows of {', '.join(str(len(row)) for row in rows)} samples: must be of one length"
-        )
-    if names is None:
-        names = NAMES.get(len(rows), [f"row {number}" for number in range(1, len(rows) + 1)])
-    if len(names) != len(rows):
-        raise UserError(f"show_sound: {len(names)} names ({', '.join(names)}) for {len(rows)} rows: must be as many")
+    names = named_rows(rows, names, NAMES.get(len(rows), [f"row {number}" for number in range(1, len(rows) + 1)]))
     shown = [_sample(number, column, names, sample_rate_hz) for number, column in enumerate(zip(*rows, strict=True), 1)]
     legend = (
         f"Waveform above spectrogram (s, kHz). Colours: {RANGE_DB:g} dB down from the loudest point of a sample, the "

@@ -7,7 +7,7 @@ from html import escape
 
 from torch import Tensor
 
-from vqmm.errors import UserError
+from vqmm.evaluation.show import named_rows
 from vqmm.plugins.text.metrics import TextOf
 
 LONGEST = 600  # characters of a text that are shown
@@ -56,14 +56,8 @@ def show_text(rows: Sequence[Sequence[Tensor]], text_of: TextOf, names: Sequence
     Raises:
         UserError: rows of different lengths, or another number of names.
     """
-    if len({len(row) for row in rows}) > 1:
-        raise UserError(f"show_text: rows of {', '.join(str(len(row)) for row in rows)} samples: must be of one length")
-    if names is None:
-        several = len(rows) > 2
-        names = ["original", *(f"reconstruction {n}" if several else "reconstruction" for n in range(1, len(rows)))]
-        names = names[: len(rows)] if len(rows) > 1 else ["text"] * len(rows)
-    if len(names) != len(rows):
-        raise UserError(f"show_text: {len(names)} names ({', '.join(names)}) for {len(rows)} rows: must be as many")
+    numbered = [f"reconstruction {n}" if len(rows) > 2 else "reconstruction" for n in range(1, len(rows))]
+    names = named_rows(rows, names, ["original", *numbered] if numbered else ["text"] * len(rows))
     columns = [[text_of(sample) for sample in column] for column in zip(*rows, strict=True)]
     shown = "".join(_sample(number, column, names) for number, column in enumerate(columns, 1))
     said = ("" if len(rows) < 2 else f"<p>{LEGEND}</p>\n") if columns else "<p>No samples.</p>\n"

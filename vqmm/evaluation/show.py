@@ -7,6 +7,22 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from vqmm.errors import UserError
+
+
+def named_rows(rows: Sequence[Sequence[Tensor]], names: Sequence[str] | None, usual: Sequence[str]) -> Sequence[str]:
+    """The names of rows of samples: those given, else the usual ones.
+
+    Raises:
+        UserError: rows of different lengths, or another number of names.
+    """
+    if len({len(row) for row in rows}) > 1:
+        raise UserError(f"rows of {', '.join(str(len(row)) for row in rows)} samples: must be of one length")
+    names = usual if names is None else names
+    if len(names) != len(rows):
+        raise UserError(f"{len(names)} names ({', '.join(names)}) for {len(rows)} rows: must be as many")
+    return names
+
 
 def heatmaps(rows: Sequence[Sequence[Tensor]], gap: int = 2) -> Image.Image:
     """Rows of samples (C, *extent) as gray heat maps: channels over time, the mean of the channels of a picture, or

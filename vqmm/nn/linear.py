@@ -54,7 +54,8 @@ def laid_out(weight: Tensor, rows: int) -> Product:
 
 def _has_onednn(x: Tensor) -> bool:
     usual = x.device.type == "cpu" and x.dtype == torch.float32
-    return usual and torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
+    there = torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
+    return usual and there and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # no part of torch's public interface
 
 
 def _multiply(x: Tensor, weight: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from vqmm.batch import Batch, Codes
 from vqmm.data.loader import Loaded, Views, training_batches
 from vqmm.errors import UserError
 from vqmm.evaluation.usage import CodeUsage
-from vqmm.recipe import Train
+from vqmm.recipe import Optimisation, Train
 from vqmm.tokenizer import Tokenizer
 from vqmm.training.average import Average
 from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
@@ -140,7 +140,8 @@ class Loop:
             if self.inner.codes is not None:
                 self.usage.update(self.inner.codes)
         with self.profile.part("optimizer"):
-            self._tally({"gradient_norm": self._clip(parts)}, 1 / self.fabric.world_size)
+            norm = clip_gradients(self.fabric, self.model, self.optimizer, recipe, self.step, parts)
+            self._tally({"gradient_norm": norm}, 1 / self.fabric.world_size)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         with self.profile.part("quantizer"):
@@ -173,22 +174,6 @@ class Loop:
         usage, self.usage = self.usage, CodeUsage(self.usage.sizes)
         usage.counts = [[self._reduce(one.to(self.fabric.device)) for one in counts] for counts in usage.counts]
         return epoch, usage
-
-    def _clip(self, parts: Sequence[Loaded]) -> Tensor:
-        try:
-            norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.recipe.clip)
-        except RuntimeError as error:
-            if "non-finite" not in str(error):
-                raise
-            keys = [key for batch, _ in parts if batch is not None for key in batch.key]
-            raise UserError(
-                f"the gradient at step {self.step} is not finite: lower train.learning_rate (it is "
-                f"{self.recipe.learning_rate:g}) or raise train.warmup (it is {self.recipe.warmup:g}); what was "
-                f"saved before is good; the {len(keys)} samples of that step: {', '.join(keys[:8])}"
-                f"{', ...' if len(keys) > 8 else ''}"
-            ) from None
-        assert norm is not None  # None is for strategies that clip inside the optimizer
-        return norm
 
     def _reduce(self, value: Tensor) -> Tensor:
         if self.fabric.world_size > 1:
@@ -264,6 +249,35 @@ class Loop:
                 torch.cuda.set_rng_state(tensors["random.cuda"][rank].clone(), self.fabric.device)
         self.step = step
         self.__dict__.pop("_batches", None)
+
+
+def clip_gradients(
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    plan: Optimisation,
+    step: int,
+    parts: Sequence[Loaded] = (),
+) -> Tensor:
+    """The norm that the gradient had before it was clipped to `plan.clip`.
+
+    Raises:
+        UserError: it is not finite; the samples of `parts` are named.
+    """
+    try:
+        norm = fabric.clip_gradients(model, optimizer, max_norm=plan.clip)
+    except RuntimeError as error:
+        if "non-finite" not in str(error):
+            raise
+        keys = [key for batch, _ in parts if batch is not None for key in batch.key]
+        some = f"{', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
+        raise UserError(
+            f"the gradient at step {step} is not finite: lower train.learning_rate (it is {plan.learning_rate:g}) or "
+            f"raise train.warmup (it is {plan.warmup:g}); what was saved before is good"
+            f"{f'; the {len(keys)} samples of that step: {some}' if keys else ''}"
+        ) from None
+    assert norm is not None  # None is for strategies that clip inside the optimizer
+    return norm
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from vqmm.data.loader import EndlessOrder
 from vqmm.data.pairs import Examples, Sequences
-from vqmm.errors import UserError
 from vqmm.generator import own_weights
 from vqmm.inputs import chunks
 from vqmm.prior import Prior
@@ -18,7 +17,7 @@ from vqmm.prior_recipe import PriorTrain
 from vqmm.tokenizer import evaluating
 from vqmm.training.average import Average
 from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
-from vqmm.training.loop import parameter_groups
+from vqmm.training.loop import clip_gradients, parameter_groups
 from vqmm.training.schedule import warmup_cosine
 
 
@@ -75,7 +74,7 @@ class PriorLoop:
         self.model.train()
         found = self.model(*sequences)
         self.fabric.backward(found["loss"])
-        norm = self._clip()
+        norm = clip_gradients(self.fabric, self.model, self.optimizer, plan, self.step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -83,20 +82,6 @@ class PriorLoop:
         for name, value in (*found.items(), ("gradient_norm", norm)):
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._steps += 1
-
-    def _clip(self) -> Tensor:
-        try:
-            norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.plan.clip)
-        except RuntimeError as error:
-            if "non-finite" not in str(error):
-                raise
-            raise UserError(
-                f"the gradient at step {self.step} is not finite: lower train.learning_rate (it is "
-                f"{self.plan.learning_rate:g}) or raise train.warmup (it is {self.plan.warmup:g}); what was saved "
-                "before is good"
-            ) from None
-        assert norm is not None  # None is for strategies that clip inside the optimizer
-        return norm
 
     def _here(self, sequences: Sequences) -> Sequences:
         return Sequences(*(each.to(self.fabric.device, non_blocking=True) for each in sequences))
