@@ -3,12 +3,12 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from vqmm import __version__
+from vqmm.report.templates import template
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,19 +48,12 @@ def render(told: Mapping[str, Any], given: Mapping[str, Shown | str], came: Show
         given: what was given, by modality: samples, or for a label its name.
         came: the generated samples that are shown.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    here = files("vqmm.report")
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string((here / "generated.html").read_text(encoding="utf-8"))
     parts = [_part(*_words(told, name), thing) for name, thing in given.items()]
     many = f"{len(came[1])} of {told['count']} samples; all of them are files" if len(came[1]) < told["count"] else ""
     parts.append(_part("What came", many, came))
-    page = template.render(
+    page = template("generated.html", STYLE).render(
         title=f"{told['want']} from {_from(told)}",
         subtitle=_subtitle(told),
-        style=Markup((here / "style.css").read_text(encoding="utf-8") + STYLE),
         parts=parts,
         version=__version__,
     )

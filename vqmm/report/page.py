@@ -5,7 +5,6 @@ import datetime
 import io
 import math
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from vqmm.errors import UserError
 from vqmm.files import write_text
 from vqmm.report import charts
 from vqmm.report.record import Record, Series, names_at, read_record, series
+from vqmm.report.templates import template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,16 +50,9 @@ def report(run: str | Path, *, plugins: Sequence[str] = ()) -> dict[str, Any]:
 
 def render(record: Record, registry: Any) -> str:
     """The page of a run, as text."""
-    from jinja2 import Environment, StrictUndefined
-
     tokenizer, seen, notes = _look(record, registry)
     shown = [] if seen is None else _shown(seen)
-    here = files("vqmm.report")
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string((here / "page.html").read_text(encoding="utf-8"))
-    return template.render(
-        style=Markup((here / "style.css").read_text(encoding="utf-8")),
+    return template("page.html").render(
         name=record.folder.resolve().name,
         subtitle=_subtitle(record),
         about=record.recipe.get("about") or "",
