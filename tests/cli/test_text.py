@@ -136,3 +136,26 @@ def test_what_is_no_text_gets_one_line_and_leaves_nothing(vqmm, tmp_path, name, 
 def test_identity_is_for_ids_alone(vqmm, tmp_path, pictures):
     said = vqmm.refuses("train", "image", "--data", pictures, "--recipe", "identity", "--out", tmp_path / "run")
     assert "samples of 'image' are none" in said and not (tmp_path / "run").exists()
+
+
+def test_texts_side_by_side_have_the_codes_of_each_alone(small, tmp_path, monkeypatch):
+    """Lines of other lengths go through the networks together, padded; one at a time there is nothing to pad."""
+    from vqmm.data.tokens import TokenSet
+    from vqmm.encode import encode
+    from vqmm.tokenizer import Tokenizer
+
+    (tmp_path / "lines.txt").write_text("".join("abc def ghij"[: 7 + i % 6] + "\n" for i in range(12)))
+    seen, plain = [], Tokenizer.quantize
+
+    def counted(self, batch, stages=None):
+        seen.append(len(batch))
+        return plain(self, batch, stages)
+
+    monkeypatch.setattr(Tokenizer, "quantize", counted)
+    encode(small, tmp_path / "lines.txt", tmp_path / "together")
+    monkeypatch.setattr("vqmm.inputs.BATCH", 1)
+    encode(small, tmp_path / "lines.txt", tmp_path / "alone")
+    together, alone = TokenSet(tmp_path / "together"), TokenSet(tmp_path / "alone")
+    assert seen == [12, *[1] * 12] and len(together) == 12
+    for one, other in zip(together, alone, strict=True):
+        assert one.key == other.key and one.size == other.size and (one.maps[0] == other.maps[0]).all()

@@ -14,7 +14,7 @@ from vqmm.data.loader import Views, training_batches
 from vqmm.data.sample import Unreadable
 from vqmm.errors import Remark, UserError
 from vqmm.modality import Modality
-from vqmm.plugins.text.files import Reading, decode_bytes, encode_bytes, file_of, joined, text_samples, write_text_file
+from vqmm.plugins.text.files import Reading, decode_bytes, encode_bytes, text_samples, write_text_file
 
 ODD = "a\tb \u2028c\u2029\x85\x0b\x0c\x1c d\r e"  # all of it inside one line: only \n and \r\n end one
 TSV = 'id\tlabel\ttext\n7\tgood\tsay "hi", he\n8\tbad\t"open \n9\tgood\t\U0001f600\n'
@@ -379,25 +379,3 @@ def test_the_import_is_light():
     told = "import sys, vqmm.plugins.text.files; print({'sklearn', 'sentencepiece', 'torchaudio'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-
-
-@pytest.mark.parametrize(
-    ("key", "file"),
-    [
-        ("poems.txt:00012", "poems.txt"),
-        ("a:b/poems.txt.gz:00012", "a:b/poems.txt.gz"),
-        ("tweets.TSV:id:7.txt:3", "tweets.TSV"),
-        ("poems.txt", "poems.txt"),
-        ("7", "7"),
-    ],
-)
-def test_a_key_says_which_file_it_came_from(key, file):
-    assert file_of(key) == file
-
-
-@pytest.mark.parametrize("unit", ["lines", "paragraphs", "blocks"])
-def test_the_samples_of_a_file_make_the_file_again(tmp_path, unit):
-    content = {"lines": "one\ntwo\n", "paragraphs": "a\nb\n\nc\n", "blocks": "one\ntwo\n\n three"}[unit]
-    reading = Reading(unit=unit, block=4)
-    texts = [decode_bytes(sample.read()) for sample in text_samples(put(tmp_path / "a.txt", content), reading)]
-    assert len(texts) > 1 and joined(texts, reading) == content

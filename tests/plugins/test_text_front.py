@@ -1,119 +1,24 @@
 """Text to ids and back: exact for every text, in every kind; what is learnt, kept, refused and said."""
 
 import gzip
-import hashlib
-import json
-import pickle
-import random
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fronts import AWKWARD, EVERY, FRONTS, LEARNT, METHOD, TEXTS, mistaken, quietly, runs_as
 from vqmm.errors import Remark, UserError
 from vqmm.plugins.text import front as fronts
 from vqmm.plugins.text.front import (
     ByteFront,
-    CharacterFront,
-    Front,
-    SubwordFront,
     cut,
     escape,
-    load_front,
     make_front,
     unescape,
 )
-
-sentencepiece = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
-
-WORDS = [
-    "the",
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "mat",
-    "and",
-    "house",
-    "of",
-    "king",
-    "stands",
-    "in",
-    "rain",
-    "while",
-    "small",
-]
-TEXTS = [" ".join(random.Random(i).choices(WORDS, k=12)).capitalize() + "." for i in range(200)]
-TEXTS += [
-    "  indented\twith a tab\r\n\r\nénough, naïve café\n",
-    "日本語の文章と漢字",
-    "one ▁ and ▅ and \x1a and \0 here",
-] * 5
-FRONTS = {
-    "bytes": make_front("bytes", None, iter(())),
-    "characters": make_front("characters", 290, iter(TEXTS)),
-    "subwords": make_front("subwords", 340, iter(TEXTS)),
-    "bpe": make_front("subwords", 340, iter(TEXTS), "bpe"),
-}
-EVERY = pytest.mark.parametrize("name", FRONTS)
-LEARNT = pytest.mark.parametrize(
-    "kind, method", [("characters", "unigram"), ("subwords", "unigram"), ("subwords", "bpe")]
-)
-METHOD = pytest.mark.parametrize("method", ["unigram", "bpe"])
-AWKWARD = [
-    "",
-    " ",
-    " leading",
-    "trailing ",
-    "  two  and   three  ",
-    "\t\ttabs\t",
-    "\n",
-    "\r\n",
-    "lines\nof\r\nthree\rkinds\n",
-    "\x0b\x0c\x1c\x85\u2028\u2029",
-    "\xa0\u2002\u3000 other spaces \u200b",
-    "\ufeffa byte order mark\ufeff",
-    "caf\xe9 cafe\u0301 \ufb01 \u1e9b\u0323 \u212b",  # none of them may be normalised
-    "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f3f3\ufe0f\u200d\U0001f308",
-    "\u2581",
-    "\u2581 \u2581\u2581 \u2585 x\u2585",
-    "\0",
-    "a\0b\0",
-    "\x1a",
-    "\x1a0\x1a1\x1a5\x1a\x1a\x1a",
-    "\ue000\uf8ff\U000f0000\U0010ffff",
-    "\ufffd\ufffe\uffff\ufdd0",
-    "漢字かな交じり文 한국어 简体",
-    "<pad><unk><0x41><s></s>",
-    "⁇ \u2047",
-]
-
-
-def mistaken(call, *arguments):
-    with pytest.raises(UserError) as caught:
-        call(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def quietly(kind, size, texts, method="unigram"):
-    """A front for a text too small for the size, which is not the point of the test."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Remark)
-        return make_front(kind, size, iter(texts), method)
-
-
-def runs_as(front, text):
-    """The text comes back, from ids that are in range and no pad."""
-    ids = front.encode(text)
-    assert all(type(id) is int and 0 < id < front.size for id in ids)
-    assert front.decode(ids) == text
-    return ids
-
 
 # Every text comes back
 
@@ -393,138 +298,3 @@ def test_sizes_below_the_bytes_are_refused(method, size):
 def test_other_impossible_sizes_are_refused():
     assert "2048" in mistaken(make_front, "subwords", None, iter(TEXTS))
     assert str(2**40) in mistaken(make_front, "subwords", 2**40, iter(TEXTS))
-
-
-# Kept and read back
-
-
-@EVERY
-def test_a_saved_front_gives_the_same_ids(name, tmp_path):
-    front = FRONTS[name]
-    front.save(tmp_path / "new" / "folder")
-    for back in (load_front(tmp_path / "new" / "folder"), type(front).load(tmp_path / "new" / "folder")):
-        assert type(back) is type(front) and back.size == front.size and back.pieces == front.pieces
-        for text in (*AWKWARD, *TEXTS[:10]):
-            assert back.encode(text) == front.encode(text)
-    load_front(tmp_path / "new" / "folder").save(tmp_path / "again")
-    first, second = tmp_path / "new" / "folder", tmp_path / "again"
-    assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
-
-
-@EVERY
-def test_fronts_travel_to_workers(name):
-    back = pickle.loads(pickle.dumps(FRONTS[name]))
-    assert back.encode("the café ▁") == FRONTS[name].encode("the café ▁")
-
-
-def test_a_folder_without_a_front_is_named(tmp_path):
-    assert "front.json" in mistaken(load_front, tmp_path)
-    assert "front.json" in mistaken(load_front, tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{",
-        "[]",
-        '"bytes"',
-        "{}",
-        '{"kind": 3}',
-        '{"kind": ["bytes"]}',
-        '{"kind": "byte"}',
-        '{"kind": "characters"}',
-        '{"kind": "characters", "characters": "abc"}',
-        '{"kind": "characters", "characters": ["a", "a"]}',
-        '{"kind": "characters", "characters": ["ab"]}',
-        '{"kind": "characters", "characters": [""]}',
-        '{"kind": "characters", "characters": [5]}',
-        '{"kind": "characters", "characters": [["a"]]}',
-        '{"kind": "characters", "characters": ["\\ud800"]}',
-        '{"kind": "subwords"}',
-    ],
-)
-def test_a_damaged_description_is_refused(tmp_path, text):
-    (tmp_path / "front.json").write_text(text)
-    mistaken(load_front, tmp_path)
-
-
-def test_a_description_that_is_no_text_is_refused(tmp_path):
-    (tmp_path / "front.json").write_bytes(b"\xff\xfe{}")
-    assert "damaged" in mistaken(load_front, tmp_path)
-
-
-def test_a_model_that_is_damaged_missing_or_another_is_refused(tmp_path):
-    FRONTS["subwords"].save(tmp_path)
-    model = (tmp_path / "front.model").read_bytes()
-    for wrong in (b"", model[:-1], model[: len(model) // 2], FRONTS["bpe"]._model):
-        (tmp_path / "front.model").write_bytes(wrong)
-        assert "front.model is damaged" in mistaken(load_front, tmp_path)
-    (tmp_path / "front.model").unlink()
-    assert "front.model" in mistaken(load_front, tmp_path)
-
-
-def test_a_front_of_another_kind_is_not_loaded(tmp_path):
-    FRONTS["characters"].save(tmp_path)
-    said = mistaken(SubwordFront.load, tmp_path)
-    assert "'characters'" in said and "'subwords'" in said
-    assert json.loads((tmp_path / "front.json").read_text())["characters"] == list(FRONTS["characters"].characters)
-
-
-# The same texts give the same front
-
-
-TRAINED = """
-import hashlib, sys
-from vqmm.plugins.text.front import make_front
-front = make_front("subwords", 340, iter(sys.stdin.read().split(chr(7))), sys.argv[1])
-print(hashlib.sha256(front._model).hexdigest())
-"""
-
-
-@METHOD
-def test_the_same_texts_give_the_same_model_in_another_process_too(method):
-    front = FRONTS["subwords" if method == "unigram" else "bpe"]
-    assert make_front("subwords", 340, iter(TEXTS), method)._model == front._model
-    for seed in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-c", TRAINED, method],
-            input="\a".join(TEXTS).encode(),
-            capture_output=True,
-            env={"PYTHONHASHSEED": seed, "PYTHONUTF8": "1", "OMP_NUM_THREADS": seed},
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        assert done.stdout.decode().strip() == hashlib.sha256(front._model).hexdigest()
-        assert done.stderr == b""  # training prints nothing
-
-
-@pytest.mark.parametrize("name", ["subwords", "bpe"])
-def test_a_model_is_trained_by_one_thread_on_every_machine(name):
-    """It records the number (field 16 of the trainer's part of the file), so its bytes would differ by machine."""
-    assert b"\x80\x01\x01" in FRONTS[name]._model
-
-
-def test_characters_do_not_depend_on_the_order_of_the_texts():
-    assert make_front("characters", 290, iter(TEXTS[::-1])).pieces == FRONTS["characters"].pieces
-
-
-# Without the library
-
-
-def test_without_sentencepiece_the_other_kinds_work_and_subwords_say_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    runs_as(make_front("characters", None, iter(["ab"])), "abc")
-    assert "pip install sentencepiece" in mistaken(make_front, "subwords", 300, iter(TEXTS))
-
-
-def test_the_plugin_imports_its_libraries_when_they_are_needed():
-    code = "import sys, vqmm.plugins.text; print(sorted({'sentencepiece', 'sacrebleu', 'sklearn'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_a_front_is_made_by_its_kinds_alone():
-    with pytest.raises(TypeError):
-        Front((b"",))
-    assert list(fronts.FRONTS) == ["bytes", "characters", "subwords"]
-    assert isinstance(FRONTS["characters"], CharacterFront)

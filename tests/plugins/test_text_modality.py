@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import vqmm
 from vqmm.errors import UserError
 from vqmm.plugins.text import Text
-from vqmm.plugins.text.files import encode_bytes
+from vqmm.plugins.text.files import Reading, decode_bytes, encode_bytes, file_of, joined, text_samples
 from vqmm.testing import check_modality
 from vqmm.tokenizer import Tokenizer
 
@@ -145,3 +145,29 @@ def test_identity_gives_every_text_back(lossless, text):
 def test_a_surrogate_is_refused_by_its_place():
     with pytest.raises(UserError, match="position 1 holds the lone surrogate U\\+D800"):
         Text().ids_of("a\ud800")
+
+
+# The samples of one file go back into one
+
+
+@pytest.mark.parametrize(
+    ("key", "file"),
+    [
+        ("poems.txt:00012", "poems.txt"),
+        ("a:b/poems.txt.gz:00012", "a:b/poems.txt.gz"),
+        ("tweets.TSV:id:7.txt:3", "tweets.TSV"),
+        ("poems.txt", "poems.txt"),
+        ("7", "7"),
+    ],
+)
+def test_a_key_says_which_file_it_came_from(key, file):
+    assert file_of(key) == file
+
+
+@pytest.mark.parametrize("unit", ["lines", "paragraphs", "blocks"])
+def test_the_samples_of_a_file_make_the_file_again(tmp_path, unit):
+    content = {"lines": "one\ntwo\n", "paragraphs": "a\nb\n\nc\n", "blocks": "one\ntwo\n\n three"}[unit]
+    (tmp_path / "a.txt").write_text(content)
+    reading = Reading(unit=unit, block=4)
+    texts = [decode_bytes(sample.read()) for sample in text_samples(tmp_path / "a.txt", reading)]
+    assert len(texts) > 1 and joined(texts, reading) == content
