@@ -10,7 +10,8 @@ by label, and counts coherence on held-out items. On one thread; called again it
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,28 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "quantizer.codebook_size=64",
         "quantizer.dim=16",
     ),
-    "audio": (
+    "audio": (  # few codes, and none of them for phases
         "modality.sample_rate_hz=8000",
         "modality.loudness=peak",
+        "modality.seconds=0.64",
         "modality.stride=320",
         "modality.window=2",
+        "modality.waveform_weight=0",
         "quantizer.stages=2",
+        "quantizer.codebook_size=128",
         "train.batch_size=8",
     ),
-    "text": (),
-    "prior": ("prior.width=192", "prior.depth=4", "train.patience=null"),
+    "text": ("modality.front=subwords", "modality.vocabulary=300"),
+    "prior": (
+        "hide=0.15",
+        "longest=32",
+        "prior.width=128",
+        "prior.depth=4",
+        "train.batch_size=16",
+        "train.learning_rate=2e-3",
+        "train.patience=null",
+        "train.evaluate_every=2000",
+    ),
 }
 
 
@@ -46,11 +59,29 @@ def tokenized(name: str, data: str, folder: Path, steps: int, settings: Sequence
     """Train a tokenizer and encode its data, or what of that is left to do."""
     run, tokens = folder / name, folder / f"{name}-tokens"
     chosen = [*SETTINGS[name], *settings]
-    start = time.process_time()
-    told = vqmm.train(name, data, run, RECIPES[name], steps=steps, settings=chosen, resume=run.exists())
-    vqmm.encode(run, data, tokens, resume=tokens.exists())
+    with counted(folder, name):
+        told = vqmm.train(name, data, run, RECIPES[name], steps=steps, settings=chosen, resume=run.exists())
+        vqmm.encode(run, data, tokens, resume=tokens.exists())
     metrics = {metric: value for metric, value in told["metrics"].items() if value is not None}
-    return {"settings": chosen, "weights": told["weights"], "cpu_seconds": time.process_time() - start, **metrics}
+    return {"settings": chosen, "weights": told["weights"], "cpu_seconds": spent(folder)[name], **metrics}
+
+
+@contextmanager
+def counted(folder: Path, name: str) -> Iterator[None]:
+    """Add the processor time of what is done inside to that of earlier calls: a run may take several."""
+    start = time.process_time()
+    try:
+        yield
+    finally:
+        told = spent(folder)
+        told[name] = told.get(name, 0.0) + time.process_time() - start
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu_seconds.json").write_text(json.dumps(told, indent=2) + "\n")
+
+
+def spent(folder: Path) -> dict[str, float]:
+    file = folder / "cpu_seconds.json"
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def bench(told: argparse.Namespace, data: Mapping[str, str]) -> dict[str, Any]:
@@ -60,17 +91,17 @@ def bench(told: argparse.Namespace, data: Mapping[str, str]) -> dict[str, Any]:
     result["tokenizers"] = {name: tokenized(name, data[name], told.runs, steps[name], own[name]) for name in data}
     prior = told.runs / "prior"
     chosen = [*SETTINGS["prior"], *own["prior"]]
-    start = time.process_time()
-    trained = vqmm.train_prior(
-        [told.runs / name for name in data],
-        prior,
-        tokens=[told.runs / f"{name}-tokens" for name in data],
-        steps=told.steps,
-        settings=chosen,
-        resume=prior.exists(),
-    )
+    with counted(told.runs, "prior"):
+        trained = vqmm.train_prior(
+            [told.runs / name for name in data],
+            prior,
+            tokens=[told.runs / f"{name}-tokens" for name in data],
+            steps=told.steps,
+            settings=chosen,
+            resume=prior.exists(),
+        )
     kept = ("weights", "context", "examples", "best", "modalities")
-    result["prior"] = {"settings": chosen, "cpu_seconds": time.process_time() - start} | {k: trained[k] for k in kept}
+    result["prior"] = {"settings": chosen, "cpu_seconds": spent(told.runs)["prior"]} | {k: trained[k] for k in kept}
     result["coherence"] = {}
     for guidance in told.guidance:
         found = vqmm.coherence(prior, data, count=told.count, guidance=guidance)

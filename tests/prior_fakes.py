@@ -54,7 +54,9 @@ def drawn_without_cache(
         logits = prior.logits(torch.tensor([[*prompt.tolist(), *block]]))[:, -1]
         if draw.guidance != 1:
             gone = prior.logits(torch.tensor([[*[NULL] * len(prompt), *block]]))[:, -1]
-            logits = torch.where(logits.isfinite(), gone + draw.guidance * (logits - gone), logits)
+            likely = logits.softmax(-1) >= 0.1 * logits.softmax(-1).max()
+            legal = logits.isfinite() & (likely | (draw.guidance < 1))
+            logits = torch.where(legal, gone + draw.guidance * (logits - gone), -torch.inf)
         one = int(draw.pick(logits, uniform[step : step + 1]))
         block.append(int(known[step]) if known[step] != PAD else one)
         if block[-1] == own.end:

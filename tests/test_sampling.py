@@ -163,6 +163,16 @@ def test_guidance_follows_the_condition():
     assert equal(sample(prior, "picture", 3, given=LABEL, draw=Draw(guidance=0.0), seed=2), without)
 
 
+def test_guidance_brings_up_nothing_that_is_unlikely_with_the_condition():
+    there = torch.tensor([[0.9, 0.085, 0.015], [0.4, 0.3, 0.3]]).log()
+    gone = torch.tensor([[0.999, 0.0005, 0.0005], [0.1, 0.8, 0.1]]).log()
+    shares = Draw(guidance=3.0).guided(there, gone).softmax(-1)
+    assert shares[0].tolist() == [1, 0, 0]  # the third is likelier thirty times over, and still nonsense
+    expected = torch.tensor([0.4**3 / 0.1**2, 0.3**3 / 0.8**2, 0.3**3 / 0.1**2])
+    assert torch.allclose(shares[1], expected / expected.sum())
+    assert torch.allclose(Draw(guidance=0.5).guided(there, gone), (there + gone) / 2)
+
+
 def test_given_padding_is_left_out_and_none_at_all_is_fine():
     prior = made(WORDS)
     batch = torch.nn.utils.rnn.pad_sequence([TEXT, torch.cat([TEXT, LABEL])], batch_first=True)

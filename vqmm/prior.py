@@ -98,11 +98,11 @@ class Prior(nn.Module):
         legal = free | ((low <= every) & (every < high))
         return self.score(self.features(ids, places)).masked_fill(~legal, -math.inf)
 
-    def forward(self, ids: Tensor, given: Tensor | None = None) -> Scored:
+    def forward(self, ids: Tensor, given: Tensor | None = None, hidden: Tensor | None = None) -> Scored:
         """`loss`, for those who wrap modules."""
-        return self.loss(ids, given)
+        return self.loss(ids, given, hidden)
 
-    def loss(self, ids: Tensor, given: Tensor | None = None) -> Scored:
+    def loss(self, ids: Tensor, given: Tensor | None = None, hidden: Tensor | None = None) -> Scored:
         """How likely the codes of these sequences are.
 
         Counted are the codes of a block and, where its length is free, its end; not what begins a block, for the order
@@ -111,6 +111,7 @@ class Prior(nn.Module):
         Args:
             ids: int64 (B, L), whole blocks with PAD after them.
             given: int64 (B,): the first so many ids of each sequence are a condition, and not counted.
+            hidden: bool (B, L): NULL is shown in the place of these; they count all the same.
 
         Raises:
             UserError: sequences longer than the context, or nothing to count in them.
@@ -129,7 +130,8 @@ class Prior(nn.Module):
             raise ValueError(f"Prior.loss: id {int(goals[row, column])} is not legal at ({row}, {column + 1})")
         if not counted.any():
             raise UserError(f"nothing to learn in {len(ids)} sequences of {ids.shape[1]} ids: all of them are given")
-        nats = self._nats(ids[:, :-1], before, goals, counted)
+        shown = ids if hidden is None else ids.masked_fill(hidden, NULL)
+        nats = self._nats(shown[:, :-1], before, goals, counted)
         owner = grammar.range[before]
         sums = nats.new_zeros(len(self.vocabulary.ranges), dtype=torch.float64)
         return Scored(

@@ -1,6 +1,7 @@
 """Drawing blocks of ids from a prior: with a condition or without, whole or from a part that is known."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from vqmm.errors import UserError
 from vqmm.prior import Prior
 from vqmm.tokenizer import evaluating
 from vqmm.vocabulary import NULL, PAD, Range
+
+PLAUSIBLE = 0.1  # of the likeliest id's probability: what an id needs, where guidance goes beyond the condition
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,9 @@ class Draw:
         top_p: only the likeliest ids that together have at least this probability (Holtzman et al. 2020, arXiv
             1904.09751, section 3.1), in (0, 1]; None for all. After temperature and top_k.
         guidance: how far to go from what is said without the condition to what is said with it, and beyond: 1 is with
-            it, 0 is without, 2 to 4 follow it more closely (Ho and Salimans 2022, arXiv 2207.12598).
+            it, 0 is without, 2 to 4 follow it more closely (Ho and Salimans 2022, arXiv 2207.12598). Beyond, ids that
+            with the condition are less than a tenth as likely as the likeliest are not drawn: what is merely likelier
+            with it than without may be nonsense (the plausibility constraint of Li et al. 2022, arXiv 2210.15097).
     """
 
     temperature: float = 1.0
@@ -40,6 +45,13 @@ class Draw:
             raise UserError(f"top_p {self.top_p}: must be above 0 and at most 1")
         if not 0 <= self.guidance < float("inf"):
             raise UserError(f"guidance {self.guidance}: must be at least 0; 1 is none")
+
+    def guided(self, there: Tensor, gone: Tensor) -> Tensor:
+        """Logits (B, ids) from those with the condition and those without."""
+        logits = gone + self.guidance * (there - gone)
+        if self.guidance <= 1:
+            return logits
+        return logits.where(there >= there.amax(dim=-1, keepdim=True) + math.log(PLAUSIBLE), -math.inf)
 
     def pick(self, logits: Tensor, uniform: Tensor) -> Tensor:
         """int64 (B,): where uniform numbers in [0, 1), float32 (B,), fall in the distributions of logits (B, ids)."""
@@ -213,8 +225,7 @@ def _blocks(prior: Prior, own: Range, prompt: Tensor, known: Tensor, uniform: Te
         logits = prior.score(features, low, high)
         total += logits.sum()
         if copies == 2:
-            there, gone = logits.chunk(2)
-            logits = gone + draw.guidance * (there - gone)
+            logits = draw.guided(*logits.chunk(2))
         drawn = low + draw.pick(logits, uniform[:, step])
         if some_known[step - settled]:
             drawn = torch.where(known[:, step] == PAD, drawn, known[:, step])

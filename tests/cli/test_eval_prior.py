@@ -44,6 +44,12 @@ def test_options_of_tokenizers_are_refused(vqmm, joint, data, option):
     assert "are for tokenizers" in vqmm.refuses("eval", joint, *data, *option)
 
 
+def test_samples_are_drawn_as_it_is_told(vqmm, joint, data):
+    assert vqmm("eval", joint, *data, "--count", 6, "--guidance", 2, "--top-p", 0.5, "--json").json["count"] == 6
+    assert "count 2: take one sample" in vqmm.refuses("eval", joint, *data, "--count", 2)
+    assert "top_k 1" in vqmm.refuses("eval", joint, *data, "--top-k", 1)
+
+
 def test_data_must_have_the_name_of_a_modality(vqmm, joint):
     picture = joint.parent / "digits.npz"
     assert f"data {str(picture)!r}: of a prior give MODALITY=PATH" in vqmm.refuses("eval", joint, "--data", picture)
@@ -52,6 +58,8 @@ def test_data_must_have_the_name_of_a_modality(vqmm, joint):
 
 
 def test_a_tokenizer_is_judged_on_one_source(vqmm, run, pictures):
+    said = vqmm.refuses("eval", run, "--data", pictures, "--guidance", 2, "--top-k", 3)
+    assert "holds a tokenizer: --top-k, --guidance is for priors" in said
     assert "is judged on one source" in vqmm.refuses("eval", run, "--data", pictures, "--data", pictures)
 
 

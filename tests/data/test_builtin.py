@@ -6,7 +6,7 @@ import wave
 import numpy as np
 import pytest
 
-from vqmm.data.builtin import builtin
+from vqmm.data.builtin import builtin, dialled_digit
 from vqmm.data.source import Source
 from vqmm.errors import UserError
 from vqmm.registry import Registry
@@ -50,15 +50,22 @@ def test_every_file_holds_the_two_tones_of_its_digit(tones):
     assert 0.013 < np.abs(off).max() < 0.0155 and abs(np.mean(off)) < 0.001
 
 
-def test_there_are_sixty_of_each_and_no_two_alike(tones):
-    assert list(tones) == [f"{digit}/{number:02}.wav" for digit in range(10) for number in range(60)]
+def test_the_digit_is_heard_in_every_tone(tones):
+    assert all(dialled_digit(values) == name[0] for name, values in tones.items())
+    assert dialled_digit(tones["7/000.wav"][::2], 4000) == "7"  # every second sample: 2 kHz are left
+    noise = np.random.default_rng(0).standard_normal((200, 2000))
+    assert len({dialled_digit(values) for values in noise}) == 12  # whatever comes is some key
+
+
+def test_there_are_two_hundred_of_each_and_no_two_alike(tones):
+    assert list(tones) == [f"{digit}/{number:03}.wav" for digit in range(10) for number in range(200)]
     lengths = np.array([len(values) for values in tones.values()]) / 8000
     assert 0.25 <= lengths.min() < 0.27 and 0.48 < lengths.max() <= 0.5
     levels = np.array([np.abs(values).max() for values in tones.values()])
     assert levels.min() < 0.12 and 0.6 < levels.max() < 1  # none is clipped
     starts = np.array([np.flatnonzero(np.abs(v) > 0.3 * np.abs(v).max())[0] for v in tones.values()]) / 8000
     assert 0.01 < starts.min() < 0.02 and 0.055 < starts.max() < 0.075
-    assert len({values.tobytes() for values in tones.values()}) == 600
+    assert len({values.tobytes() for values in tones.values()}) == 2000
 
 
 def test_they_are_the_same_every_time(tones):

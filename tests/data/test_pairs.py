@@ -16,7 +16,7 @@ from vqmm.vocabulary import NULL, PAD, Vocabulary
 SOUND, PICTURE, TEXT = [(3,), (5,), (2,), (5,)], [(2, 3)] * 4, [(1,), (2,), (4,), (2,)]
 
 
-def examples(names=("sound", "picture"), drop=0.0, seed=0, pairing=None):
+def examples(names=("sound", "picture"), drop=0.0, hide=0.0, seed=0, pairing=None):
     grids = {"sound": SOUND, "picture": PICTURE, "text": TEXT}
     every = {name: rows(grids[name], stages=2 if name == "sound" else 1) for name in names if name != "label"}
     vocabulary = Vocabulary()
@@ -29,7 +29,7 @@ def examples(names=("sound", "picture"), drop=0.0, seed=0, pairing=None):
         else:
             vocabulary = vocabulary.add(name, [[9, 9] if name == "sound" else [9]], longest=5)
     pairing = pairing or Aligned({name: [0, 1, 2, 1] if name == "label" else range(4) for name in names})
-    return Examples(vocabulary, every, pairing, drop, seed)
+    return Examples(vocabulary, every, pairing, drop, hide, seed)
 
 
 def split(found, line):
@@ -40,7 +40,7 @@ def split(found, line):
 def test_a_sequence_holds_the_codes_of_its_items_in_any_order():
     found = examples()
     orders = set()
-    ids, given = found.training([(epoch, number) for epoch in range(8) for number in range(4)])
+    ids, given, _ = found.training([(epoch, number) for epoch in range(8) for number in range(4)])
     for line, number in zip(ids, [0, 1, 2, 3] * 8, strict=True):
         maps = split(found, line)
         orders.add(tuple(maps))
@@ -52,7 +52,7 @@ def test_a_sequence_holds_the_codes_of_its_items_in_any_order():
 
 def test_one_modality_alone_is_one_block():
     found = examples(("sound",), drop=0.5)
-    ids, given = found.training([(0, 1), (0, 0)])
+    ids, given, _ = found.training([(0, 1), (0, 0)])
     assert [list(split(found, line)) for line in ids] == [["sound"], ["sound"]] and not given.any()
     assert not found.conditional and found.wanted == ["sound"]
     assert torch.equal(found.judged("sound", [1, 0]).ids, ids)
@@ -60,7 +60,7 @@ def test_one_modality_alone_is_one_block():
 
 def test_three_modalities_come_in_pairs_and_triples():
     found = examples(("sound", "picture", "text"))
-    ids, _ = found.training([(epoch, 0) for epoch in range(300)])
+    ids, *_ = found.training([(epoch, 0) for epoch in range(300)])
     orders = Counter(tuple(split(found, line)) for line in ids)
     assert len(orders) == 6 + 6
     pairs = sum(count for order, count in orders.items() if len(order) == 2)
@@ -69,7 +69,7 @@ def test_three_modalities_come_in_pairs_and_triples():
 
 def test_a_label_stands_first_and_is_never_what_is_asked_for():
     found = examples(("label", "sound", "picture"))
-    ids, given = found.training([(epoch, 3) for epoch in range(200)])
+    ids, given, _ = found.training([(epoch, 3) for epoch in range(200)])
     orders = [tuple(split(found, line)) for line in ids]
     assert {len(order) for order in orders} == {2, 3} and all(order[-1] != "label" for order in orders)
     assert all("label" not in order[1:] for order in orders) and ("sound", "picture") in orders
@@ -82,7 +82,7 @@ def test_a_dropped_condition_is_null_and_only_what_follows_counts():
     found = examples(("label", "sound", "picture"), drop=0.25)
     whole = examples(("label", "sound", "picture"))
     indices = [(epoch, number) for epoch in range(100) for number in range(4)]
-    (ids, given), (kept, _) = found.training(indices), whole.training(indices)
+    (ids, given, _), (kept, *_) = found.training(indices), whole.training(indices)
     dropped = (ids == NULL).any(dim=1)
     assert 60 < int(dropped.sum()) < 140
     for line, other, n, gone in zip(ids, kept, given.tolist(), dropped.tolist(), strict=True):
@@ -95,10 +95,36 @@ def test_a_dropped_condition_is_null_and_only_what_follows_counts():
     assert [bool(count) for count in scored.counts] == [own.name in names for own in found.vocabulary.ranges]
 
 
+def test_codes_are_hidden_and_nothing_else():
+    found = examples(("label", "sound", "picture"), hide=0.3)
+    indices = [(epoch, number) for epoch in range(100) for number in range(4)]
+    ids, _, hidden = found.training(indices)
+    assert not found.judged("sound", [0, 1]).hidden.any() and not examples().training(indices).hidden.any()
+    edges = torch.tensor([PAD, *(edge for own in found.vocabulary.ranges for edge in (own.begin, own.end))])
+    label = found.vocabulary["label"]
+    assert not hidden[torch.isin(ids, edges) | ((label.begin <= ids) & (ids < label.stop))].any()
+    codes = (ids >= label.stop) & ~torch.isin(ids, edges)
+    shares = (hidden & codes).sum(dim=1) / codes.sum(dim=1)
+    assert 0.25 < float(shares.mean()) < 0.35 and float(shares.min()) == 0 and float(shares.max()) > 0.5
+    again = found.training(indices[7:9])
+    assert torch.equal(again.hidden, hidden[7:9, : again.hidden.shape[1]])  # of the example, not of the batch
+
+
+def test_hidden_codes_are_not_shown_and_count_all_the_same():
+    found = examples(("sound", "picture"), hide=0.5)
+    prior = made(found.vocabulary)
+    ids, given, hidden = found.training([(epoch, 0) for epoch in range(8)])
+    shown, features = [], prior.features
+    prior.features = lambda ids, places: shown.append(ids) or features(ids, places)
+    whole, partly = prior.loss(ids, given), prior.loss(ids, given, hidden)
+    assert torch.equal(whole.counts, partly.counts) and whole.loss != partly.loss
+    assert torch.equal(shown[1] == NULL, hidden[:, :-1]) and not (shown[0] == NULL).any()
+
+
 def test_an_example_is_a_function_of_seed_epoch_and_number():
     def line(seed=0, epoch=0, number=0, among=()):
         found = examples(("sound", "picture", "text"), drop=0.3, seed=seed, pairing=by_class(seed))
-        ids, _ = found.training([(epoch, number), *among])
+        ids, *_ = found.training([(epoch, number), *among])
         return ids[0][ids[0] != PAD].tolist()
 
     first = [line(number=number) for number in range(6)]
@@ -147,7 +173,7 @@ def test_an_even_choice_of_examples_has_all_classes():
 @pytest.mark.parametrize("want", ["sound", "picture", "text"])
 def test_what_is_judged_comes_last_with_its_condition_and_without(want):
     found = examples(("label", "sound", "picture", "text"))
-    (ids, given), (bare, same) = (found.judged(want, range(4), conditioned) for conditioned in (True, False))
+    (ids, given, _), (bare, same, _) = (found.judged(want, range(4), conditioned) for conditioned in (True, False))
     assert torch.equal(given, same) and (given > 0).all()
     for line, other, n in zip(ids, bare, given.tolist(), strict=True):
         assert list(split(found, line))[-1] == want and (other[:n] == NULL).all()

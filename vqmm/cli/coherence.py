@@ -8,11 +8,13 @@ from vqmm.cli.output import print_json, print_table, print_unreadable
 from vqmm.errors import UserError
 
 
-def judge_prior(run: Path, data: Sequence[str], plugins: Sequence[str], as_json: bool) -> None:
-    """Measure and print. `data`: NAME=PATH for each modality."""
+def judge_prior(
+    run: Path, data: Sequence[str], drawing: Mapping[str, Any], plugins: Sequence[str], as_json: bool
+) -> None:
+    """Measure and print. `data`: NAME=PATH for each modality; `drawing`: what `coherence` draws samples by."""
     from vqmm.evaluation.coherence import coherence
 
-    result = coherence(run, paths_by_name(data), plugins=plugins)
+    result = coherence(run, paths_by_name(data), **drawing, plugins=plugins)
     print_unreadable(result["unreadable"])
     if as_json:
         print_json(result)

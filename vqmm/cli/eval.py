@@ -18,6 +18,12 @@ def eval(
     show: Annotated[Path | None, typer.Option(help="Write originals over reconstructions here (no suffix).")] = None,
     stages: Annotated[int | None, typer.Option(help="Use only the first so many codes of each position.")] = None,
     labels: Annotated[bool, typer.Option("--labels", help="Say whether labels survive, by a classifier.")] = False,
+    count: Annotated[int | None, typer.Option(help="Of a prior: samples of each cell, 200.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of a prior, as of vqmm generate; 1.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="The same.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="The same.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="The same; 1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same; 0.")] = None,
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
@@ -27,11 +33,16 @@ def eval(
     from vqmm.evaluation.run import eval as judge
     from vqmm.generator import holds_prior
 
+    drawing = {"count": count, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    drawing |= {"guidance": guidance, "seed": seed}
+    drawing = {name: value for name, value in drawing.items() if value is not None}
     if holds_prior(run):
         if whole or labels or show is not None or stages is not None:
             raise UserError(f"{run} holds a prior: --whole, --show, --stages and --labels are for tokenizers")
-        judge_prior(run, data, plugin or (), as_json)
+        judge_prior(run, data, drawing, plugin or (), as_json)
         return
+    if drawing:
+        raise UserError(f"{run} holds a tokenizer: --{', --'.join(drawing).replace('_', '-')} is for priors")
     if len(data) > 1:
         raise UserError(f"data {' '.join(data)!r}: a tokenizer is judged on one source")
     result = judge(run, data[0], whole=whole, show=show, stages=stages, labels=labels, plugins=plugin or ())

@@ -90,7 +90,7 @@ class Corpus:
         rows: dict[str, Rows] = {column.name: column.rows[split] for column in self.columns}
         if self.labels:
             rows[LABEL] = label_rows(self.labels)
-        return Examples(self.vocabulary, rows, pairing, self.recipe.drop, seed)
+        return Examples(self.vocabulary, rows, pairing, self.recipe.drop, self.recipe.hide, seed)
 
     def _aligned(self, split: str, numbers: Mapping[str, int]) -> Pairing:
         """One modality by itself, or the rows of a table; `numbers`: of the classes, where they are a condition."""

@@ -115,10 +115,12 @@ class ByClass:
 
 
 class Sequences(NamedTuple):
-    """A batch for `Prior.loss`: ids int64 (B, L), PAD after each; given int64 (B,): so many first ones do not count."""
+    """A batch for `Prior.loss`: ids int64 (B, L), PAD after each; given int64 (B,): so many first ones do not count;
+    hidden bool (B, L): what the prior is not shown."""
 
     ids: Tensor
     given: Tensor
+    hidden: Tensor
 
 
 class _Planned(NamedTuple):
@@ -138,12 +140,20 @@ class Examples:
     Args:
         rows: of each range.
         drop: the share of training examples whose condition, all blocks but the last, is left out.
+        hide: the share of their codes that the prior is not shown, each example's own between 0 and twice that.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, rows: Mapping[str, Rows], pairing: Pairing, drop: float = 0.0, seed: int = 0
+        self,
+        vocabulary: Vocabulary,
+        rows: Mapping[str, Rows],
+        pairing: Pairing,
+        drop: float = 0.0,
+        hide: float = 0.0,
+        seed: int = 0,
     ):
-        self.vocabulary, self.rows, self.pairing, self.drop, self.seed = vocabulary, rows, pairing, drop, seed
+        self.vocabulary, self.rows, self.pairing, self.seed = vocabulary, rows, pairing, seed
+        self.drop, self.hide = drop, hide
 
     def __len__(self) -> int:
         return len(self.pairing)
@@ -159,7 +169,11 @@ class Examples:
         return len(self.vocabulary.ranges) > 1
 
     def training(self, indices: Sequence[tuple[int, int]]) -> Sequences:
-        """The sequences of these (epoch, number). Counted are all blocks but the label; after a drop only the last."""
+        """The sequences of these (epoch, number). Counted are all blocks but the label; after a drop only the last.
+
+        Codes are hidden as those who learn to denoise hide them: the prior must not lean on any single one, and a
+        small corpus is not learnt by heart as soon.
+        """
         planned = []
         for epoch, number in indices:
             draw = _drawing("example", self.seed, epoch, number)
@@ -170,7 +184,19 @@ class Examples:
         label = self.vocabulary[LABEL].block if self.vocabulary.ranges[0].name == LABEL else 0
         first = torch.tensor([label if plan.names[0] == LABEL else 0 for plan in planned])
         gone = torch.tensor([plan.dropped for plan in planned])
-        return Sequences(without_condition(ids, condition, gone), torch.where(gone, condition, first))
+        hidden = torch.zeros_like(ids, dtype=torch.bool)
+        if self.hide:
+            chance = torch.tensor([_chances(self.hide, ids.shape[1], self.seed, *index) for index in indices])
+            hidden = (chance < 0) & self._codes(ids)
+        return Sequences(without_condition(ids, condition, gone), torch.where(gone, condition, first), hidden)
+
+    def _codes(self, ids: Tensor) -> Tensor:
+        """bool, like ids: which are codes of a modality, and no edges, class numbers or padding."""
+        found = torch.zeros_like(ids, dtype=torch.bool)
+        for own in self.vocabulary.ranges:
+            if own.name != LABEL:
+                found |= (own.end < ids) & (ids < own.stop)
+        return found
 
     def judged(self, want: str, numbers: Sequence[int], conditioned: bool = True) -> Sequences:
         """Sequences that end in a block of `want`, which alone counts; without their condition if so wanted."""
@@ -181,7 +207,7 @@ class Examples:
         ids, condition = self._sequences(planned)
         if not conditioned:
             ids = without_condition(ids, condition, torch.ones(len(ids), dtype=torch.bool))
-        return Sequences(ids, condition)
+        return Sequences(ids, condition, torch.zeros_like(ids, dtype=torch.bool))
 
     def _names(self, draw: Random, last: str) -> list[str]:
         """One or more of the others in any order, the label in front, then the last."""
@@ -231,6 +257,13 @@ def cut(own: Range, maps: Sequence[np.ndarray], start: int = 0) -> list[np.ndarr
 def label_rows(labels: Sequence[str]) -> list[Row]:
     """The rows of the range LABEL: the one of each class is its number."""
     return [Row(label, label, (1,), (np.array([[number]]),)) for number, label in enumerate(labels)]
+
+
+def _chances(hide: float, count: int, *told: int) -> list[float]:
+    """For each of `count` places a number that is negative where it is to be hidden."""
+    draw = _drawing("hide", *told)
+    share = 2 * hide * draw.random()
+    return [draw.random() - share for _ in range(count)]
 
 
 def _drawing(*told: object) -> Random:

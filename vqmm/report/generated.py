@@ -48,9 +48,9 @@ def render(told: Mapping[str, Any], given: Mapping[str, Shown | str], came: Show
         given: what was given, by modality: samples, or for a label its name.
         came: the generated samples that are shown.
     """
-    parts = [_part(*_words(told, name), thing) for name, thing in given.items()]
+    parts = [section(*_words(told, name), thing) for name, thing in given.items()]
     many = f"{len(came[1])} of {told['count']} samples; all of them are files" if len(came[1]) < told["count"] else ""
-    parts.append(_part("What came", many, came))
+    parts.append(section("What came", many, came))
     page = template("generated.html", STYLE).render(
         title=f"{told['want']} from {_from(told)}",
         subtitle=_subtitle(told),
@@ -78,7 +78,8 @@ def _subtitle(told: Mapping[str, Any]) -> str:
     return ", ".join([f"{told['count']} sample{'s' * (told['count'] != 1)}", *settings, f"seed {told['seed']}"])
 
 
-def _part(title: str, said: str, thing: Shown | str) -> dict[str, Any]:
+def section(title: str, said: str, thing: Shown | str) -> dict[str, Any]:
+    """A section of a page: samples as their modality shows them, below a heading and a line of text."""
     if isinstance(thing, str):
         return {"title": title, "said": thing}
     modality, samples = thing

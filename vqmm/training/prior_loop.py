@@ -28,8 +28,8 @@ class PriorStep(nn.Module):
         super().__init__()
         self.prior = prior
 
-    def forward(self, ids: Tensor, given: Tensor) -> dict[str, Tensor]:
-        return dict(vars(self.prior.loss(ids, given)))
+    def forward(self, ids: Tensor, given: Tensor, hidden: Tensor) -> dict[str, Tensor]:
+        return dict(vars(self.prior.loss(ids, given, hidden)))
 
 
 @dataclass
