@@ -72,7 +72,8 @@ def continued(generator: Generator, texts: Sequence[str], longest: int, count: i
         ids = modality.ids_of(text)[:, (number // len(texts)) * longest :][:, :longest]
         known = generator.known("text", ids, 0.25)
         (sample,) = generator.generate("text", 1, known=known, draw=draw, first=number)
-        prompt, original, whole = (modality.text_of(x) for x in (ids[:, : known.shape[1]], ids, sample))
+        kept = int((known != PAD).sum())
+        prompt, original, whole = (modality.text_of(x) for x in (ids[:, :kept], ids, sample))
         found.append({"prompt": prompt, "original": original[len(prompt) :], "drawn": whole[len(prompt) :]})
     return found
 
