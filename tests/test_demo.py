@@ -13,14 +13,26 @@ import vqmm as package
 from tests.cli.runner import Vqmm
 from vqmm.demo import PARTS, Part, demo
 
+MODULE = sys.modules[demo.__module__]  # the package has a function of that name
 
-@pytest.fixture(autouse=True)
-def short_parts():
-    """A few steps of each; the parts as they are come back."""
+
+def short(part: Part) -> Part:
+    return dataclasses.replace(part, steps=4, **({"count": 10} if part.name == "joint" else {}))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A demo of a few steps, in a folder whose name has a space."""
+    out = tmp_path_factory.mktemp("a place") / "my demo"
     before: list[Part] = PARTS[:]
-    PARTS[:] = [dataclasses.replace(part, steps=4) for part in before]
-    yield
-    PARTS[:] = before
+    threads = torch.get_num_threads()
+    PARTS[:] = map(short, before)
+    try:
+        told = demo(out, quiet=True)
+    finally:
+        PARTS[:] = before
+    assert torch.get_num_threads() == threads
+    return told
 
 
 @pytest.fixture
@@ -28,18 +40,23 @@ def vqmm(capsys) -> Vqmm:
     return Vqmm(capsys)
 
 
-def test_it_trains_judges_encodes_decodes_and_writes_a_page(tmp_path):
-    threads = torch.get_num_threads()
-    told = demo(tmp_path / "demo", quiet=True)
-    assert torch.get_num_threads() == threads
+def test_it_trains_judges_encodes_decodes_and_writes_a_page(made):
+    told = made
     json.dumps(told)
-    assert told["out"] == str(tmp_path / "demo") and list(told["parts"]) == [part.name for part in PARTS]
-    for part in told["parts"].values():
+    assert Path(told["out"]).name == "my demo" and list(told["parts"]) == [part.name for part in PARTS]
+    tokenizers = [part for name, part in told["parts"].items() if name != "joint"]
+    for part in tokenizers:
         assert Path(part["report"]).is_file() and part["metrics"] and part["seconds"] > 0
         names = [sorted(file.name for file in Path(part[where]).iterdir()) for where in ("originals", "decoded")]
         assert names[0] == names[1] and len(names[0]) == 8
     assert told["parts"]["image"]["codes"] == 8 * 16 and "psnr_db" in told["parts"]["image"]["metrics"]
-    assert len(told["next"]) == 3
+    joint = told["parts"]["joint"]
+    names = {"image", "audio", "text"}
+    assert joint["coherence"].keys() == joint["judges"].keys() == names
+    assert all(row.keys() == names for row in joint["coherence"].values())
+    assert joint["metrics"].keys() == {"coherence", "lowest_cell", "goertzel"} and len(told["next"]) == 4
+    page = Path(told["page"]).read_text()
+    assert page.count("<img") >= 3 and page.count("<audio") == 30 and 'href="image/run/report.html"' in page
 
 
 def test_a_folder_that_holds_something_is_refused_before_anything_is_made(tmp_path):
@@ -51,24 +68,27 @@ def test_a_folder_that_holds_something_is_refused_before_anything_is_made(tmp_pa
 
 def test_an_empty_folder_is_taken_and_the_default_is_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MODULE, "PARTS", [])
+    monkeypatch.setattr(MODULE, "_write_page", lambda out, done: "page")
     Path("vqmm-demo").mkdir()
     assert demo(quiet=True)["out"] == "vqmm-demo"
 
 
-def test_the_commands_it_names_work_as_they_stand(vqmm, tmp_path):
-    told = vqmm("demo", "--out", tmp_path / "my demo", "--json").json
-    for command in told["next"]:
+def test_the_commands_it_names_work_as_they_stand(vqmm, made):
+    for command in made["next"]:
         words = shlex.split(command)
         assert words[0] == "vqmm"
-        finished = vqmm(*words[1:], *(["--steps", 1] if words[1] == "train" else []))
+        finished = vqmm(*words[1:])
         assert finished.code == 0, finished.err
-    assert "exists already" in vqmm.refuses("demo", "--out", tmp_path / "my demo")
+    assert "exists already" in vqmm.refuses("demo", "--out", made["out"])
 
 
-def test_it_ends_with_a_table_the_page_and_what_to_try(vqmm, tmp_path):
-    said = vqmm("demo", "--out", tmp_path / "demo").out
-    assert "psnr_db" in said and str(tmp_path / "demo" / "image" / "run" / "report.html") in said
-    assert said.rstrip().splitlines()[-4] == "Try next:" and said.count("\n  vqmm ") == 3
+def test_it_ends_with_tables_the_page_and_what_to_try(vqmm, made, monkeypatch):
+    monkeypatch.setattr(MODULE, "demo", lambda out: made)
+    said = vqmm("demo", "--out", "anywhere").out
+    assert "psnr_db" in said and "to image" in said and made["page"] in said
+    assert said.rstrip().splitlines()[-5] == "Try next:" and said.count("\n  vqmm ") == 4
+    assert vqmm("demo", "--json").json["parts"].keys() == made["parts"].keys()
 
 
 def test_without_scikit_learn_it_says_what_to_install(tmp_path, monkeypatch):

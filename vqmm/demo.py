@@ -1,4 +1,4 @@
-"""`vqmm demo`: small tokenizers on built-in data, trained, judged and used in a minute or two, with no network.
+"""`vqmm demo`: small tokenizers and a prior on built-in data, trained, judged and used in minutes, with no network.
 
 The demo is a list of parts (`PARTS`). Each gets a folder and what the parts before it have made, so that one may build
 upon another (a prior over the tokens of several tokenizers, say).
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from vqmm.files import must_be_free
+from vqmm.demo_joint import JointPart
+from vqmm.files import must_be_free, write_text
 
 USED = 8  # held-out samples that are encoded and decoded
 
@@ -88,33 +89,38 @@ PARTS: list[Part] = [
         data="builtin:digits",
         steps=1500,
         settings=("modality.size=8", "modality.channels=1", "modality.stride=2"),
-        # digits are not mirrored; 256 codes are what 26,000 latents can fill
+        # digits are not mirrored; 32 codes are few enough for a prior to meet each of them often
         small=(
             "modality.flip=false",
             "modality.width=64",
             "modality.blocks=1",
-            "quantizer.codebook_size=256",
+            "quantizer.codebook_size=32",
             "quantizer.dim=16",
             "train.batch_size=64",
         ),
     ),
     TokenizerPart(
         name="audio",
-        about="600 dialling tones of about 0.4 s, 100 codes a second in each of 4 stages: 3.2 kbit/s",
+        about="2,000 dialling tones of about 0.4 s, 25 codes a second: 150 bit/s",
         modality="audio",
         data="builtin:tones",
-        recipe="rvq",
         steps=800,
-        # steady tones: their waveform is what there is to know, and envelopes say nothing
+        # at so low a rate phases cannot be kept: spectra are what counts
         settings=(
             "modality.sample_rate_hz=8000",
-            "modality.stride=80",
+            "modality.stride=320",
             "modality.seconds=0.4",
-            "modality.waveform_weight=4",
+            "modality.waveform_weight=0",
             "modality.mel_weight=1",
             "modality.envelope_weight=0",
         ),
-        small=("modality.width=64", "modality.blocks=2", "quantizer.dim=32", "train.batch_size=8"),
+        small=(
+            "modality.width=64",
+            "modality.blocks=2",
+            "quantizer.codebook_size=64",
+            "quantizer.dim=32",
+            "train.batch_size=8",
+        ),
     ),
     TokenizerPart(
         name="text",
@@ -125,15 +131,32 @@ PARTS: list[Part] = [
         settings=(),
         small=("modality.width=96", "modality.blocks=2", "train.batch_size=32"),
     ),
+    JointPart(
+        name="joint",
+        about="One prior over digits that are written, dialled and named: each of them from each other",
+        data={"image": "builtin:digits", "audio": "builtin:tones", "text": "builtin:names"},
+        built_on={"image": "image", "audio": "audio"},
+        steps=4000,
+        settings=(
+            "hide=0.15",
+            "prior.width=96",
+            "prior.depth=3",
+            "train.batch_size=16",
+            "train.learning_rate=2e-3",
+            "train.evaluate_every=1000",
+        ),
+        names=("modality.front=subwords", "modality.vocabulary=300"),
+        guidance=3.0,
+    ),
 ]
 
 
 def demo(out: str | Path = "vqmm-demo", *, quiet: bool = False) -> dict[str, Any]:
-    """Train small tokenizers on built-in data and use them. Needs the extra `demo`, and no network.
+    """Train small tokenizers and a joint prior on built-in data and use them. Needs the extra `demo`, and no network.
 
     Returns:
-        `parts`: for each its metrics, the page of its run (`report`), its folders and seconds; `next`: three commands
-        to try.
+        `parts`: for each its metrics, its folders and seconds; of a tokenizer the page of its run (`report`), of the
+        joint part `coherence` and what belongs to it; `page`: one page for all of it; `next`: commands to try.
 
     Raises:
         UserError: `out` holds something already; scikit-learn is absent.
@@ -146,8 +169,23 @@ def demo(out: str | Path = "vqmm-demo", *, quiet: bool = False) -> dict[str, Any
             start = time.perf_counter()
             told = part.go(out / part.name, done, quiet)
             done[part.name] = {**told, "seconds": time.perf_counter() - start}
-    following = zip(*(told.pop("next") for told in done.values()), strict=True)  # the first of each part first
-    return {"out": str(out), "parts": done, "next": [command for commands in following for command in commands][:3]}
+        page = _write_page(out, done)
+    following = [commands for told in reversed(done.values()) for commands in told.pop("next")[:1]]
+    return {"out": str(out), "parts": done, "page": page, "next": following}
+
+
+def _write_page(out: Path, done: Mapping[str, Told]) -> str:
+    """`index.html`: the tokenizers, and what the joint prior makes."""
+    from vqmm.generator import Generator
+    from vqmm.report.demo import render
+
+    (joint,) = (part for part in PARTS if isinstance(part, JointPart))
+    told = done[joint.name]
+    generator = Generator.load(told["run"])
+    modalities = {name: tokenizer.modality for name, tokenizer in generator.tokenizers.items()}
+    tokenizers = {name: each for name, each in done.items() if name != joint.name}
+    write_text(out / "index.html", render(out, tokenizers, told, modalities, joint.examples(generator)))
+    return str(out / "index.html")
 
 
 @contextmanager

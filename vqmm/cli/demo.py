@@ -14,7 +14,8 @@ def demo(
     ),
     as_json: Json = False,
 ) -> None:
-    """Train small tokenizers on built-in data, judge them and use them: no files and no network needed."""
+    """Train small tokenizers and a joint prior on built-in data, judge and use them: no files, no network."""
+    from vqmm.cli.coherence import print_coherence
     from vqmm.demo import demo as run_demo
 
     result = run_demo(out)
@@ -24,8 +25,12 @@ def demo(
     for part in result["parts"].values():
         print(f"\n{part['about']}: {part['seconds']:.0f} s\n")
         print_table(("metric", "value"), part["metrics"].items())
+        if "coherence" in part:
+            print()
+            print_coherence(part)
+            continue
         print(f"\nThe page of this run:    {part['report']}")
         print(f"Samples not trained on:  {part['originals']} -> {part['tokens']} -> {part['decoded']}")
-    print("\nTry next:")
+    print(f"\nOne page for all of it: {result['page']}\n\nTry next:")
     for command in result["next"]:
         print(f"  {command}")
