@@ -184,8 +184,11 @@ class Modality:
         """How much of `rate_unit` a sample (C, *extent) of a batch is: pixels, seconds, characters. 1 for "sample"."""
         return 1.0
 
-    def show(self, *rows: Sequence[Tensor]) -> "Image | str":
-        """A picture or HTML fragment of rows of samples: originals over reconstructions, say."""
+    def show(self, *rows: Sequence[Tensor], names: Sequence[str] | None = None) -> "Image | str":
+        """A picture or HTML fragment of rows of samples: originals over reconstructions, say.
+
+        `names`: of the rows, for what names them; a picture does not.
+        """
         from vqmm.evaluation.show import heatmaps
 
         return heatmaps(rows)

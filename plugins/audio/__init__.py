@@ -249,8 +249,8 @@ class Audio(vqmm.Modality):
 
         return sound_baselines(self.options.sample_rate_hz)
 
-    def show(self, *rows: Sequence[Tensor]) -> str:
+    def show(self, *rows: Sequence[Tensor], names: Sequence[str] | None = None) -> str:
         """Players, waveforms and spectrograms: HTML."""
         from vqmm.plugins.audio.show import show_sound
 
-        return show_sound(rows, self.options.sample_rate_hz)
+        return show_sound(rows, self.options.sample_rate_hz, names)

@@ -123,7 +123,7 @@ class Image(vqmm.Modality):
     def amount(self, sample: Tensor) -> float:
         return float(sample[0].numel())
 
-    def show(self, *rows: Sequence[Tensor]) -> "Pillow.Image":
+    def show(self, *rows: Sequence[Tensor], names: Sequence[str] | None = None) -> "Pillow.Image":
         """Small pictures are enlarged, without smoothing; very large ones are shrunk."""
         smallest = min((min(s.shape[1:]) for row in rows for s in row), default=96)
         return files.grid_picture([[to_bytes(s) for s in row] for row in rows], zoom=max(1, 96 // max(smallest, 1)))

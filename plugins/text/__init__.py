@@ -196,11 +196,11 @@ class Text(vqmm.Modality):
     def amount(self, sample: Tensor) -> float:
         return float(len(self.text_of(sample)))
 
-    def show(self, *rows: Sequence[Tensor]) -> str:
+    def show(self, *rows: Sequence[Tensor], names: Sequence[str] | None = None) -> str:
         """Originals over reconstructions, differences marked: HTML."""
         from vqmm.plugins.text.show import show_text
 
-        return show_text(rows, self.text_of)
+        return show_text(rows, self.text_of, names)
 
     def example(self, batch: int) -> Tensor:
         """An English sentence, begun at another word for each sample."""

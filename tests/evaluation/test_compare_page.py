@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import torch
 
 from tests.cli.runner import Vqmm
 from tests.evaluation.comparisons import RECIPES, call, typed
@@ -58,3 +59,14 @@ def test_the_drawing_takes_the_colours_of_the_page(made):
 @pytest.mark.parametrize(("value", "said"), [(None, "-"), (12.0, "12.00"), (1234.5, "1,234"), (81920, "81,920")])
 def test_numbers(value, said):
     assert number(value) == said
+
+
+def test_players_have_the_names_of_their_recipes():
+    pytest.importorskip("torchaudio", reason="torchaudio is not installed")
+    from vqmm.evaluation.compare_page import _samples
+    from vqmm.plugins.audio import Audio
+
+    sounds = [torch.zeros(1, 800)]
+    told = _samples((Audio(), {"original": sounds, "rvq at 3 kbit/s": sounds, "opus": sounds}))
+    assert all(name in told["html"] for name in ("original", "rvq at 3 kbit/s", "opus"))
+    assert "row 2" not in told["html"]

@@ -198,7 +198,7 @@ def test_matplotlib_is_left_as_it_was():
 class Shown:
     """A modality that shows sound."""
 
-    def show(self, *rows):
+    def show(self, *rows, names=None):
         return show_sound(rows, RATE)
 
 

@@ -69,7 +69,7 @@ def test_every_map_and_stage_has_its_picture():
 
 def test_a_fragment_is_taken_as_it_is():
     class Written(Notes):
-        def show(self, *rows):
+        def show(self, *rows, names=None):
             return "<ol><li>do re mi</li></ol>"
 
     samples = [torch.zeros(1, 4)] * 2
