@@ -9,6 +9,7 @@ import vqmm
 from tests import fakes
 from vqmm.registry import Registry
 from vqmm.testing import check_decoder, check_modality, check_prior, check_quantizer
+from vqmm.vocabulary import Vocabulary
 
 FOUND = Registry.discover()
 FOUND.add(fakes, "fakes")
@@ -48,9 +49,18 @@ def test_options_of_the_vector_quantizer(options):
     check_quantizer(quantizer, quantizer.Options(**{"dim": 8, "codebook_size": 11, **options}))
 
 
+CLASSES = Vocabulary().add("label", [[3]], grids=[[1]])
+SERVED = {  # of those that do not serve several modalities
+    "pixelcnn": CLASSES.add("picture", [[3], [4, 4]], grids=[[2, 2], [3, 4]]),
+    "pixelsnail": CLASSES.add("picture", [[3], [4, 4]], grids=[[2, 2], [3, 4]]),
+    "wavenet": CLASSES.add("sound", [[6, 7]], longest=5),
+}
+
+
 @pytest.mark.parametrize("name", FOUND.offers["prior"])
 def test_prior(name):
-    check_prior(FOUND.offers["prior"][name])
+    prior = FOUND.offers["prior"][name]
+    check_prior(prior, prior.Options(width=32), SERVED.get(name))
 
 
 PAIRS = [  # a density is of real values: the flow refuses ids

@@ -35,6 +35,7 @@ _HOME = {
     "bench": "vqmm.bench",
     "coherence": "vqmm.evaluation.coherence",
     "compare": "vqmm.evaluation.compare",
+    "compare_priors": "vqmm.evaluation.compare_priors",
     "compress": "vqmm.compress",
     "decode": "vqmm.transcode",
     "decompress": "vqmm.compress",

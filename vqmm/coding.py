@@ -26,6 +26,7 @@ BUCKETS = (1, 2, 3, 5, 8, 15, LIMIT)  # sightings up to each share a weight
 FIRST_WEIGHT = ONE * 3 // 10
 LEARNING = 3  # of the weights
 UNIFORM, ADAPTIVE = 0, 1
+PRIOR = 2  # the method of vqmm.prior_coding
 
 Step = Callable[[int, int], int]  # (probability of a 1, the bit where it is known) -> the bit
 

@@ -5,7 +5,7 @@ A compressed file, numbers big-endian, `varint` an integer of seven bits a byte,
     VQMM, format (1 byte), CRC-32 of all that follows
     code fingerprint (8 bytes), method of `vqmm.coding` (1 byte), CRC-32 of the codes
     varints: axes and size; bytes of the label and 1 more, or 0, and the label; maps; of each: stages and grid
-    the codes, to the end
+    the codes, to the end; with a prior as the model (`vqmm.prior_coding`): first the model's fingerprint (8 bytes)
 """
 
 import struct
@@ -23,6 +23,8 @@ from vqmm import coding
 from vqmm.chunks import decode_long, encode_long
 from vqmm.data.source import Source
 from vqmm.errors import UserError, unknown
+from vqmm.generator import Generator
+from vqmm.prior_coding import Packed, PriorCoder
 from vqmm.registry import Registry
 from vqmm.shards import Row, codes_of, rows_of
 from vqmm.tokenizer import Tokenizer
@@ -38,6 +40,7 @@ def compress(
     *,
     stages: int | None = None,
     label: str | None = None,
+    model: str | Path | None = None,
     overwrite: bool = False,
     plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -46,30 +49,65 @@ def compress(
     Args:
         out: the compressed file; by default beside `file`, its suffix replaced by .vqmm.
         stages: only the first so many codes of each position, for a quantizer with several: a lower rate.
-        label: the sample's class, for a decoder that is told labels.
+        label: the sample's class, for a decoder that is told labels, and for a model that may be.
+        model: the run of a prior over this run's codes: the bits are shared out by what it expects. By default the
+            codes are all that is learnt from. The same model is needed to decompress.
         overwrite: write in place of a file that is there.
 
     Returns:
         `bits`: eight times the file's size (`bytes`), header and all; `bits_per_UNIT` of them (null for a sample of no
         extent); `nominal_bits`: log2 of the codebook size for every code; `saved`: 1 - bits / nominal_bits (null where
-        there are no such bits); the file, how many codes, the sample's size and the code fingerprint.
+        there are no such bits); the file, how many codes, the sample's size and the code fingerprint. With a model
+        `model`, its fingerprint; `model_bits`, what its own probabilities amount to; `code_bits`, what was written
+        for that; and `margin`: how far the logits on another machine may lie from those here
+        (`vqmm.prior_coding`).
 
     Raises:
         UserError: the run has no codes; the file holds no sample, a damaged one or several; a label is missing or
-            unknown; `out` is there. Nothing is written then.
+            unknown; `out` is there; the model is another tokenizer's, or has learnt of other grids or fewer stages.
+            Nothing is written then.
     """
     path = Path(out) if out is not None else Path(file).with_suffix(SUFFIX)
-    tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
+    registry = Registry.discover(plugins)
+    tokenizer = Tokenizer.load(Path(run), registry)
     tokenizer.require_codes()
     tokenizer.require_stages(stages)
+    coder = None if model is None else PriorCoder(Generator.load(model, registry), tokenizer, model)
+    if coder is not None and stages is None:
+        stages = coder.stages
     _must_be_free(path, overwrite)
     samples = Source(tokenizer.modality, file).samples
     if len(samples) > 1:
         raise UserError(f"{file} holds {len(samples)} samples: a compressed file holds one; encode takes many")
-    told = _label(tokenizer, label or samples[0].label)
+    known = _label(tokenizer, label or samples[0].label)
+    if known is None and coder is not None and coder.labels:
+        known = label  # it takes bytes of its own, so a model is told it where somebody asks for that
     batch = tokenizer.modality.collate([samples[0].read()], [samples[0].key])
-    (row,) = rows_of(encode_long(tokenizer, batch, stages), batch.key, [told])
-    data = pack(tokenizer, row)
+    (row,) = rows_of(encode_long(tokenizer, batch, stages), batch.key, [known])
+    packed = None if coder is None else coder.pack(row.maps, row.label)
+    data = pack(tokenizer, row, packed)
+    _write(path, data)
+    told = _told(tokenizer, row, len(data), tokenizer.modality.amount(batch.goals[0]))
+    return {"file": str(path), **told, **({} if packed is None else packed.figures())}
+
+
+def _told(tokenizer: Tokenizer, row: Row, size: int, amount: float) -> dict[str, Any]:
+    """What `compress` says of a file of `size` bytes."""
+    nominal = coding.nominal_bits(row.maps, tokenizer.quantizer.sizes)
+    return {
+        "bytes": size,
+        "bits": 8 * size,
+        f"bits_per_{tokenizer.modality.rate_unit}": 8 * size / amount if amount else None,
+        "nominal_bits": nominal,
+        "saved": 1 - 8 * size / nominal if nominal else None,
+        "codes": sum(one.size for one in row.maps),
+        "size": list(row.size),
+        "code_fingerprint": tokenizer.code_fingerprint(),
+    }
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -77,19 +115,6 @@ def compress(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    amount = tokenizer.modality.amount(batch.goals[0])
-    nominal = coding.nominal_bits(row.maps, tokenizer.quantizer.sizes)
-    return {
-        "file": str(path),
-        "bytes": len(data),
-        "bits": 8 * len(data),
-        f"bits_per_{tokenizer.modality.rate_unit}": 8 * len(data) / amount if amount else None,
-        "nominal_bits": nominal,
-        "saved": 1 - 8 * len(data) / nominal if nominal else None,
-        "codes": sum(one.size for one in row.maps),
-        "size": list(row.size),
-        "code_fingerprint": tokenizer.code_fingerprint(),
-    }
 
 
 def decompress(
@@ -97,6 +122,7 @@ def decompress(
     file: str | Path,
     out: str | Path | None = None,
     *,
+    model: str | Path | None = None,
     seed: int = 0,
     overwrite: bool = False,
     plugins: Sequence[str] = (),
@@ -106,22 +132,25 @@ def decompress(
     Args:
         out: the file to write, of the type that the modality writes, whose suffix may be left out; by default beside
             `file`, with .decoded in its name.
+        model: the run of the prior that it was compressed with; None where there was none.
         seed: for decoders that draw at random.
         overwrite: write in place of a file that is there.
 
     Raises:
-        UserError: not a compressed file; cut short or altered; of another tokenizer; `out` is there or has the suffix
-            of another type. Nothing is written then.
+        UserError: not a compressed file; cut short or altered; of another tokenizer or model; `out` is there or has the
+            suffix of another type. Nothing is written then.
     """
-    tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
+    registry = Registry.discover(plugins)
+    tokenizer = Tokenizer.load(Path(run), registry)
     tokenizer.require_codes()
+    coder = None if model is None else PriorCoder(Generator.load(model, registry), tokenizer, model)
     try:
         data = Path(file).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"there is no file {file}: give one that vqmm compress has written") from None
     if out is not None:
         _must_be_free(Path(out), overwrite)
-    row = unpack(tokenizer, data, str(file))
+    row = unpack(tokenizer, data, str(file), coder)
     _label(tokenizer, row.label)
     numbers = {name: number for number, name in enumerate(tokenizer.labels)}
     (sample,) = decode_long(tokenizer, codes_of([row], numbers), seed)
@@ -141,9 +170,13 @@ def decompress(
     return {"file": str(wanted), "size": list(row.size), "codes": sum(one.size for one in row.maps)}
 
 
-def pack(tokenizer: Tokenizer, row: Row) -> bytes:
-    """The whole content of a compressed file for one sample's codes. `row.key` is not kept."""
-    method, codes = coding.pack(row.maps, tokenizer.quantizer.sizes)
+def pack(tokenizer: Tokenizer, row: Row, packed: Packed | None = None) -> bytes:
+    """The whole content of a compressed file for one sample's codes. `row.key` is not kept. `packed`: its codes under a
+    model; None: without one."""
+    if packed is None:
+        method, codes = coding.pack(row.maps, tokenizer.quantizer.sizes)
+    else:
+        method, codes = coding.PRIOR, packed.model + packed.data
     label = b"" if row.label is None else row.label.encode()
     numbers = [len(row.size), *row.size, 0 if row.label is None else len(label) + 1]
     shapes = [n for one in row.maps for n in one.shape]
@@ -152,11 +185,11 @@ def pack(tokenizer: Tokenizer, row: Row) -> bytes:
     return HEAD.pack(MAGIC, FORMAT, zlib.crc32(body)) + body
 
 
-def unpack(tokenizer: Tokenizer, data: bytes, name: str) -> Row:
-    """The inverse of `pack`; the key is empty. `name` stands for the file in errors.
+def unpack(tokenizer: Tokenizer, data: bytes, name: str, coder: PriorCoder | None = None) -> Row:
+    """The inverse of `pack`; the key is empty. `name` stands for the file in errors, `coder` for the model.
 
     Raises:
-        UserError: not a compressed file; cut short or altered; of another format or tokenizer.
+        UserError: not a compressed file; cut short or altered; of another format, tokenizer or model.
     """
     body = _checked(data, name)
     fingerprint, own = body[:8].hex(), tokenizer.code_fingerprint()
@@ -178,13 +211,37 @@ def unpack(tokenizer: Tokenizer, data: bytes, name: str) -> Row:
         raise UserError(f"{name} is damaged: its header does not make sense ({type(error).__name__})") from None
     if len(shapes) != len(sizes) or any(shape[0] > len(each) for shape, each in zip(shapes, sizes, strict=True)):
         raise UserError(f"{name} is damaged: its maps are {shapes}, where the tokenizer has {sizes}")
-    maps = coding.unpack(method, bytes(rest), shapes, sizes)
+    codes = bytes(rest)
+    _require_model(method, codes, coder, name)
+    if coder is None:
+        maps = coding.unpack(method, codes, shapes, sizes)
+    else:
+        maps = coder.unpack(codes[len(coder.fingerprint) :], shapes, label)
     if _checksum(maps) != right:
+        how = "another version of vqmm or constriction"
+        if coder is not None:
+            how += ", or on a machine whose floats are further from those here than the margin it was made with"
         raise UserError(
             f"{name} gives codes of the checksum {_checksum(maps):08x} where {right:08x} was written: it was made with "
-            "another version of vqmm or constriction"
+            + how
         )
     return Row("", label, size, maps)
+
+
+def _require_model(method: int, codes: bytes, coder: PriorCoder | None, name: str) -> None:
+    """A `UserError` where these codes were not written under this model."""
+    if method != coding.PRIOR:
+        if coder is not None:
+            raise UserError(f"{name} was compressed without a model, and {coder.where} is given: leave --model out")
+        return
+    fingerprint = codes[:8].hex()
+    if coder is None:
+        raise UserError(f"{name} was compressed with the model {fingerprint}: give the run of that prior with --model")
+    if fingerprint != coder.fingerprint.hex():
+        raise UserError(
+            f"{name} was compressed with the model {fingerprint}, and {coder.where} is {coder.fingerprint.hex()}: give "
+            "the run of the prior that it was compressed with"
+        )
 
 
 def _checked(data: bytes, name: str) -> bytes:

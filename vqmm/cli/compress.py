@@ -7,6 +7,9 @@ import typer
 
 from vqmm.cli.output import Json, Plugins, print_json
 
+Model = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="A prior over this run's codes, as the model; for both ways.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write in place of a file that is there.")]
 
 
@@ -19,7 +22,10 @@ def compress(
     stages: Annotated[
         int | None, typer.Option(help="Keep only the first so many codes of each position: a lower rate.")
     ] = None,
-    label: Annotated[str | None, typer.Option(help="The sample's class, for a decoder that is told labels.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="The sample's class, for a decoder or a model that is told labels.")
+    ] = None,
+    model: Model = None,
     overwrite: Overwrite = False,
     plugin: Plugins = None,
     as_json: Json = False,
@@ -27,7 +33,9 @@ def compress(
     """Turn one file into a small one: its codes, entropy-coded."""
     from vqmm.compress import compress as run_compress
 
-    result = run_compress(run, file, out, stages=stages, label=label, overwrite=overwrite, plugins=plugin or ())
+    result = run_compress(
+        run, file, out, stages=stages, label=label, model=model, overwrite=overwrite, plugins=plugin or ()
+    )
     if as_json:
         print_json(result)
         return
@@ -37,3 +45,8 @@ def compress(
     nominal, saved = result["nominal_bits"] / 8, result["saved"]
     gain = "" if saved is None else f": {abs(saved):.1%} {'saved' if saved >= 0 else 'more, for the header'}"
     print(f"{result['codes']:,} codes, nominally {nominal:,.0f} bytes{gain}")
+    if "model" in result:
+        print(
+            f"the model {result['model']} says {result['model_bits']:,.0f} bits, {result['code_bits']:,} were written; "
+            f"margin {result['margin']:.1g}"
+        )

@@ -262,8 +262,8 @@ def _summary(
     for record in done:
         rules |= {name: rule for name, rule in record["rules"].items() if name not in rules}
     unit, judges = plan.modality.rate_unit, plan.modality.metrics()
-    rows = [_row(label, records, rules, calibrations.get(label)) for label, records in runs.items()]
-    rows += [_row(record["label"], [record], rules, None) for record in known]
+    rows = [row_of(label, records, rules, calibrations.get(label)) for label, records in runs.items()]
+    rows += [row_of(record["label"], [record], rules, None) for record in known]
     return {
         "rows": rows,
         "rules": rules,
@@ -280,7 +280,7 @@ def _summary(
     }
 
 
-def _row(
+def row_of(
     label: str, records: Sequence[Record], rules: Mapping[str, str], calibration: Mapping[str, float] | None
 ) -> Record:
     """One recipe: the mean of every figure over the seeds that finished, their spread, and rules that are its own.

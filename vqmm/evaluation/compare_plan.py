@@ -90,7 +90,7 @@ def make_plan(
         name = setting.partition("=")[0].strip()
         if name in OWN_SETTINGS:
             raise UserError(f"--set {setting}: compare sets {name} itself: use {OWN_SETTINGS[name]}")
-    numbers = _seeds(seeds)
+    numbers = numbers_of(seeds)
     names = _names(recipes)
     extra = [f"train.steps={steps}"] if steps is not None else []
     read = {label: _read(name, registry, modality, [*settings, *extra]) for label, name in names.items()}
@@ -165,7 +165,7 @@ def finite(figures: Mapping[str, float | None]) -> dict[str, float | None]:
     return {name: value if value is None or math.isfinite(value) else None for name, value in figures.items()}
 
 
-def _seeds(seeds: str | Sequence[int]) -> tuple[int, ...]:
+def numbers_of(seeds: str | Sequence[int]) -> tuple[int, ...]:
     """Whole numbers from 0 on, none of them twice."""
     parts = [str(part).strip() for part in (seeds.split(",") if isinstance(seeds, str) else seeds)]
     wrong = [part for part in parts if not (part.isascii() and part.isdigit() and len(part) < 19)]
@@ -173,21 +173,27 @@ def _seeds(seeds: str | Sequence[int]) -> tuple[int, ...]:
         said = repr(wrong[0]) if wrong else "an empty list"
         raise UserError(f"--seeds: {said} is not a whole number from 0 on: write them as 0,1,2")
     numbers = tuple(map(int, parts))
-    _refuse_repeats("--seeds", numbers)
+    refuse_repeats("--seeds", numbers)
     return numbers
+
+
+def names_of(option: str, names: str | Sequence[str], example: str) -> list[str]:
+    """As they were given, none of them empty."""
+    given = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
+    if not all(given) or not given:
+        raise UserError(f"{option} {','.join(given)!r} lacks a name: write them as {example}")
+    return given
 
 
 def _names(recipes: str | Sequence[str]) -> dict[str, str]:
     """The given names and files by what they are called in the table and on disk."""
-    given = [name.strip() for name in (recipes.split(",") if isinstance(recipes, str) else recipes)]
-    if not all(given) or not given:
-        raise UserError(f"--recipes {','.join(given)!r} lacks a name: write them as ae,vqvae-ema")
+    given = names_of("--recipes", recipes, "ae,vqvae-ema")
     labels = [Path(name).stem if name.endswith((".yaml", ".yml")) else name for name in given]
-    _refuse_repeats("--recipes", labels)
+    refuse_repeats("--recipes", labels)
     return dict(zip(labels, given, strict=True))
 
 
-def _refuse_repeats(option: str, values: Sequence[object]) -> None:
+def refuse_repeats(option: str, values: Sequence[object]) -> None:
     twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
         raise UserError(f"{option}: {', '.join(map(str, twice))} is there more than once: name each once")

@@ -55,7 +55,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 </style>
 </head>
 <body>
-<h1>{{ recipes | length }} {{ result.modality }} recipes compared</h1>
+<h1>{{ recipes | length }} {{ result.modality }} {{ result.what | default('recipes') }} compared</h1>
 <p class="soft">{{ budget }}, {{ "seeds" if several else "seed" }} {{ result.seeds | join(", ") }}.
 {% if result.count %}
 Judged on {{ "{:,}".format(result.count) }} samples of {{ result.data }}: {{ result.split }}, {{ result.view }}.

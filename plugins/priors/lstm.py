@@ -1,0 +1,120 @@
+"""An LSTM over ids (Hochreiter and Schmidhuber 1997): what other priors are compared with."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqmm.errors import UserError
+from vqmm.nn.linear import Product, laid_out
+from vqmm.prior import Prior
+from vqmm.vocabulary import Vocabulary
+
+
+@dataclass
+class State:
+    """Sequences that are under way.
+
+    Attributes:
+        out, kept: what each layer's cells put out and keep, (B, width).
+        products: of each layer what a step multiplies by, and its bias.
+        placed: (places, width), what is added to an id for its place.
+        filled: how many ids there were.
+    """
+
+    out: list[Tensor]
+    kept: list[Tensor]
+    products: list[tuple[Product, Tensor]]
+    placed: Tensor
+    filled: int = 0
+
+
+class LSTM(Prior):
+    """Ids, what they stand for and where on their grid, through layers of LSTM cells; any vocabulary.
+
+    It reads a sequence from the first id to the last: a picture line by line, so that the code above is as far away as
+    a line is long. One step is a product a layer: torch's own LSTM lays its weights out anew at every call.
+    """
+
+    name: ClassVar[str] = "lstm"
+
+    class Options(Prior.Options):
+        width: int = Field(256, ge=1, description="channels of every position, and of the cells")
+        depth: int = Field(2, ge=1, description="layers")
+        dropout: float = Field(0.1, ge=0, lt=1, description="small corpora are memorised")
+
+    def __init__(self, vocabulary: Vocabulary, context: int, options: BaseModel | None = None):
+        super().__init__(vocabulary, context, options)
+        o = self.options
+        self.ids = nn.Embedding(len(vocabulary), o.width)
+        self.kinds = nn.Embedding(self.grammar.kinds, o.width)
+        fixed = [grid for own in vocabulary.ranges for grid in own.grids or ()]
+        extents = [max(axis) for axis in zip(*((*grid, 1, 1)[:3] for grid in fixed), strict=True)]
+        self.axes = [axis for axis, extent in enumerate(extents) if extent > 1]
+        self.coordinates: Any = nn.ModuleList(nn.Embedding(extents[axis], o.width) for axis in self.axes)
+        self.lstm = nn.LSTM(o.width, o.width, o.depth, batch_first=True, dropout=o.dropout if o.depth > 1 else 0.0)
+        self.drop = nn.Dropout(o.dropout)
+        self.head = nn.Linear(o.width, len(vocabulary), bias=False)
+        nn.init.normal_(self.head.weight, std=0.02)
+
+    def features(self, ids: Tensor, places: Tensor) -> Tensor:
+        """Raises UserError where there are more ids than the context has."""
+        self._require_room(ids.shape[1])
+        return self.drop(norm(self.lstm(self.drop(self.ids(ids) + self._placed(places)))[0]))
+
+    def start(self, batch: int, length: int) -> State:
+        blank = self.head.weight.new_zeros(batch, self.options.width)
+        layers = range(self.options.depth)
+        with torch.no_grad():
+            placed = self._placed(torch.arange(len(self.grammar), device=blank.device))
+            return State(
+                [blank for _ in layers],
+                [blank for _ in layers],
+                [self._product(layer, batch) for layer in layers],
+                placed,
+            )
+
+    def step(self, ids: Tensor, places: Tensor, state: State) -> Tensor:
+        """In evaluation, and without gradients."""
+        state.filled += ids.shape[1]
+        self._require_room(state.filled)
+        with torch.no_grad():
+            x = self.ids(ids) + F.embedding(places, state.placed)
+            if ids.shape[1] != 1:
+                found, (out, kept) = self.lstm(x, (torch.stack(state.out), torch.stack(state.kept)))
+                state.out, state.kept = [*out], [*kept]
+                return norm(found)
+            x = x[:, 0]
+            for layer, (product, bias) in enumerate(state.products):
+                mixed = product(torch.cat([x, state.out[layer]], dim=1), None) + bias
+                signal = mixed.chunk(4, dim=1)[2].tanh()
+                enter, keep, _, leave = mixed.sigmoid_().chunk(4, dim=1)
+                state.kept[layer] = torch.addcmul(keep * state.kept[layer], enter, signal)
+                x = state.out[layer] = leave * state.kept[layer].tanh()
+            return norm(x).unsqueeze(1)
+
+    def _product(self, layer: int, batch: int) -> tuple[Product, Tensor]:
+        """Of what comes in beside what was put out."""
+        own = [getattr(self.lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        return laid_out(torch.cat(own[:2], dim=1), batch), own[2] + own[3]
+
+    def _placed(self, places: Tensor) -> Tensor:
+        """int64 (...) -> (..., width): what an id at such a place stands for, and where on its grid."""
+        x = self.kinds(self.grammar.kind[places])
+        for axis, embedding in zip(self.axes, self.coordinates, strict=True):
+            # a line of free length may be longer than any grid: its last frames are told no place of their own
+            at = self.grammar.coordinates[places, axis]
+            x = x + embedding(at.clamp(max=embedding.num_embeddings - 1))
+        return x
+
+    def _require_room(self, length: int) -> None:
+        if length > self.context:
+            raise UserError(f"a sequence of {length} ids: this prior's context is {self.context}")
+
+
+def norm(x: Tensor) -> Tensor:
+    """x over the root of its mean square: what cells put out is small at first, and would be learnt from slowly."""
+    return F.rms_norm(x, x.shape[-1:])
