@@ -10,7 +10,7 @@ another machine sums in another order. So
   in the wrong place within its cell costs at most 0.1% of the bits;
 - only a logit right at the border of two cells could still fall to either side. The encoder knows all of them, and
   shifts the grid, for every `SEGMENT` of codes by one of 256 offsets, to where the nearest border is as far from any of
-  them as it can be. That distance is the `margin`: 1e-3 for 50 codes of 512, 4e-5 for 2,048 and more. Tables that a
+  them as it can be. That distance is the `margin`: 0.007 for 16 codes, less for more. Tables that a
   prior has made in float32, such as those of rotary positions, differ by 1e-7 where they differ at all;
 - the encoder decodes what it has written, code by code where it wrote with one pass over the whole, so that two orders
   of summing have agreed already.

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
     Example = tuple[str, Sequence[Tensor], Mapping[str, Sequence[Tensor]]]
 
-OWN_STYLE = STYLE + " .soft { color: var(--soft); font-size: 0.84rem; } section h3 { margin-top: 18px; }"
+OWN_STYLE = f"""{STYLE}
+.soft {{ color: var(--soft); font-size: 0.84rem; }}
+section h3 {{ margin-top: 22px; }}
+.metrics td:last-child a {{ white-space: nowrap; }}
+/* ten sounds or words side by side, whatever their modality puts into its fragment */
+.fragment > div {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 6px 20px; }}
+.fragment > div > p {{ grid-column: 1 / -1; }}
+.fragment > div > * {{ min-width: 0; }}
+"""
 FIGURES = 3  # metrics of a tokenizer that the table names
 
 
