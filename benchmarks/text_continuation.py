@@ -43,7 +43,8 @@ RULES = {
 def bits_per_char(generator: Generator, texts: Sequence[str], longest: int, known: int = 0) -> float:
     """Of texts, in windows of `longest` ids. Of each but a text's first at least `known` ids were in the one before,
     and do not count again."""
-    modality, own = generator.tokenizers["text"].modality, generator.vocabulary["text"]
+    modality: Any = generator.tokenizers["text"].modality
+    own = generator.vocabulary["text"]
     lines, given = [], []
     for text in texts:
         codes = modality.ids_of(text)[0] + own.firsts[0][0]
@@ -65,7 +66,7 @@ def bits_per_char(generator: Generator, texts: Sequence[str], longest: int, know
 def continued(generator: Generator, texts: Sequence[str], longest: int, count: int, draw: Draw) -> list[dict[str, str]]:
     """Prompts of a quarter of a window, from places spread over the texts; what truly follows each, and what was drawn
     in its place."""
-    modality = generator.tokenizers["text"].modality
+    modality: Any = generator.tokenizers["text"].modality
     found = []
     for number in range(count):
         text = texts[number % len(texts)]

@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Adversary": "vqmm.adversary",
+    "Judged": "vqmm.adversary",
+    "Lesson": "vqmm.adversary",
     "Baseline": "vqmm.evaluation.baseline",
     "Batch": "vqmm.batch",
     "Codes": "vqmm.batch",

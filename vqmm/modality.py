@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vqmm.evaluation.baseline import Baseline
     from vqmm.evaluation.labels import LabelJudge
     from vqmm.evaluation.metrics import Judge
+    from vqmm.evaluation.realism import Features
 
 
 class Modality:
@@ -174,6 +175,10 @@ class Modality:
 
     def label_judge(self) -> "LabelJudge | None":
         """A fresh classifier of samples, to see whether labels survive a reconstruction; None: there is none."""
+        return None
+
+    def features(self) -> "Features | None":
+        """What sets of samples are compared by (`vqmm.evaluation.realism`); None: of pictures a classifier's layers."""
         return None
 
     def baselines(self) -> "Sequence[Baseline]":

@@ -59,6 +59,13 @@ class Train(Optimisation):
         None, description="spoil what the encoder reads, and learn to give the clean sample back; a name, with options"
     )
 
+    begin: str | None = Field(
+        None, description="a run, or its tokenizer's folder, whose parts and weights to begin with"
+    )
+    only: Literal["decoder"] | None = Field(
+        None, description="what learns, with begin; decoder: encoder and codebook stay, and with them every code"
+    )
+
     @field_validator("degrade", mode="before")
     @classmethod
     def _by_name(cls, value: object) -> Noise | Downsample | Mask | None:
@@ -73,13 +80,17 @@ class Recipe(PartOptions):
     quantizer: Part = Part(name="vector")
     decoder: Part = Part(name="direct")
     condition: Literal["label"] | None = None
+    input: Literal["noise"] | None = Field(
+        None, description="noise: no encoder; the decoder is given what the quantizer's own prior draws (a plain GAN)"
+    )
+    adversary: Part | None = None
     train: Train = Train()
     data: str | None = Field(None, description="where the training data was")
 
     def checked(self, registry: "Registry") -> "Recipe":
         """The same with every part's options checked and their defaults written out. Imports the plugins' classes."""
         full = self.model_dump()
-        for kind in ("modality", "quantizer", "decoder"):
+        for kind in ("modality", "quantizer", "decoder", *(["adversary"] if self.adversary else [])):
             options = registry.part(kind, full[kind])[1]
             full[kind] = {"name": full[kind]["name"], **options.model_dump(mode="json")}
         return Recipe(**full)
@@ -108,13 +119,53 @@ def read_recipe(
     told = _read_file(path)
     for setting in settings:
         put(told, setting, Recipe.model_fields)
+    begun = _begun(told)
+    if begun:
+        told = {**_read_file(path), **{kind: dict(part) for kind, part in begun.items()}}
+        for setting in settings:
+            put(told, setting, Recipe.model_fields)
     if modality is not None:
         own = told.get("modality") or {}
         if isinstance(own, dict) and own.get("name", modality) != modality:
             raise UserError(f"the recipe is for the modality {own['name']!r}, and {modality!r} was asked for: name one")
         told["modality"] = {"name": modality, **own} if isinstance(own, dict) else own
     recipe = _validated({**told, **fields})
-    return recipe.checked(registry) if recipe.modality is not None else recipe
+    if recipe.modality is None:
+        return recipe
+    recipe = recipe.checked(registry)
+    _must_match(recipe, begun)
+    return recipe
+
+
+def _begun(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parts of the tokenizer that a recipe begins with, by kind; none without `train.begin`."""
+    from vqmm.tokenizer import read_config, tokenizer_folder
+
+    train = told.get("train")
+    begin = train.get("begin") if isinstance(train, dict) else None
+    if not isinstance(begin, str):
+        return {}
+    config = read_config(tokenizer_folder(Path(begin)))
+    if config.get("draws"):
+        raise UserError(f"train.begin: {begin} was trained from noise, with input=noise: there is no encoder to keep")
+    return {kind: config[kind] for kind in ("modality", "quantizer", "decoder")}
+
+
+def _must_match(recipe: Recipe, begun: dict[str, dict[str, Any]]) -> None:
+    """A `UserError` where a recipe's parts are not those of the tokenizer that it begins with."""
+    if recipe.train.only and not begun:
+        raise UserError(
+            f"train.only: {recipe.train.only} needs a tokenizer whose codes stay: name a run with train.begin"
+        )
+    now = recipe.model_dump(mode="json")
+    differ = [
+        f"{kind}.{name} is {value!r} there, not {now[kind].get(name)!r}"
+        for kind, part in begun.items()
+        for name, value in part.items()
+        if now[kind].get(name) != value
+    ]
+    if differ:
+        raise UserError(f"train.begin: {recipe.train.begin} has other parts: {'; '.join(differ)}: leave those out")
 
 
 def read_named_recipe(path: Path) -> Recipe:

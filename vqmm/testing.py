@@ -8,6 +8,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from vqmm.adversary import Adversary
 from vqmm.batch import Batch, Codes
 from vqmm.decoders.base import Decoder, call_masked, grid_mask
 from vqmm.modality import Modality
@@ -16,7 +17,7 @@ from vqmm.quantizers.base import Quantized, Quantizer
 from vqmm.sampling import sample
 from vqmm.vocabulary import Range, Vocabulary
 
-__all__ = ["check_decoder", "check_modality", "check_prior", "check_quantizer"]
+__all__ = ["check_adversary", "check_decoder", "check_modality", "check_prior", "check_quantizer"]
 
 
 def check_modality(modality: type[Modality] | Modality, dim: int = 8) -> None:
@@ -178,6 +179,64 @@ def check_decoder(decoder: type[Decoder], modality: Modality, dim: int = 8) -> N
     sizes = [tuple(sample.shape[1:]) for sample in samples]
     assert sizes == [tuple(size) for size in batch.size.tolist()], f"{made.name}: samples have the sizes {sizes}"
     assert all(map(torch.equal, samples, again)), f"{made.name}: one seed gives two answers"
+
+
+def check_adversary(
+    adversary: type[Adversary], modality: Modality, options: BaseModel | None = None, labels: int = 0
+) -> None:
+    """Every promise of a critic of that modality, told of so many classes: gradients, padding, what moves and when."""
+    torch.manual_seed(0)
+    made = adversary(modality, options, labels)
+    name = made.name
+    for count in (3, 1):
+        target = modality.target(modality.example(count))
+        output = torch.randn_like(target, dtype=torch.float32).requires_grad_()
+        label = torch.arange(count) % labels if labels else None
+        before = _state(made)
+        terms = made.generator_losses(output, target, None, label)
+        assert terms.keys() == made.weights.keys(), f"{name}: terms {[*terms]}, weights {[*made.weights]}"
+        assert "adversarial" in terms and min(made.weights.values()) > 0, f"{name}: weights {dict(made.weights)}"
+        for term, value in terms.items():
+            assert value.ndim == 0 and value.isfinite(), f"{name}: the term {term!r} is {value}"
+            (pull,) = torch.autograd.grad(value, output, retain_graph=True)
+            reached = pull.flatten(1).abs().sum(dim=1)
+            assert pull.isfinite().all() and (reached > 0).all(), f"{name}: {term!r} does not reach every output"
+        made.zero_grad()
+        lesson = made.critic_losses(output.detach(), target, None, label)
+        torch.stack([*lesson.losses.values()]).sum().backward()
+        idle = [
+            which
+            for which, weight in made.named_parameters()
+            if weight.grad is None or (weight.ndim > 1 and not weight.grad.any())  # a last bias may shift both sides
+        ]
+        assert not idle, f"{name}: the losses of the critic give no gradient to {', '.join(idle)}"
+        for side in (lesson.fake, lesson.real):
+            assert side.shape == (count,) and not side.requires_grad, f"{name}: scores {tuple(side.shape)} for {count}"
+        assert _same(before, _state(made)), f"{name}: the state dict changed in a forward, before after_step"
+        made.after_step(float(lesson.fake.mean()), float(lesson.real.mean()))
+    _check_judgement(made, modality, labels)
+    other = adversary(modality, made.options, labels)
+    other.load_state_dict(made.state_dict())
+    x, label = modality.target(modality.example(2)).float(), torch.zeros(2, dtype=torch.int64) if labels else None
+    assert torch.equal(other(x, label).each, made(x, label).each), f"{name}: the state dict does not hold everything"
+
+
+def _check_judgement(made: Adversary, modality: Modality, labels: int) -> None:
+    """Neither padding nor a sample's company changes what is said of it."""
+    target = modality.target(modality.example(2)).float()
+    output, label = torch.randn_like(target), torch.zeros(2, dtype=torch.int64) if labels else None
+    mask = torch.ones(2, *target.shape[2:], dtype=torch.bool)
+    mask[1, -1:] = False
+    spoilt = torch.where(mask.unsqueeze(1), output, 7.0)
+    with torch.no_grad():
+        clean, dirty = (made.judge(each, target, mask, label) for each in (output, spoilt))
+        alone = made.judge(output[:1], target[:1], mask[:1], None if label is None else label[:1])
+    for one, other, single in zip(clean, dirty, alone, strict=True):
+        assert torch.equal(one.each, other.each), f"{made.name}: the score looks at padding"
+        assert torch.allclose(one.each[:1], single.each, atol=1e-4), f"{made.name}: a score depends on its batch"
+    terms = [made.generator_losses(each, target, mask, label) for each in (output, spoilt)]
+    for term in terms[0]:
+        assert torch.equal(terms[0][term], terms[1][term]), f"{made.name}: the term {term!r} looks at padding"
 
 
 def check_prior(prior: type[Prior], options: BaseModel | None = None, vocabulary: Vocabulary | None = None) -> None:

@@ -39,6 +39,7 @@ class Tokenizer(nn.Module):
         labels: the names of the classes, in the order of their numbers.
         conditional: give the decoder an embedding of each sample's label, added to the vectors.
         extent: the extent of a training view; what `sample` draws.
+        draws: no encoder: the decoder is given what the quantizer's own prior draws (the generator of a GAN).
     """
 
     def __init__(
@@ -49,18 +50,26 @@ class Tokenizer(nn.Module):
         labels: Sequence[str] = (),
         conditional: bool = False,
         extent: Sequence[int] | None = None,
+        draws: bool = False,
     ):
         super().__init__()
         if quantizer.of_ids != decoder.of_ids or (quantizer.of_ids and conditional):
             raise UserError(_unfit(quantizer, decoder))
         self.modality = modality
-        self.encoder = quantizer.encoder_for(modality)
+        self.draws = draws
+        self.encoder = nn.Identity() if draws else quantizer.encoder_for(modality)
         self.quantizer = quantizer
         self.decoder = decoder
         self.labels = tuple(labels)
         self.extent = None if extent is None else tuple(extent)
         self.label_embedding = nn.Embedding(len(self.labels), quantizer.options.dim) if conditional else None
-        self._frozen = False
+        self._frozen = self._keeps_codes = False
+        if draws:
+            if quantizer.sample(1, [1] * modality.rank, torch.Generator()) is None:
+                raise UserError(
+                    f"input: noise comes from the quantizer's own prior, {quantizer.name!r} has none: take gaussian"
+                )
+            quantizer.requires_grad_(False)
 
     @classmethod
     def build(
@@ -71,23 +80,46 @@ class Tokenizer(nn.Module):
         labels: Sequence[str] = (),
         conditional: bool = False,
         extent: Sequence[int] | None = None,
+        draws: bool = False,
     ) -> "Tokenizer":
         """An untrained tokenizer of the parts that `config` names, around a modality that has learnt what it must."""
         quantizer_class, quantizer_options = registry.part("quantizer", config["quantizer"])
         decoder_class, decoder_options = registry.part("decoder", config["decoder"])
         quantizer = quantizer_class.build(quantizer_options, modality.rank, registry)
         decoder = decoder_class(modality, quantizer.options.dim, decoder_options)
-        return cls(modality, quantizer, decoder, labels, conditional, extent)
+        return cls(modality, quantizer, decoder, labels, conditional, extent, draws)
 
     # From samples to codes and back
 
     def forward(self, batch: Batch, stages: int | Tensor | None = None) -> Output:
         """The whole road, with its losses."""
+        if self.draws:
+            return self._generated(batch)
         quantized = self.quantize(batch, stages)
         vectors = self.conditioned(quantized.vectors, batch.label)
         reconstruction, output = self.decoder.loss(vectors, batch)
         losses = {"reconstruction": reconstruction, **quantized.losses}
         return Output(torch.stack([*losses.values()]).sum(), losses, output, quantized)
+
+    def _generated(self, batch: Batch) -> Output:
+        """As many new samples as there are in the batch. No loss: judging them is an adversary's task."""
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))  # so torch's own state decides
+        vectors = self._drawn(len(batch), self._grid(batch.x.shape[2:]), generator)
+        output = self.decoder.loss(self.conditioned(vectors, batch.label), batch)[1]
+        if output is None:
+            raise UserError(f"input: noise needs a decoder with an output, and {self.decoder.name!r} has none: direct")
+        nothing = output.float().sum() * 0  # depends on every weight, whether a critic counts yet or not
+        return Output(nothing, {"adversarial": nothing}, output, Quantized(vectors, None, {}))
+
+    def _drawn(self, count: int, grid: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Vectors from the quantizer's own prior; a `UserError` where it has none."""
+        vectors = self.quantizer.sample(count, grid, generator)
+        if vectors is None:
+            raise UserError(f"the quantizer {self.quantizer.name!r} cannot be sampled by itself: train a prior over it")
+        return vectors.to(self.device)
+
+    def _grid(self, extent: Sequence[int]) -> list[int]:
+        return [n // s for n, s in zip(extent, self.modality.strides, strict=True)]
 
     def quantize(self, batch: Batch, stages: int | Tensor | None = None) -> Quantized:
         """The road up to the quantizer; `codes` carry the samples' own sizes and labels."""
@@ -122,6 +154,8 @@ class Tokenizer(nn.Module):
         self, batch: Batch, seed: int = 0, stages: int | Tensor | None = None
     ) -> tuple[list[Tensor], Codes | None]:
         """Through the bottleneck and back, for every tokenizer, with codes or without: finished samples, and codes."""
+        if self.draws:
+            return self._samples(batch.x.shape[2:], batch.size, batch.label, seed), None
         with evaluating(self):
             quantized = self.quantize(batch, stages)
             like = quantized.codes or Codes((), batch.size, grid_mask(batch, quantized.vectors), batch.label)
@@ -129,16 +163,16 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def sample(self, count: int, label: int | None = None, seed: int = 0) -> list[Tensor]:
-        """New samples from the bottleneck's own prior, for models that have one (a VAE)."""
+        """New samples from the bottleneck's own prior, for models that have one (a VAE, a GAN)."""
         extent = self.extent or ()
-        grid = [n // s for n, s in zip(extent, self.modality.strides, strict=True)]
-        vectors = self.quantizer.sample(count, grid, torch.Generator().manual_seed(seed))
-        if vectors is None:
-            raise UserError(f"the quantizer {self.quantizer.name!r} cannot be sampled by itself: train a prior over it")
-        size = torch.tensor(extent).repeat(count, 1)
         labels = None if label is None else torch.full((count,), label, device=self.device)
+        return self._samples(extent, torch.tensor(extent).repeat(count, 1), labels, seed)
+
+    def _samples(self, extent: Sequence[int], size: Tensor, labels: Tensor | None, seed: int) -> list[Tensor]:
+        """New samples of given sizes, in a batch of that extent."""
+        vectors = self._drawn(len(size), self._grid(extent), torch.Generator().manual_seed(seed))
         with evaluating(self):
-            return self._sampled(vectors.to(self.device), Codes((), size, None, labels), seed)
+            return self._sampled(vectors, Codes((), size, None, labels), seed)
 
     def _sampled(self, vectors: Tensor, codes: Codes, seed: int) -> list[Tensor]:
         return self.decoder.sample(self.conditioned(vectors, codes.label), codes.size, seed, codes.mask)
@@ -154,6 +188,17 @@ class Tokenizer(nn.Module):
             )
         embedding = self.label_embedding(label)
         return vectors + embedding.reshape(*embedding.shape, *[1] * (vectors.ndim - 2))
+
+    @property
+    def keeps_codes(self) -> bool:
+        """Whether encoder and quantizer stay as they are in training."""
+        return self._keeps_codes
+
+    def keep_codes(self) -> None:
+        """Train the decoder alone from now on: no sample's codes change, nor what they stand for."""
+        self._keeps_codes = True
+        for part in (self.encoder, self.quantizer):
+            part.eval().requires_grad_(False)
 
     def require_stages(self, stages: int | None) -> None:
         """A `UserError` for a number of stages that the quantizer does not have."""
@@ -187,7 +232,11 @@ class Tokenizer(nn.Module):
         return self.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "Tokenizer":
-        return super().train(mode and not getattr(self, "_frozen", False))
+        super().train(mode and not getattr(self, "_frozen", False))
+        if getattr(self, "_keeps_codes", False):
+            self.encoder.eval()
+            self.quantizer.eval()  # where nothing moves, and nothing is drawn
+        return self
 
     # Identity
 
@@ -221,6 +270,7 @@ class Tokenizer(nn.Module):
             "labels": list(self.labels),
             "conditional": conditional,
             "extent": self.extent and [*self.extent],
+            **({"draws": True} if self.draws else {}),  # nowhere else: it would change what older ones are called
         }
 
     def save(self, folder: Path) -> None:
@@ -231,6 +281,16 @@ class Tokenizer(nn.Module):
             write_tensors(new / "model.safetensors", self.state_dict())
             write_text(new / "config.json", json.dumps(config, indent=2) + "\n")
             self.modality.save(new)
+
+    def adopt(self, folder: Path, new: Sequence[str] = ()) -> None:
+        """Take the weights of a saved tokenizer, all but those whose names begin with one of `new`."""
+        try:
+            tensors = load_file(folder / "model.safetensors")
+            tensors |= {name: value for name, value in self.state_dict().items() if name.startswith(tuple(new))}
+            self.load_state_dict(tensors)
+        except (SafetensorError, RuntimeError, OSError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder / 'model.safetensors'} is damaged or of another version: {said}") from None
 
     @classmethod
     def load(cls, folder: Path | str, registry: Registry | None = None) -> "Tokenizer":
@@ -244,12 +304,9 @@ class Tokenizer(nn.Module):
         registry = registry or Registry.discover()
         modality = build_modality(config, registry)
         modality.load(folder)
-        tokenizer = cls.build(config, modality, registry, config["labels"], config["conditional"], config["extent"])
-        try:
-            tokenizer.load_state_dict(load_file(folder / "model.safetensors"))
-        except (SafetensorError, RuntimeError, OSError) as error:
-            said = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder / 'model.safetensors'} is damaged or of another version: {said}") from None
+        labels, conditional, extent = (config[name] for name in ("labels", "conditional", "extent"))
+        tokenizer = cls.build(config, modality, registry, labels, conditional, extent, config.get("draws", False))
+        tokenizer.adopt(folder)
         if tokenizer.fingerprint() != config["fingerprint"]:
             raise UserError(
                 f"{folder} was changed after it was saved: its content has the fingerprint {tokenizer.fingerprint()}, "

@@ -21,6 +21,7 @@ from vqmm.plugins.audio import files
 
 if TYPE_CHECKING:
     from vqmm.evaluation.labels import LabelJudge
+    from vqmm.plugins.audio.judge import SoundFeatures
     from vqmm.plugins.audio.waveform import Style
 
 
@@ -239,6 +240,12 @@ class Audio(vqmm.Modality):
         from vqmm.plugins.audio.judge import SoundLabelJudge
 
         return SoundLabelJudge(self.options.sample_rate_hz)
+
+    def features(self) -> "SoundFeatures":
+        """Statistics of log-mel bands."""
+        from vqmm.plugins.audio.judge import SoundFeatures
+
+        return SoundFeatures(self.options.sample_rate_hz)
 
     def amount(self, sample: Tensor) -> float:
         return sample.shape[1] / self.options.sample_rate_hz

@@ -61,3 +61,23 @@ class SoundLabelJudge:
         power = power[int(heard[0]) : int(heard[-1]) + 1]
         level = 10 * (power / power.max()).clamp(min=10 ** (-DEPTH_DB / 10)).log10()
         return F.adaptive_avg_pool1d(1 + level.T / DEPTH_DB, FRAMES)
+
+
+class SoundFeatures:
+    """What sets of sounds are compared by: of each log-mel band the mean and the deviation over time.
+
+    Nothing is learnt. The bands are those that `SoundLabelJudge` sees: relative to a sound's loudest point, silence
+    around it left out.
+    """
+
+    def __init__(self, sample_rate_hz: int):
+        self._judge = SoundLabelJudge(sample_rate_hz)
+
+    @property
+    def rule(self) -> str:
+        return f"features: mean and deviation over time of {BANDS} log-mel bands; level and silence around it left out"
+
+    def features(self, samples: Sequence[Tensor]) -> Tensor:
+        """Sounds (C, T), of any lengths -> (N, 2 bands)."""
+        planes = self._judge._planes(samples)[:, 0]
+        return torch.cat([planes.mean(dim=2), planes.std(dim=2)], dim=1)

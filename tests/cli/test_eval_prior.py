@@ -39,7 +39,7 @@ def test_the_same_for_programs(vqmm, joint, data):
     assert told["control"]["image"].keys() == {"text"} and told["data"]["text"].endswith("words.csv")
 
 
-@pytest.mark.parametrize("option", [["--whole"], ["--labels"], ["--stages", 1], ["--show", "page"]])
+@pytest.mark.parametrize("option", [["--whole"], ["--labels"], ["--realism"], ["--stages", 1], ["--show", "page"]])
 def test_options_of_tokenizers_are_refused(vqmm, joint, data, option):
     assert "are for tokenizers" in vqmm.refuses("eval", joint, *data, *option)
 

@@ -18,6 +18,12 @@ def eval(
     show: Annotated[Path | None, typer.Option(help="Write originals over reconstructions here (no suffix).")] = None,
     stages: Annotated[int | None, typer.Option(help="Use only the first so many codes of each position.")] = None,
     labels: Annotated[bool, typer.Option("--labels", help="Say whether labels survive, by a classifier.")] = False,
+    realism: Annotated[
+        bool, typer.Option("--realism", help="Compare originals and reconstructions as sets: Frechet distance, recall.")
+    ] = False,
+    inception: Annotated[
+        Path | None, typer.Option(help="With --realism: torch-fidelity's Inception weights, for FID and KID.")
+    ] = None,
     count: Annotated[int | None, typer.Option(help="Of a prior: samples of each cell, 200.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of a prior, as of vqmm generate; 1.")] = None,
     top_k: Annotated[int | None, typer.Option(help="The same.")] = None,
@@ -37,15 +43,29 @@ def eval(
     drawing |= {"guidance": guidance, "seed": seed}
     drawing = {name: value for name, value in drawing.items() if value is not None}
     if holds_prior(run):
-        if whole or labels or show is not None or stages is not None:
-            raise UserError(f"{run} holds a prior: --whole, --show, --stages and --labels are for tokenizers")
+        if whole or labels or realism or show is not None or stages is not None:
+            raise UserError(
+                f"{run} holds a prior: --whole, --show, --stages, --labels and --realism are for tokenizers"
+            )
         judge_prior(run, data, drawing, plugin or (), as_json)
         return
     if drawing:
         raise UserError(f"{run} holds a tokenizer: --{', --'.join(drawing).replace('_', '-')} is for priors")
     if len(data) > 1:
         raise UserError(f"data {' '.join(data)!r}: a tokenizer is judged on one source")
-    result = judge(run, data[0], whole=whole, show=show, stages=stages, labels=labels, plugins=plugin or ())
+    if inception is not None and not realism:
+        raise UserError(f"--inception {inception}: give --realism as well, which is what its weights are for")
+    result = judge(
+        run,
+        data[0],
+        whole=whole,
+        show=show,
+        stages=stages,
+        labels=labels,
+        realism=realism,
+        inception=inception,
+        plugins=plugin or (),
+    )
     print_unreadable(result["unreadable"])
     if as_json:
         print_json(result)

@@ -13,7 +13,7 @@ BATCH = 64
 EPOCHS = 60  # at most, so that a handful of planes takes no longer than it must
 STEPS = 1500  # at most: 15 s of one core for 28 x 28 pixels, however many planes there are
 SHIFT = 2  # pixels to each side that a plane is moved in training
-NOISE = 0.8  # times the deviation of all values: the most noise that a plane gets in training
+NOISE = 0.8
 AT_ONCE = 256  # planes named together
 
 
@@ -26,12 +26,14 @@ class PlaneClassifier:
 
     Args:
         steps: of 64 planes each; fewer where these would be more than 60 epochs.
+        noise: the most noise that a plane gets in training, times the deviation of all values. Where blur is what is to
+            be seen, 0.
     """
 
     said = "convolutional network of 2 layers (16 and 32 channels, batch norm, 2 x 2 pooling) and a linear one"
 
-    def __init__(self, steps: int = STEPS, seed: int = 0):
-        self.steps, self.seed = steps, seed
+    def __init__(self, steps: int = STEPS, seed: int = 0, noise: float = NOISE):
+        self.steps, self.seed, self.noise = steps, seed, noise
         self._labels: list[int] = []
         self._network = nn.Sequential()
         self._mean, self._deviation = torch.zeros(()), torch.ones(())
@@ -68,7 +70,7 @@ class PlaneClassifier:
             some = order[step % epoch * batch :][:batch]
             for group in optimizer.param_groups:
                 group["lr"] = 3e-3 * warmup_cosine(step, steps, 0.1)
-            loss = F.cross_entropy(self._network(_noisy(self._scaled(_shifted(planes[some])))), goals[some])
+            loss = F.cross_entropy(self._network(_noisy(self._scaled(_shifted(planes[some])), self.noise)), goals[some])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -95,9 +97,11 @@ def _network(shape: Sequence[int], labels: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _noisy(planes: Tensor) -> Tensor:
+def _noisy(planes: Tensor, most: float) -> Tensor:
     """Planes of deviation 1, each with as much noise as chance will have it."""
-    level = NOISE * torch.rand(len(planes), 1, 1, 1)
+    if not most:
+        return planes
+    level = most * torch.rand(len(planes), 1, 1, 1)
     return planes + level * torch.randn_like(planes)
 
 

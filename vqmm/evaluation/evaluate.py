@@ -22,6 +22,7 @@ from vqmm.tokenizer import Tokenizer, evaluating
 if TYPE_CHECKING:
     from vqmm.evaluation.metrics import Judge
 
+NOT_JUDGED = "null: new samples belong beside no original"  # what a GAN's generator gives
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -71,6 +72,8 @@ def evaluate(
 ) -> Evaluation:
     """Reconstruct every sample of the batches and judge it; of a decoder that is slow to sample, the first few.
 
+    A tokenizer that draws (the generator of a GAN) reconstructs nothing: as many new samples, which no metric judges.
+
     Args:
         as_written: judge what a decoded file would hold (8-bit pictures), not the network's output.
         show: keep so many originals and reconstructions for a look.
@@ -94,7 +97,8 @@ class _Pass:
         self.usage = CodeUsage([each[:stages] for each in tokenizer.quantizer.sizes])
         self.amount, self.seconds, self.reconstructed = 0.0, 0.0, 0
         self.bits, self.bits_shuffled, self.values, self.values_shuffled = 0.0, 0.0, 0, 0
-        self.measures = dict.fromkeys(tokenizer.quantizer.measured, 0.0)  # sums over positions
+        measured = () if tokenizer.draws else tokenizer.quantizer.measured
+        self.measures = dict.fromkeys(measured, 0.0)  # sums over positions
         self.positions = 0
 
     def add(self, batch: Batch) -> None:
@@ -132,14 +136,14 @@ class _Pass:
 
     def _judge(self, batch: Batch) -> Codes | None:
         start = time.perf_counter()
-        outputs, codes = reconstruct_long(self.tokenizer, batch, stages=self.stages)
+        outputs, codes = self._reconstruct(batch)
         outputs = [output.cpu() for output in outputs]
         self.seconds += time.perf_counter() - start
         self.reconstructed += len(batch)
         originals = originals_of(batch)
         if self.as_written:
             outputs = [self.tokenizer.modality.as_written(output) for output in outputs]
-        for some_outputs, some_originals in alike(outputs, originals):
+        for some_outputs, some_originals in () if self.tokenizer.draws else alike(outputs, originals):
             for judge in self.judges.values():
                 judge.update(some_outputs, some_originals)
         room = max(self.show - len(self.found.shown[0]), 0)
@@ -149,13 +153,18 @@ class _Pass:
             self.found.inputs.extend(originals_of(replace(batch, target=None))[:room])
         return codes
 
+    def _reconstruct(self, batch: Batch) -> tuple[list[Tensor], Codes | None]:
+        if self.tokenizer.draws:  # another seed for each batch, or all would be of the same noise
+            return self.tokenizer.reconstruct(batch, seed=self.reconstructed)
+        return reconstruct_long(self.tokenizer, batch, stages=self.stages)
+
     def finished(self) -> Evaluation:
         found, tokenizer = self.found, self.tokenizer
         if not found.count:
             return found
         of_some = f"; of the first {self.reconstructed} samples" if self.reconstructed < found.count else ""
         for name, judge in self.judges.items():
-            found.metrics[name], rule = figure(judge)
+            found.metrics[name], rule = (None, NOT_JUDGED) if tokenizer.draws else figure(judge)
             found.rules[name] = rule + of_some
         if self.values:
             found.metrics["bits_per_dim"] = self.bits / self.values
@@ -205,9 +214,9 @@ def shuffled_loss_ratio(tokenizer: Tokenizer, batch: Batch) -> float | None:
     """How many times worse the decoder does with other samples' codes: 1 if it ignores them.
 
     The ratio of the losses; for a decoder with a likelihood, the ratio of the likelihoods of a value. None where there
-    is nothing to exchange (one sample) or nothing to divide by.
+    is nothing to exchange (one sample, or no codes as of a GAN) or nothing to divide by.
     """
-    if len(batch) < 2:
+    if len(batch) < 2 or tokenizer.draws:
         return None
     right, wrong = right_and_shuffled(tokenizer, batch)
     if tokenizer.decoder.likelihood:

@@ -12,6 +12,7 @@ from vqmm.data.source import Source, judged, label_numbers
 from vqmm.errors import UserError
 from vqmm.evaluation.evaluate import evaluate, write_shown
 from vqmm.evaluation.labels import label_survival
+from vqmm.evaluation.realism import realism as compare_sets
 from vqmm.registry import Registry
 from vqmm.tokenizer import Tokenizer
 
@@ -24,6 +25,8 @@ def eval(
     show: str | Path | None = None,
     stages: int | None = None,
     labels: bool = False,
+    realism: bool = False,
+    inception: str | Path | None = None,
     batch_size: int = 32,
     plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -40,6 +43,9 @@ def eval(
         stages: use only the first so many codes of each position: a residual quantizer's lower rates.
         labels: say whether labels survive as well (`label_survival`): a classifier is fitted to the source's training
             part first.
+        realism: compare originals and reconstructions as two sets as well (`vqmm.evaluation.realism`); on training
+            views, `whole` or not.
+        inception: weights of torch-fidelity's Inception network: `fid` and `kid` with `realism`.
 
     Returns:
         `metrics`, with a `rules` entry for each, and `split`, `view`, `count`: what was looked at; `degrade`: the
@@ -55,6 +61,9 @@ def eval(
     survival: dict[str, Any] = {}
     if labels:  # first: what is wrong with them is known at once
         survival = label_survival(tokenizer, source, whole=whole, stages=stages, degrade=degrade, batch_size=batch_size)
+    sets: dict[str, Any] = {}
+    if realism:
+        sets = compare_sets(tokenizer, source, inception=None if inception is None else Path(inception))
     views = Views(tokenizer.modality, samples, numbers, whole=whole, degrade=degrade)
     found = evaluate(tokenizer, evaluation_batches(views, batch_size), as_written=whole, stages=stages)
     if not found.count:
@@ -63,6 +72,9 @@ def eval(
         found.metrics |= survival["metrics"]
         found.rules |= survival["rules"]
         found.unreadable = [*dict.fromkeys(found.unreadable + survival["unreadable"])]
+    if realism:
+        found.metrics |= sets["metrics"]
+        found.rules |= sets["rules"]
     view = "whole samples, as written to a file" if whole else tokenizer.modality.view
     if degrade is not None:
         view = f"{view}, {degrade.said}"

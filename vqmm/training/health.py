@@ -1,7 +1,7 @@
 """Says in plain words when a run is not well. It watches what passes and changes nothing."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -62,11 +62,9 @@ class HealthWatch:
         if value is None:
             return events
         self.values.append(value)
-        past, recent = self.values[:-FLAT_LOOKS], self.values[-FLAT_LOOKS:]
-        pick = max if self.higher_is_better else min
-        gain = abs(pick([*past, *recent]) - pick(past)) / max(abs(pick(past)), 1e-12) if past else 1.0
+        gain = flat_gain(self.values, self.higher_is_better)
         said = f"reconstruction has flattened: {headline} improved by {gain:.2%} over the last {FLAT_LOOKS} evaluations"
-        return events + self._when(gain < FLAT_SHARE, step, "flattened", said)
+        return events + self._when(is_flat(gain), step, "flattened", said)
 
     def _when(self, wrong: bool, step: int, event: str, said: str) -> list[Event]:
         if not wrong:
@@ -75,3 +73,14 @@ class HealthWatch:
             return []
         self.said.add(event)
         return [Event(step, event, said)]
+
+
+def flat_gain(values: Sequence[float], higher_is_better: bool) -> float:
+    """By what share of itself the best of a metric has improved over the last few looks; 1 where those are all."""
+    past = values[:-FLAT_LOOKS]
+    pick = max if higher_is_better else min
+    return abs(pick(values) - pick(past)) / max(abs(pick(past)), 1e-12) if past else 1.0
+
+
+def is_flat(gain: float) -> bool:
+    return gain < FLAT_SHARE

@@ -19,6 +19,8 @@ from vqmm.recipe import Optimisation, Train
 from vqmm.tokenizer import Tokenizer
 from vqmm.training.average import Average
 from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
+from vqmm.training.contest import Contest
+from vqmm.training.health import Event
 from vqmm.training.profile import Profile
 from vqmm.training.schedule import warmup_cosine
 
@@ -29,9 +31,10 @@ START_BATCHES = 16  # and how many batches that may take at the most
 class TrainingStep(nn.Module):
     """A tokenizer's forward pass in plain containers, which is what Fabric and its strategies look into."""
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, contest: Contest | None = None):
         super().__init__()
         self.tokenizer = tokenizer
+        self.contest = contest  # no module: the critic's weights are none of this step's
         self.codes: Codes | None = None  # of the last batch, for whoever counts them
 
     def forward(self, fields: dict[str, Any]) -> dict[str, Tensor]:
@@ -43,9 +46,10 @@ class TrainingStep(nn.Module):
         self.codes = None
         if not fields:
             return {"nothing": torch.stack([p.sum() for p in self.parameters()]).sum() * 0}
-        output = self.tokenizer(Batch(**fields))
+        batch = Batch(**fields)
+        output = self.tokenizer(batch)
         self.codes = output.quantized.codes
-        return output.losses
+        return output.losses if self.contest is None else self.contest.joined(output, batch)
 
 
 @dataclass
@@ -71,18 +75,22 @@ class Loop:
     the joined batch.
     """
 
-    def __init__(self, tokenizer: Tokenizer, views: Views, recipe: Train, fabric: Fabric):
+    def __init__(
+        self, tokenizer: Tokenizer, views: Views, recipe: Train, fabric: Fabric, contest: Contest | None = None
+    ):
+        self.contest = contest
         self.tokenizer, self.views, self.recipe, self.fabric = tokenizer, views, recipe, fabric
         optimizer = torch.optim.AdamW(
             parameter_groups(tokenizer, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.99)
         )
-        self.inner = TrainingStep(tokenizer)
+        self.inner = TrainingStep(tokenizer, contest)
         self.model, self.optimizer = fabric.setup(self.inner, optimizer)
         self.profile = Profile(recipe.profile, fabric.device)
         self.profile.watch(tokenizer.quantizer, "quantizer", within="forward")
         self.average = Average(tokenizer, recipe.average)
         self.usage = CodeUsage(tokenizer.quantizer.sizes)  # of this process, since the epoch began
         self.unreadable: dict[str, None] = {}  # in the order in which they were met
+        self.events: list[Event] = []  # of the contest, for whoever takes them
         self.step = 0
         self._clear()
 
@@ -135,6 +143,9 @@ class Loop:
                 with self.profile.part("backward"):
                     # the strategy averages over processes; the shares of all of them add up to one
                     self.fabric.backward(torch.stack([*losses.values()]).sum() * share * self.fabric.world_size)
+            if self.contest is not None:
+                with self.profile.part("critic"):
+                    self.contest.learn(share, number + 1 < recipe.accumulate)
             if batch is not None:
                 self._tally(losses, share)
             if self.inner.codes is not None:
@@ -144,6 +155,9 @@ class Loop:
             self._tally({"gradient_norm": norm}, 1 / self.fabric.world_size)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+        if self.contest is not None:
+            with self.profile.part("critic"):
+                self.events += self.contest.finish(factor, self._reduce)
         with self.profile.part("quantizer"):
             self.tokenizer.quantizer.after_step(self._reduce, (self.step + 1) / recipe.steps)
         self.step += 1
@@ -212,6 +226,7 @@ class Loop:
             for s, one in enumerate(stages)
         }
         weights |= {f"average.{name}": value for name, value in self.average.tensors.items()}
+        weights |= {} if self.contest is None else self.contest.pack()
         return {**weights, **pack_optimizer(self.optimizer), **self._pack_random(), **counts}
 
     def check_equal(self) -> None:
@@ -219,7 +234,8 @@ class Loop:
         world = self.fabric.world_size
         if world > 1:
             prints = [""] * world
-            torch.distributed.all_gather_object(prints, self.tokenizer.fingerprint())
+            critic = "" if self.contest is None else self.contest.fingerprint()
+            torch.distributed.all_gather_object(prints, self.tokenizer.fingerprint() + critic)
             if len(set(prints)) > 1:
                 raise RuntimeError(f"the processes have drifted apart by step {self.step}: fingerprints {prints}")
 
@@ -237,6 +253,8 @@ class Loop:
         }
         self.tokenizer.load_state_dict(weights)
         unpack_optimizer(self.optimizer, tensors)
+        if self.contest is not None:
+            self.contest.unpack(step, tensors)
         for name, value in self.average.tensors.items():
             value.copy_(tensors[f"average.{name}"])
         if self.fabric.is_global_zero:  # which carries what all processes had counted

@@ -27,8 +27,10 @@ from vqmm.machine import machine
 from vqmm.recipe import Recipe, Train, read_recipe
 from vqmm.registry import Registry
 from vqmm.report.page import report
-from vqmm.tokenizer import Tokenizer, build_modality
+from vqmm.tokenizer import Tokenizer, build_modality, tokenizer_folder
+from vqmm.training.begin import begin_with
 from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, write_checkpoint
+from vqmm.training.contest import Contest, said_of
 from vqmm.training.health import Event, HealthWatch
 from vqmm.training.log import MetricsLog, check_tensorboard
 from vqmm.training.loop import Loop
@@ -154,15 +156,35 @@ class Run:
             self.modality, held_out, labels, plan.seed, plan.cache_mb // 4, degrade=plan.degrade
         )
         self.views.check()
-        self.modality.fit(self.views.values())
-        torch.manual_seed(plan.seed)
-        self.tokenizer = Tokenizer.build(told, self.modality, registry, source.labels, conditional, self.views.extent())
-        self.loop = Loop(self.tokenizer, self.views, plan, fabric)
-        self.steps = plan.steps if any(True for _ in self.tokenizer.parameters()) else 0  # `identity` has no weights
-        torch.manual_seed(plan.seed + fabric.global_rank)  # from here on each process draws its own noise
+        begin = None if plan.begin is None else tokenizer_folder(Path(plan.begin))
+        if begin is None:
+            self.modality.fit(self.views.values())
+        else:
+            self.modality.load(begin)
         headline = self.modality.metrics()[self.modality.headline]
         self.health = HealthWatch(bool(headline.higher_is_better))
+        torch.manual_seed(plan.seed)
+        extent, draws = self.views.extent(), recipe.input == "noise"
+        self.tokenizer = Tokenizer.build(told, self.modality, registry, source.labels, conditional, extent, draws)
+        if begin is not None:
+            begin_with(self.tokenizer, begin, only_decoder=plan.only == "decoder")
+        self.contest = self._contest(told, registry)
+        self.loop = Loop(self.tokenizer, self.views, plan, fabric, self.contest)
+        self.steps = plan.steps if any(True for _ in self.tokenizer.parameters()) else 0  # `identity` has no weights
+        torch.manual_seed(plan.seed + fabric.global_rank)  # from here on each process draws its own noise
         self.best: dict[str, float] = {}  # {"step": ..., "value": ...} of the headline metric
+
+    def _contest(self, told: dict[str, Any], registry: Registry) -> Contest | None:
+        """The critic that the recipe names, and its course; none where it names none."""
+        recipe = self.recipe
+        if recipe.adversary is None:
+            if self.tokenizer.draws:
+                raise UserError("input: noise is judged by nobody but an adversary: set adversary.name=critic")
+            return None
+        found, options = registry.part("adversary", told["adversary"])
+        labels = len(self.tokenizer.labels) if self.tokenizer.label_embedding is not None else 0
+        adversary = found(self.modality, options, labels)
+        return Contest(adversary, self.tokenizer, recipe.train, self.fabric, self.health.higher_is_better)
 
     @property
     def is_first(self) -> bool:
@@ -187,12 +209,17 @@ class Run:
                     raise
                 last = loop.step == self.steps
                 self._close_epoch(log, progress)
+                self._tell(loop.events, log, progress)
+                loop.events.clear()
                 if loop.step % REPORT_EVERY == 0 or last:
                     report = loop.report()
                     progress.trained(report.step, report.loss, report.samples_per_second)
                     if log is not None:
                         log.write("train", **asdict(report))
                     self._tell(self.health.report(report.step, report.gradient_norm), log, progress)
+                    figures = {} if self.contest is None else self.contest.figures()
+                    if log is not None and figures:
+                        log.write("critic", step=report.step, **figures)
                 if loop.step % plan.evaluate_every == 0 or last:
                     found = self._evaluate(log, progress)
                 if loop.step % plan.checkpoint_every == 0 or last or stop:
@@ -203,7 +230,7 @@ class Run:
 
     def _start(self) -> None:
         """From the last checkpoint, or from data; the first process writes what the run is."""
-        out = self.job.out
+        out, plan = self.job.out, self.recipe.train
         done = checkpoints(out / "checkpoints")
         if self.job.resume:
             must_be_same(out, self.recipe)
@@ -217,7 +244,7 @@ class Run:
             self.loop.unpack(told["step"], tensors)
             self.loop.unreadable = dict.fromkeys(told["unreadable"])
             self.best = told["best"]
-        else:
+        elif not (self.tokenizer.draws or plan.begin):
             self.loop.start_from_data()
         self.fabric.barrier()  # nobody may look for a recipe that the first process has yet to write
         if self.is_first:
@@ -250,6 +277,11 @@ class Run:
                 found = self._judge(log, progress)
                 self.tokenizer.save(self.job.out / "tokenizer")
         self.fabric.barrier()
+        if self.contest is not None:
+            value = self.fabric.broadcast(found.metrics.get(self.modality.headline))  # of the first, who alone knows
+            self._tell(self.contest.course.look(self.loop.step, value), log, progress)
+            if self.is_first and self.contest.figures():
+                progress.say(f"step {self.loop.step}: critic  {said_of(self.contest.figures())}")
         return found
 
     def _judge(self, log: MetricsLog | None, progress: RunProgress) -> Evaluation:

@@ -1,0 +1,129 @@
+"""What a critic buys, and what it costs: recipes with and without one, at equal steps, in one table.
+
+    python -m vqmm.benchmarks.adversaries image cifar10_subset.npz --name cifar10 --steps 3000 --out benchmarks/results
+
+Every run is judged by the metrics of `vqmm eval`, and by `vqmm.evaluation.realism` with one set of features for all.
+Beside them the seconds that a run took, and how far it fell below its own best before the critic counted: by how much
+of the headline metric at the most, and for what share of its looks by more than `--fall`.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+import vqmm
+from vqmm.data.source import Source
+from vqmm.evaluation.realism import Features, features_of, realism
+from vqmm.files import write_text
+from vqmm.machine import machine
+from vqmm.recipe import read_named_recipe
+
+RECIPES = ("vqvae-ema", "vqgan", "vqgan-wgan-gp", "cvqgan", "gan")
+FALL = 0.5  # of the headline metric: dB of PSNR
+LOOKS = 40  # at held-out data in a run
+
+
+def falls(run: Path, headline: str, higher_is_better: bool, fall: float) -> dict[str, float | None]:
+    """How far a run fell below its own best before its critic counted; None where none ever did.
+
+    `deepest`: by how much of the headline metric at the most; `below_share`: the share of all looks at held-out data
+    that were more than `fall` below.
+    """
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    counted = [line["step"] for line in lines if line["kind"] == "critic" and "trust" in line]
+    looks = [(line["step"], line["metrics"].get(headline)) for line in lines if line["kind"] == "held-out"]
+    sign = 1 if higher_is_better else -1
+    known = [(step, sign * value) for step, value in looks if value is not None]
+    before = [value for step, value in known if counted and step <= counted[0]]
+    if not before:
+        return {"deepest": None, "below_share": None}
+    lost = [max(before) - value for step, value in known if step > counted[0]]
+    return {"deepest": max([0.0, *lost]), "below_share": sum(each > fall for each in lost) / len(known)}
+
+
+def trained(told: argparse.Namespace, recipe: str, seed: int, folder: Path) -> tuple[vqmm.Tokenizer, dict[str, Any]]:
+    """One run, with the figures that only its training knows."""
+    every = max(told.steps // LOOKS, 1)
+    critic = read_named_recipe(vqmm.Registry.discover().recipe(recipe)).adversary is not None
+    own = [setting for setting in told.settings if critic or not setting.startswith("adversary.")]
+    settings = [f"train.seed={seed}", f"train.evaluate_every={every}", "train.evaluate_samples=256", *own]
+    begun = time.perf_counter()
+    made = vqmm.train(told.modality, told.data, folder, recipe, steps=told.steps, settings=settings, quiet=True)
+    seconds = round(time.perf_counter() - begun, 1)
+    tokenizer = vqmm.Tokenizer.load(folder)
+    modality = tokenizer.modality
+    judge = modality.metrics()[modality.headline]
+    fell = falls(folder, modality.headline, bool(judge.higher_is_better), told.fall)
+    return tokenizer, {"recipe": recipe, "seed": seed, "weights": made["weights"], "seconds": seconds, **fell}
+
+
+def row_of(
+    told: argparse.Namespace, recipe: str, seed: int, folder: Path, features: Features | None
+) -> tuple[dict[str, Any], dict[str, str], Features]:
+    """A run and all its figures; their rules; the features, learnt on the way where there are none yet."""
+    tokenizer, row = trained(told, recipe, seed, folder)
+    source = Source(tokenizer.modality, told.data)
+    if features is None:
+        features = features_of(tokenizer, source)
+    found = realism(tokenizer, source, features=features, inception=told.inception)
+    judged = vqmm.eval(folder, told.data, show=told.out / f"adversaries-{told.name}-{recipe}" if not seed else None)
+    metrics = {name: value for name, value in judged["metrics"].items() if value is not None}
+    return {**row, **metrics, **found["metrics"]}, {**judged["rules"], **found["rules"]}, features
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each recipe the mean of every figure over its seeds, and beside it the lowest and the highest."""
+    means = []
+    for recipe in dict.fromkeys(row["recipe"] for row in rows):
+        own = [row for row in rows if row["recipe"] == recipe]
+        figures = {
+            name: [row[name] for row in own]
+            for name in own[0]
+            if name not in ("recipe", "seed") and all(isinstance(row.get(name), int | float) for row in own)
+        }
+        spread = {name: [min(values), max(values)] for name, values in figures.items()}
+        means.append({"recipe": recipe, **{name: fmean(values) for name, values in figures.items()}, "spread": spread})
+    return means
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modality")
+    parser.add_argument("data")
+    parser.add_argument("--name", required=True, help="the data's name, and the result's")
+    parser.add_argument("--recipes", default=",".join(RECIPES))
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--fall", type=float, default=FALL, help="how far below its own best a run may be")
+    parser.add_argument("--inception", type=Path, help="weights of torch-fidelity's Inception network: fid and kid too")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PART.OPTION=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    told.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    rules: dict[str, str] = {}
+    features: Features | None = None
+    with tempfile.TemporaryDirectory() as folder:
+        for recipe in told.recipes.split(","):
+            for seed in map(int, told.seeds.split(",")):
+                row, said, features = row_of(told, recipe, seed, Path(folder) / f"{recipe}-{seed}", features)
+                rows.append(row)
+                rules |= said
+                print(json.dumps(row), flush=True)
+    result = {"question": "adversaries", "data": told.name, "steps": told.steps, "fall": told.fall, "rules": rules}
+    result |= {"settings": told.settings, "rows": table(rows), "runs": rows}
+    file = told.out / f"adversaries-{told.name}-{told.steps}.json"
+    write_text(file, json.dumps({**result, **machine()}, indent=2) + "\n")
+    print(file)
+
+
+if __name__ == "__main__":
+    main()

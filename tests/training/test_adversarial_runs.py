@@ -1,0 +1,234 @@
+"""Runs with a critic: stopped and resumed, from noise, on an old tokenizer; and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import vqmm
+from vqmm.training.checkpoint import checkpoints, read_checkpoint
+from vqmm.training.loop import Loop
+
+TINY = [
+    *("modality.size=8", "modality.channels=1", "modality.stride=2", "modality.width=8", "modality.blocks=1"),
+    *("train.batch_size=8", "train.evaluate_samples=16", "train.device=cpu"),
+]
+VECTOR = ["quantizer.codebook_size=16", "quantizer.dim=8"]
+CRITIC = ["adversary.width=4", "adversary.layers=2"]
+EARLY = ["adversary.start=0.4", "adversary.warm=0.2", "train.checkpoint_every=3", "train.evaluate_every=4"]
+
+
+def run(out, recipe="vqgan", settings=(), steps=12, data="builtin:digits", **options):
+    return vqmm.train("image", data, out, recipe, steps=steps, settings=[*TINY, *settings], quiet=True, **options)
+
+
+def weights(out):
+    return vqmm.Tokenizer.load(out).fingerprint()
+
+
+def last_tensors(out):
+    return read_checkpoint(checkpoints(Path(out) / "checkpoints")[-1])[0]
+
+
+class KilledError(RuntimeError):
+    pass
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+    def die_at(step):
+        real = Loop.advance
+
+        def advance(self, stop=0):
+            if self.step == step:
+                raise KilledError
+            return real(self, stop)
+
+        monkeypatch.setattr(Loop, "advance", advance)
+        return lambda: monkeypatch.setattr(Loop, "advance", real)
+
+    return die_at
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more", "step"),
+    [
+        ("vqgan", ["adversary.spectral_norm=true", "adversary.lecam=0.1", *VECTOR], 4),  # while it warms up
+        ("vqgan", ["train.accumulate=2", "adversary.rest=0.5", *VECTOR], 10),
+        ("vqgan-wgan-gp", VECTOR, 10),  # draws points between samples
+        ("gan", ["adversary.start=0", "adversary.warm=0"], 7),  # draws noise
+    ],
+)
+def test_a_killed_run_ends_with_the_same_bits_of_tokenizer_and_critic(recipe, more, step, tmp_path, killed_at):
+    settings = [*CRITIC, *EARLY, *more]
+    run(tmp_path / "whole", recipe, settings)
+    live = killed_at(step)
+    with pytest.raises(KilledError):
+        run(tmp_path / "killed", recipe, settings)
+    live()
+    run(tmp_path / "killed", recipe, settings, resume=True)
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    one, other = last_tensors(tmp_path / "whole"), last_tensors(tmp_path / "killed")
+    assert one.keys() == other.keys() and any(name.startswith("critic.optimizer") for name in one)
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_a_flat_start_is_found_again_after_a_kill(tmp_path, killed_at):
+    """The looks at held-out data before the stop count, and what they decided holds."""
+    settings = [*CRITIC, *VECTOR, "train.evaluate_every=1", "train.checkpoint_every=2", "train.learning_rate=1e-9"]
+    settings += ["adversary.latest=1", "adversary.warm=0.1"]
+    run(tmp_path / "whole", settings=settings)
+    events = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    (start,) = [line for line in events if line.get("event") == "critic_starts"]
+    assert start["step"] < 9 and "counts from step" in start["said"]
+    for step in (4, 8):
+        live = killed_at(step)
+        with pytest.raises(KilledError):
+            run(tmp_path / f"killed{step}", settings=settings)
+        live()
+        run(tmp_path / f"killed{step}", settings=settings, resume=True)
+        assert torch.equal(
+            last_tensors(tmp_path / f"killed{step}")["critic.course"], last_tensors(tmp_path / "whole")["critic.course"]
+        )
+        assert weights(tmp_path / f"killed{step}") == weights(tmp_path / "whole")
+
+
+# Fine-tuning
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    """A tokenizer of before, and its tokens."""
+    folder = tmp_path_factory.mktemp("old")
+    run(folder / "run", "vqvae-ema", VECTOR)
+    vqmm.encode(folder / "run", ["builtin:digits"], folder / "tokens")
+    return folder
+
+
+def test_a_new_critic_on_an_old_decoder_leaves_every_code_as_it_was(old, tmp_path):
+    settings = [*CRITIC, "adversary.start=0", "adversary.warm=0", "train.only=decoder", f"train.begin={old / 'run'}"]
+    told = vqmm.train("image", "builtin:digits", tmp_path / "new", "vqgan", steps=5, settings=settings, quiet=True)
+    before, after = (vqmm.Tokenizer.load(folder) for folder in (old / "run", tmp_path / "new"))
+    assert after.code_fingerprint() == before.code_fingerprint() and after.fingerprint() != before.fingerprint()
+    batch = before.modality.collate(list(torch.rand(5, 1, 12, 10) * 2 - 1), list("abcde"))
+    assert all(map(torch.equal, before.encode(batch).maps, after.encode(batch).maps))
+    vqmm.decode(tmp_path / "new", old / "tokens", tmp_path / "back")
+    assert len(list((tmp_path / "back").iterdir())) == 1797
+    assert told["weights"] == sum(p.numel() for p in before.parameters())
+
+
+def test_fine_tuning_of_everything_moves_the_codes_and_resumes(old, tmp_path, killed_at):
+    settings = [*CRITIC, *EARLY, f"train.begin={old / 'run'}", "condition=label"]
+    options = {"recipe": "cvqgan", "steps": 8, "settings": settings, "quiet": True}
+    vqmm.train("image", "builtin:digits", tmp_path / "whole", **options)
+    live = killed_at(5)
+    with pytest.raises(KilledError):
+        vqmm.train("image", "builtin:digits", tmp_path / "killed", **options)
+    live()
+    vqmm.train("image", "builtin:digits", tmp_path / "killed", **options, resume=True)
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    new = vqmm.Tokenizer.load(tmp_path / "whole")
+    assert new.code_fingerprint() != vqmm.Tokenizer.load(old / "run").code_fingerprint()
+    assert new.label_embedding is not None, "a decoder may be told labels that it did not know"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["quantizer.codebook_size=32"], r"has other parts: quantizer.codebook_size is 16 there, not 32: leave"),
+        (["modality.width=16", "modality.stride=2"], r"modality.width is 8 there, not 16"),
+        (["decoder.name=wavenet"], r"decoder.name is 'direct' there, not 'wavenet'"),
+    ],
+)
+def test_a_tokenizer_begins_with_its_own_parts(old, tmp_path, settings, said):
+    settings = [f"train.begin={old / 'run'}", *settings]
+    with pytest.raises(vqmm.UserError, match=said):
+        vqmm.train("image", "builtin:digits", tmp_path / "new", "vqgan", steps=5, settings=settings, quiet=True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_only_the_decoder_needs_a_beginning(tmp_path):
+    with pytest.raises(vqmm.UserError, match=r"train.only: decoder needs .* train.begin"):
+        run(tmp_path / "run", settings=["train.only=decoder"])
+    with pytest.raises(vqmm.UserError, match=r"holds no tokenizer"):
+        run(tmp_path / "run", settings=[f"train.begin={tmp_path}"])
+
+
+# From noise
+
+
+def test_a_gan_makes_samples_of_a_label_and_has_no_codes(tmp_path):
+    told = run(tmp_path / "run", "gan", [*CRITIC, "train.average=0.9"], steps=4)
+    assert told["metrics"]["psnr_db"] is None, "nothing is reconstructed, so nothing is compared"
+    assert "belong beside no original" in told["rules"]["psnr_db"]
+    made = vqmm.Tokenizer.load(tmp_path / "run")
+    assert made.draws and not any(True for _ in made.encoder.parameters())
+    samples = made.sample(3, label=7, seed=1)
+    assert [tuple(sample.shape) for sample in samples] == [(1, 8, 8)] * 3 and samples[0].abs().max() <= 1
+    assert all(map(torch.equal, samples, made.sample(3, label=7, seed=1)))
+    assert not torch.equal(samples[0], made.sample(3, label=2, seed=1)[0]), "the label counts"
+    with pytest.raises(vqmm.UserError, match="has no codes"):
+        vqmm.encode(tmp_path / "run", ["builtin:digits"], tmp_path / "tokens")
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "said"),
+    [
+        (
+            "vqvae-wavenet",
+            ["adversary.name=critic"],
+            r"the decoder 'wavenet' is a distribution .* take decoder.name=dir",
+        ),
+        ("gan", ["adversary=null"], "input: noise is judged by nobody but an adversary"),
+        ("gan", ["adversary.balance=adaptive"], "balance adaptive, start 0.0: take balance=fixed"),
+        ("gan", ["adversary.feature_matching=1"], "feature_matching 1: take balance=fixed"),
+        ("gan", ["quantizer.name=vector"], "own prior, 'vector' has none: take gaussian"),
+        ("vqgan", ["adversary.name=critc"], "no adversary is called 'critc'.*Did you mean 'critic'"),
+        ("vqgan", ["adversary.lose=hinge"], "adversary.lose: there is no such option.*Did you mean 'loss'"),
+        ("vqgan", ["adversary.start=2"], "adversary.start: 2 does not fit"),
+        ("vqgan", ["adversary.name=tokens"], "'tokens' judges ids"),
+        ("vqgan", ["adversary.perceptual=lpips"], "adversary.perceptual: lpips needs"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_made(recipe, settings, said, tmp_path):
+    with pytest.raises(vqmm.UserError, match=said) as found:
+        run(tmp_path / "run", recipe, settings)
+    assert "\n" not in str(found.value) and not (tmp_path / "run").exists()
+
+
+def test_a_conditional_recipe_needs_labels(tmp_path):
+    image = vqmm.Registry.discover().modality("image")()
+    (tmp_path / "data").mkdir()
+    for i in range(3):
+        image.write(torch.rand(3, 8, 8), tmp_path / "data" / str(i))
+    for recipe in ("cvqgan", "gan"):
+        with pytest.raises(vqmm.UserError, match="condition: label needs a label for every sample"):
+            run(tmp_path / "run", recipe, data=tmp_path / "data")
+
+
+def test_a_modality_that_no_critic_serves_is_refused(tmp_path):
+    file = tmp_path / "picky.py"
+    file.write_text(
+        "import vqmm\nfrom vqmm.errors import UserError\n"
+        "class Picky(vqmm.Adversary):\n    name = 'picky'\n"
+        "    def __init__(self, modality, options=None, labels=0):\n"
+        "        raise UserError(f'adversary.name: picky has no critic for {modality.name}')\n"
+        "@vqmm.hookimpl\ndef register_adversaries(register):\n    register(Picky)\n"
+    )
+    with pytest.raises(vqmm.UserError, match="picky has no critic for image"):
+        run(tmp_path / "run", "vqvae-ema", ["adversary.name=picky"], plugins=[str(file)])
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_with_what_was_saved(tmp_path):
+    settings = [*CRITIC, *VECTOR, "adversary.start=0.25", "adversary.warm=0", "adversary.learning_rate=1e30"]
+    settings += ["train.checkpoint_every=2", "train.clip=1e30"]
+    with pytest.raises(vqmm.UserError, match="is not finite: lower"):
+        run(tmp_path / "run", settings=settings, steps=40)
+    assert checkpoints(tmp_path / "run" / "checkpoints")
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["event"] == "not_finite"

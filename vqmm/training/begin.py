@@ -1,0 +1,28 @@
+"""Training on: a new run that begins with a tokenizer that is there."""
+
+from pathlib import Path
+
+from torch import nn
+
+from vqmm.errors import UserError
+from vqmm.tokenizer import Tokenizer, read_config
+
+
+def begin_with(tokenizer: Tokenizer, folder: Path, only_decoder: bool) -> None:
+    """Give a new tokenizer the weights of a saved one of the same parts.
+
+    Raises:
+        UserError: both know classes, and not the same ones.
+    """
+    before = read_config(folder)
+    was, now = (before["labels"] if before["conditional"] else None), list(tokenizer.labels)
+    told = tokenizer.label_embedding is not None
+    if was is not None and not told:
+        raise UserError(f"train.begin: the decoder of {folder} is told labels: set condition=label")
+    if was is not None and was != now:
+        raise UserError(f"train.begin: {folder} knows the labels {', '.join(was)}, and the data {', '.join(now)}")
+    tokenizer.adopt(folder, new=["label_embedding."] if was is None and told else [])
+    if tokenizer.label_embedding is not None and was is None:
+        nn.init.zeros_(tokenizer.label_embedding.weight)  # what the decoder has learnt holds at first
+    if only_decoder:
+        tokenizer.keep_codes()

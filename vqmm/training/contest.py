@@ -1,0 +1,295 @@
+"""The critic's part of a training step. Knows an adversary, tensors and names; no modality."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from vqmm.adversary import Adversary
+from vqmm.batch import Batch
+from vqmm.errors import UserError
+from vqmm.recipe import Train
+from vqmm.tokenizer import Output, Tokenizer
+from vqmm.training.balance import Balance
+from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
+from vqmm.training.course import Course
+from vqmm.training.health import Event
+
+BETAS = (0.5, 0.9)  # of the critic's Adam, as in Gulrajani et al. 2017: a critic chases a target that moves
+
+
+class CriticStep(nn.Module):
+    """A critic's learning from one batch in plain containers, which is what Fabric and its strategies look into."""
+
+    def __init__(self, adversary: Adversary):
+        super().__init__()
+        self.adversary = adversary
+
+    def forward(self, fields: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Arguments of `critic_losses` -> {"losses": named scalars, "scores": {"fake", "real"}, (B,) each}.
+
+        No fields (a process whose batch was empty): a zero that depends on every weight.
+        """
+        if not fields:
+            nothing = torch.stack([p.sum() for p in self.adversary.parameters()]).sum() * 0
+            return {"losses": {"nothing": nothing}, "scores": {}}
+        lesson = self.adversary.critic_losses(**fields)
+        return {"losses": lesson.losses, "scores": {"fake": lesson.fake, "real": lesson.real}}
+
+
+class GivenGradient(torch.autograd.Function):
+    """A scalar of a known value whose gradient at `output` is known too: what was computed once is not done again."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, pull: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.saved_tensors[0] * pull, None, None
+
+
+@dataclass
+class Heard:
+    """What a contest gathers over the batches of one optimizer step."""
+
+    sums: dict[str, float | Tensor] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, Tensor], share: float) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double() * share
+
+    def joined(
+        self, names: Sequence[str], reduce: Callable[[Tensor], Tensor], device: torch.device
+    ) -> dict[str, float]:
+        """The sums over all processes, in one reduction; 0 for what was not met."""
+        told = [torch.as_tensor(self.sums.get(name, 0.0), dtype=torch.float64, device=device) for name in names]
+        return dict(zip(names, reduce(torch.stack(told)).tolist(), strict=True))
+
+
+class Contest:
+    """One critic beside one tokenizer: its terms in the tokenizer's loss, its own optimizer, its course.
+
+    In the tokenizer's step the critic is frozen; its terms' gradients at the decoder's output are computed once,
+    measured, scaled and passed on. In its own it reads the same output, detached, and the target in one forward pass.
+    While the critic does not watch (see `Course`) nothing of this happens.
+    """
+
+    def __init__(
+        self, adversary: Adversary, tokenizer: Tokenizer, plan: Train, fabric: Fabric, higher_is_better: bool = True
+    ):
+        check_fits(adversary, tokenizer)
+        self.adversary, self.tokenizer, self.plan, self.fabric = adversary, tokenizer, plan, fabric
+        options = adversary.options
+        self.inner = CriticStep(adversary)
+        optimizer = torch.optim.AdamW(adversary.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=0.0)
+        self.model, self.optimizer = fabric.setup(self.inner, optimizer)
+        self.course = Course(options, plan.steps, higher_is_better)
+        self.balance = Balance(adversary.weights, options.balance, options.memory)
+        self.step = 0
+        self.gradient_norm = 0.0
+        self._norms: dict[str, Tensor] = {}
+        self._seen: dict[str, Tensor] = {}
+        self._heard = Heard()
+
+    @property
+    def watches(self) -> bool:
+        return self.course.watches(self.step)
+
+    # In the tokenizer's forward pass
+
+    def joined(self, found: Output, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a forward pass, the critic's terms among them where it counts."""
+        self._norms, self._seen = {}, {}
+        if not self.watches:
+            return found.losses
+        output = found.output
+        if output is None:
+            raise UserError(
+                f"adversary: the decoder {self.tokenizer.decoder.name!r} gave no output to judge: take direct"
+            )
+        label = batch.label if self.adversary.labels else None
+        told = {"target": self.tokenizer.modality.target(batch.goal), "mask": batch.mask, "label": label}
+        given = {name: value for name, value in told.items() if value is not None}
+        self._seen = {"output": output.detach(), **given}
+        if "reconstruction" in found.losses:
+            self._norms["loss"] = found.losses["reconstruction"].detach()
+        if not self.course.counts(self.step):
+            return found.losses
+        leaf = output.detach().requires_grad_()
+        with frozen(self.adversary):
+            terms = self.adversary.generator_losses(leaf, **given)
+        pulls = {name: torch.autograd.grad(term, leaf, retain_graph=True)[0] for name, term in terms.items()}
+        losses = dict(found.losses)
+        if self.balance.kind != "fixed":
+            (reference,) = torch.autograd.grad(losses["reconstruction"], output)
+            losses["reconstruction"] = GivenGradient.apply(output, reference, losses["reconstruction"].detach())
+            self._norms |= {name: self._norm(output, pull) for name, pull in {"reference": reference, **pulls}.items()}
+        for name, factor in self.factors().items():
+            losses[name] = GivenGradient.apply(output, pulls[name] * factor, terms[name].detach().float() * factor)
+        return losses
+
+    def factors(self) -> dict[str, float]:
+        """What each term is multiplied by in this step."""
+        return {name: factor * self.course.trust for name, factor in self.balance.factors().items()}
+
+    def _norm(self, output: Tensor, pull: Tensor) -> Tensor:
+        """The length of a gradient at the output: there (the mean over samples), or at the decoder's last layer."""
+        if self.balance.kind == "gradient":
+            return pull.float().flatten(1).norm(dim=1).mean() * len(pull)  # of a mean over samples, each has its share
+        last = self.tokenizer.decoder.last_layer()
+        return torch.autograd.grad(output, last, pull, retain_graph=True)[0].float().norm()
+
+    # After it
+
+    def learn(self, share: float, more: bool) -> None:
+        """From the batch of the last forward pass; `share`: its part in the samples of the step; `more` will follow."""
+        if not self.watches:
+            return
+        if self.course.learns(self.step):
+            with self.fabric.no_backward_sync(self.model, enabled=more):
+                found = self.model(self._seen)
+                total = torch.stack([*found["losses"].values()]).sum()
+                self.fabric.backward(total * share * self.fabric.world_size)
+            scores = found["scores"]
+        else:
+            scores = self._scores()
+        if self._seen:
+            low, high = scores["fake"].float(), scores["real"].float()
+            right = (low < self.course.threshold).float().mean() + (high > self.course.threshold).float().mean()
+            self._heard.add({**self._norms, "fake": low.mean(), "real": high.mean(), "right": right / 2}, share)
+        self._norms, self._seen = {}, {}
+
+    @torch.no_grad()
+    def _scores(self) -> dict[str, Tensor]:
+        """Of a critic at rest."""
+        if not self._seen:
+            return {}
+        with self.fabric.autocast():
+            fake, real = self.adversary.judge(**self._seen)
+        return {"fake": fake.each, "real": real.each}
+
+    def finish(self, factor: float, reduce: Callable[[Tensor], Tensor]) -> list[Event]:
+        """The end of an optimizer step: the critic's own, at `factor` times its learning rate; what all have seen."""
+        if not self.watches:
+            self.step += 1
+            return []
+        learns, counts = self.course.learns(self.step), self.course.counts(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.adversary.options.learning_rate * factor
+        if learns:
+            self._descend()
+        names = ["fake", "real", "right", "loss", "reference", *self.balance.weights]
+        heard = self._heard.joined(names, reduce, self.fabric.device)
+        self._heard = Heard()
+        if learns:
+            self.adversary.after_step(heard["fake"], heard["real"])
+        if counts and self.balance.kind != "fixed":
+            self.balance.update(heard["reference"], {name: heard[name] for name in self.balance.weights})
+        loss = None if self.tokenizer.draws else heard["loss"]
+        events = self.course.update(self.step, heard["fake"], heard["real"], heard["right"], loss)
+        self.step += 1
+        return events
+
+    def _descend(self) -> None:
+        try:
+            norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.plan.clip)
+        except RuntimeError as error:
+            if "non-finite" not in str(error):
+                raise
+            rate = self.adversary.options.learning_rate
+            raise UserError(
+                f"the critic's gradient at step {self.step} is not finite: lower adversary.learning_rate (it is "
+                f"{rate:g}) or take adversary.spectral_norm=true; what was saved before is good"
+            ) from None
+        assert norm is not None  # None is for strategies that clip inside the optimizer
+        self.gradient_norm = float(norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def figures(self) -> dict[str, float]:
+        """How the contest stands, for people: margin, share told apart, gradient norms, the terms' factors."""
+        if not self.course.watches(self.step - 1):
+            return {}
+        course, norms = self.course, self.balance.norms
+        told = {"margin": course.margin, "told_apart": course.right.value or 0.0, "gradient_norm": self.gradient_norm}
+        if course.counts(self.step - 1):
+            told |= {"trust": course.trust, "reconstruction_worse": course.worse}
+            told |= {f"weight/{name}": factor for name, factor in self.factors().items()}
+            measured = {"reconstruction": self.balance.reference, **norms}
+            told |= {f"norm/{name}": each.value for name, each in measured.items() if each.value is not None}
+        return told
+
+    def fingerprint(self) -> str:
+        """16 hex digits for the critic's weights."""
+        digest = hashlib.sha256()
+        for _, tensor in sorted(self.adversary.state_dict().items()):
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    # To a checkpoint and back
+
+    def pack(self) -> dict[str, Tensor]:
+        """Everything that decides the steps to come."""
+        weights = {f"critic.weights.{name}": value for name, value in self.adversary.state_dict().items()}
+        state = {f"critic.{name}": value for name, value in pack_optimizer(self.optimizer).items()}
+        moved = {"balance": self.balance.pack(), "course": self.course.pack(), "norm": [self.gradient_norm]}
+        told = {f"critic.{name}": torch.tensor(numbers, dtype=torch.float64) for name, numbers in moved.items()}
+        return {**weights, **state, **told}
+
+    def unpack(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Go on after `step`, as if there had been no stop."""
+        own = {name.removeprefix("critic."): value for name, value in tensors.items() if name.startswith("critic.")}
+        weights = {name.removeprefix("weights."): value for name, value in own.items() if name.startswith("weights.")}
+        self.adversary.load_state_dict(weights)
+        unpack_optimizer(self.optimizer, own)
+        self.balance.unpack(own["balance"].tolist())
+        self.course.unpack(own["course"].tolist())
+        (self.gradient_norm,) = own["norm"].tolist()
+        self.step = step
+
+
+def check_fits(adversary: Adversary, tokenizer: Tokenizer) -> None:
+    """A `UserError` for a critic that has nothing to judge, or options that a tokenizer leaves without a meaning."""
+    decoder, options = tokenizer.decoder, adversary.options
+    if decoder.likelihood or decoder.of_ids:
+        why = "is a distribution and gives no output to judge" if decoder.likelihood else "gives ids back as they are"
+        raise UserError(f"adversary: the decoder {decoder.name!r} {why}: take decoder.name=direct or adversary=null")
+    if tokenizer.draws and (options.balance != "fixed" or options.start == "flat" or set(adversary.weights) - ALONE):
+        wrong = ", ".join(f"{name} {weight:g}" for name, weight in adversary.weights.items() if name not in ALONE)
+        raise UserError(
+            "adversary: with input=noise nothing is reconstructed, so its terms have nothing to go by: balance "
+            f"{options.balance}, start {options.start}{f', {wrong}' if wrong else ''}: take balance=fixed, start=0 and "
+            "the adversarial term alone, as the recipe gan does"
+        )
+
+
+ALONE = {"adversarial"}  # terms that compare no output with its own target
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No gradients for a module's weights inside the block."""
+    learning = [p for p in module.parameters() if p.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def said_of(figures: Mapping[str, float]) -> str:
+    """A critic's figures as one line: the health line.
+
+    >>> said_of({"margin": 0.5, "told_apart": 0.75})
+    'margin 0.5  told_apart 0.75'
+    """
+    return "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
