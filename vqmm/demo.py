@@ -127,7 +127,7 @@ PARTS: list[Part] = [
         about="8,000 lines of Python's own help, 2 characters a code: 4.5 bits a character",
         modality="text",
         data="builtin:topics",
-        steps=250,
+        steps=150,
         settings=(),
         small=("modality.width=96", "modality.blocks=2", "train.batch_size=32"),
     ),
@@ -136,7 +136,7 @@ PARTS: list[Part] = [
         about="One prior over digits that are written, dialled and named: each of them from each other",
         data={"image": "builtin:digits", "audio": "builtin:tones", "text": "builtin:names"},
         built_on={"image": "image", "audio": "audio"},
-        steps=4000,
+        steps=5000,
         settings=(
             "hide=0.15",
             "prior.width=96",
