@@ -55,7 +55,7 @@ def test_it_trains_judges_encodes_decodes_and_writes_a_page(made):
     assert joint["coherence"].keys() == joint["judges"].keys() == names
     assert all(row.keys() == names for row in joint["coherence"].values())
     assert joint["metrics"].keys() == {"coherence", "lowest_cell", "goertzel"} and len(told["next"]) == 4
-    page = Path(told["page"]).read_text()
+    page = Path(joint["report"]).read_text()
     assert page.count("<img") >= 3 and page.count("<audio") == 30 and 'href="image/run/report.html"' in page
 
 
@@ -69,7 +69,6 @@ def test_a_folder_that_holds_something_is_refused_before_anything_is_made(tmp_pa
 def test_an_empty_folder_is_taken_and_the_default_is_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(MODULE, "PARTS", [])
-    monkeypatch.setattr(MODULE, "_write_page", lambda out, done: "page")
     Path("vqmm-demo").mkdir()
     assert demo(quiet=True)["out"] == "vqmm-demo"
 
@@ -86,7 +85,7 @@ def test_the_commands_it_names_work_as_they_stand(vqmm, made):
 def test_it_ends_with_tables_the_page_and_what_to_try(vqmm, made, monkeypatch):
     monkeypatch.setattr(MODULE, "demo", lambda out: made)
     said = vqmm("demo", "--out", "anywhere").out
-    assert "psnr_db" in said and "to image" in said and made["page"] in said
+    assert "psnr_db" in said and "to image" in said and made["parts"]["joint"]["report"] in said
     assert said.rstrip().splitlines()[-5] == "Try next:" and said.count("\n  vqmm ") == 4
     assert vqmm("demo", "--json").json["parts"].keys() == made["parts"].keys()
 

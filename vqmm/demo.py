@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vqmm.demo_joint import JointPart
-from vqmm.files import must_be_free, write_text
+from vqmm.files import must_be_free
 
 USED = 8  # held-out samples that are encoded and decoded
 
@@ -155,8 +155,8 @@ def demo(out: str | Path = "vqmm-demo", *, quiet: bool = False) -> dict[str, Any
     """Train small tokenizers and a joint prior on built-in data and use them. Needs the extra `demo`, and no network.
 
     Returns:
-        `parts`: for each its metrics, its folders and seconds; of a tokenizer the page of its run (`report`), of the
-        joint part `coherence` and what belongs to it; `page`: one page for all of it; `next`: commands to try.
+        `parts`: for each its metrics, its page (`report`; that of the joint part is of all parts), its folders and
+        seconds, of the joint part `coherence` and what belongs to it; `next`: commands to try.
 
     Raises:
         UserError: `out` holds something already; scikit-learn is absent.
@@ -169,23 +169,8 @@ def demo(out: str | Path = "vqmm-demo", *, quiet: bool = False) -> dict[str, Any
             start = time.perf_counter()
             told = part.go(out / part.name, done, quiet)
             done[part.name] = {**told, "seconds": time.perf_counter() - start}
-        page = _write_page(out, done)
     following = [commands for told in reversed(done.values()) for commands in told.pop("next")[:1]]
-    return {"out": str(out), "parts": done, "page": page, "next": following}
-
-
-def _write_page(out: Path, done: Mapping[str, Told]) -> str:
-    """`index.html`: the tokenizers, and what the joint prior makes."""
-    from vqmm.generator import Generator
-    from vqmm.report.demo import render
-
-    (joint,) = (part for part in PARTS if isinstance(part, JointPart))
-    told = done[joint.name]
-    generator = Generator.load(told["run"])
-    modalities = {name: tokenizer.modality for name, tokenizer in generator.tokenizers.items()}
-    tokenizers = {name: each for name, each in done.items() if name != joint.name}
-    write_text(out / "index.html", render(out, tokenizers, told, modalities, joint.examples(generator)))
-    return str(out / "index.html")
+    return {"out": str(out), "parts": done, "next": following}
 
 
 @contextmanager

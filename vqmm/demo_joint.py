@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vqmm.data.builtin import DIGIT_NAMES, dialled_digit
+from vqmm.files import write_text
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vqmm.generator import Generator
 
 LABELS = "0123456789"
-NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 HEARD = 100  # generated sounds that Goertzel's filter listens to
 
 
@@ -36,9 +38,10 @@ class JointPart:
     count: int = 200
 
     def go(self, folder: Path, done: Mapping[str, dict[str, Any]], quiet: bool) -> dict[str, Any]:
-        """`coherence` and the like as of `vqmm.coherence`; `run`: the prior's."""
+        """`coherence` and the like as of `vqmm.coherence`; `report`: a page of this and of the parts before."""
         from vqmm.evaluation.coherence import coherence
         from vqmm.generator import Generator
+        from vqmm.report.demo import render
         from vqmm.training.prior_run import train_prior
         from vqmm.training.run import train
         from vqmm.transcode import encode
@@ -54,13 +57,17 @@ class JointPart:
         found = coherence(prior, self.data, count=self.count, guidance=self.guidance)
         generator = Generator.load(prior)
         cells = [cell for one, row in found["coherence"].items() for other, cell in row.items() if one != other]
-        return {
+        told = {
             "about": self.about,
             "run": str(prior),
             "metrics": {"coherence": sum(cells) / len(cells), "lowest_cell": min(cells), **self._heard(generator)},
             **{name: found[name] for name in ("coherence", "intervals", "control", "judges", "chance", "rules")},
             "next": self._next(prior),
         }
+        page = folder.parent / "index.html"
+        modalities = {name: tokenizer.modality for name, tokenizer in generator.tokenizers.items()}
+        write_text(page, render(page.parent, done, told, modalities, self.examples(generator)))
+        return {**told, "report": str(page)}
 
     def examples(self, generator: "Generator") -> "list[tuple[str, list[Tensor], dict[str, list[Tensor]]]]":
         """For each modality: its name, a sample of every digit, held-out where there are such, and what the prior makes
@@ -81,17 +88,16 @@ class JointPart:
 
         modality = generator.tokenizers[name].modality
         if name == "text":
-            return [modality.ids_of(word) for word in NAMES]
+            return [modality.ids_of(word) for word in DIGIT_NAMES]
         held_out = {sample.label: sample for sample in Source(modality, self.data[name]).held_out()}
         return [modality.collate([held_out[label].read()], [label]).goals[0] for label in LABELS]
 
     def _heard(self, generator: "Generator") -> dict[str, float]:
         """The share of sounds made from names in which Goertzel's filter hears the right two tones."""
-        from vqmm.data.builtin import dialled_digit
         from vqmm.sampling import Draw
 
         goals = [LABELS[i % len(LABELS)] for i in range(HEARD)]
-        prompts = [{"text": NAMES[int(goal)]} for goal in goals]
+        prompts = [{"text": DIGIT_NAMES[int(goal)]} for goal in goals]
         sounds = generator.generate("audio", given=prompts, draw=Draw(guidance=self.guidance), seed=2)
         right = [dialled_digit(sound[0].numpy()) == goal for sound, goal in zip(sounds, goals, strict=True)]
         return {"goertzel": sum(right) / len(right)}

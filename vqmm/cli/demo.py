@@ -28,9 +28,10 @@ def demo(
         if "coherence" in part:
             print()
             print_coherence(part)
+            print(f"\nOne page for all of it: {part['report']}")
             continue
         print(f"\nThe page of this run:    {part['report']}")
         print(f"Samples not trained on:  {part['originals']} -> {part['tokens']} -> {part['decoded']}")
-    print(f"\nOne page for all of it: {result['page']}\n\nTry next:")
+    print("\nTry next:")
     for command in result["next"]:
         print(f"  {command}")

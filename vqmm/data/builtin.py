@@ -17,6 +17,7 @@ TONES_RATE_HZ = 8000
 TONES_EACH = 200  # files of each digit
 ROWS_HZ, COLUMNS_HZ = (697, 770, 852, 941), (1209, 1336, 1477)  # ITU-T Q.23; its fourth column has no digit
 KEYS = ("123", "456", "789", "*0#")
+DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 OFF = 0.015  # the most that a frequency is off; Q.23 allows a telephone 1.8 %
 
 
@@ -101,11 +102,10 @@ def _topics(folder: Path) -> Path:
 
 def _names(folder: Path) -> Path:
     """The English names of the ten digits in four phrasings each, with the digit as label; both splits have all."""
-    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     rows = [
         f"{split}\t{digit}\t{phrase.format(name)}\n"
         for split in ("train", "test")
-        for digit, name in enumerate(names)
+        for digit, name in enumerate(DIGIT_NAMES)
         for phrase in ("{}", "a {}", "digit {}", "the number {}")
     ]
     path = folder / "names.tsv"
