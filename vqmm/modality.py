@@ -178,7 +178,7 @@ class Modality:
         return None
 
     def features(self) -> "Features | None":
-        """What sets of samples are compared by (`vqmm.evaluation.realism`); None: of pictures a classifier's layers."""
+        """What sets of samples are compared by, fresh (`vqmm.evaluation.realism`); None: there is nothing."""
         return None
 
     def baselines(self) -> "Sequence[Baseline]":

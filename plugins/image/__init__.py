@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image as Pillow
 
     from vqmm.evaluation.labels import LabelJudge
+    from vqmm.evaluation.realism import Features
 
 
 @vqmm.hookimpl
@@ -119,6 +120,11 @@ class Image(vqmm.Modality):
         from vqmm.plugins.image.judge import PictureLabelJudge
 
         return PictureLabelJudge()
+
+    def features(self) -> "Features":
+        from vqmm.plugins.image.judge import PictureFeatures
+
+        return PictureFeatures()
 
     def amount(self, sample: Tensor) -> float:
         return float(sample[0].numel())

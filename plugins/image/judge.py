@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqmm.errors import UserError
-from vqmm.evaluation.classifier import STEPS, PlaneClassifier
+from vqmm.evaluation.classifier import NOISE, STEPS, PlaneClassifier
 
 SIDES = 16, 48  # pixels that the classifier sees of a side, at least and at most
 
@@ -19,8 +19,8 @@ class PictureLabelJudge:
     Each is brought to the median height and width of those it was fitted to, at least 16 and at most 48 pixels.
     """
 
-    def __init__(self, steps: int = STEPS):
-        self._classifier = PlaneClassifier(steps)
+    def __init__(self, steps: int = STEPS, seed: int = 0, noise: float = NOISE):
+        self._classifier = PlaneClassifier(steps, seed, noise)
         self._size = (SIDES[0], SIDES[0])
 
     @property
@@ -48,6 +48,29 @@ class PictureLabelJudge:
         if len(channels) > 1:
             raise UserError(f"pictures of {', '.join(map(str, sorted(channels)))} channels: must all have as many")
         return torch.stack([_resized(sample, self._size) for sample in samples]) if samples else torch.zeros(0, 1, 4, 4)
+
+
+class PictureFeatures(PictureLabelJudge):
+    """What sets of pictures are compared by: 128 numbers of a classifier of the data at hand.
+
+    It knows classes of this data and nothing else, so its distances compare models of one data set, and are no FID.
+    """
+
+    def __init__(self, steps: int = STEPS, seed: int = 0):
+        super().__init__(steps, seed, noise=0)  # which would teach it to overlook blur
+        self.accuracy: float | None = None
+
+    @property
+    def rule(self) -> str:
+        known = "" if self.accuracy is None else f", which names {self.accuracy:.1%} of the held-out originals rightly"
+        return (
+            f"features: the last convolution, averaged over quarters, of a {PlaneClassifier.said} fitted to this "
+            f"data's training originals at {self._size[0]} x {self._size[1]} pixels{known}; not Inception's: no FID"
+        )
+
+    def features(self, samples: Sequence[Tensor]) -> Tensor:
+        """Pictures (C, H, W), of any sizes -> (N, 128)."""
+        return self._classifier.features(self._planes(samples))
 
 
 def _resized(sample: Tensor, size: tuple[int, int]) -> Tensor:

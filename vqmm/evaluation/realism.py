@@ -2,28 +2,25 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vqmm.chunks import reconstruct_long
 from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.source import Source, label_numbers
 from vqmm.errors import UserError
-from vqmm.evaluation.classifier import AT_ONCE, PlaneClassifier
 from vqmm.evaluation.distances import NEIGHBOURS, frechet_distance, precision_and_recall
 from vqmm.evaluation.evaluate import originals_of
+from vqmm.evaluation.labels import LabelJudge
 from vqmm.tokenizer import Tokenizer
 
-SIDES = 16, 48  # pixels that a picture is brought to, at least and at most
 FEWEST = 10  # samples, of which a distance says anything at all
 
 
 class Features(Protocol):
-    """What turns samples into vectors. A modality may offer one, as a method `features()`; pictures have one here."""
+    """What turns samples into vectors. A modality offers one, as a method `features()`."""
 
     @property
     def rule(self) -> str:
@@ -35,43 +32,15 @@ class Features(Protocol):
         ...
 
 
-class PictureFeatures(PlaneClassifier):
-    """The last convolution of a small classifier of the data set at hand, averaged over each quarter: 128 numbers.
+@runtime_checkable
+class LearntFeatures(Features, LabelJudge, Protocol):
+    """Features that are those of a classifier, which has to be fitted to the data at hand first.
 
-    It knows classes of this data and nothing else, so its distances compare models of one data set, and are no FID.
+    Attributes:
+        accuracy: the share of held-out originals that it names rightly, for the rule; None: not tried yet.
     """
 
-    def __init__(self, steps: int = 1500, seed: int = 0):
-        super().__init__(steps, seed, noise=0)  # which would teach it to overlook blur
-        self.size = (SIDES[0], SIDES[0])
-        self.accuracy: float | None = None
-
-    @property
-    def rule(self) -> str:
-        known = "" if self.accuracy is None else f", which names {self.accuracy:.1%} of the held-out originals rightly"
-        return (
-            f"features: the last convolution, averaged over quarters, of a {self.said} fitted to this data's training "
-            f"originals at {self.size[0]} x {self.size[1]} pixels{known}; not Inception's: no FID"
-        )
-
-    def learn(self, samples: Sequence[Tensor], labels: Sequence[int]) -> None:
-        """From pictures (C, H, W) in [-1, 1] and their labels. A `UserError` for one label."""
-        sides = zip(*(sample.shape[1:] for sample in samples), strict=True)
-        height, width = (min(max(round(median(side)), SIDES[0]), SIDES[1]) for side in sides)
-        self.size = (height, width)
-        self.fit(self.planes(samples), labels)
-
-    def planes(self, samples: Sequence[Tensor]) -> Tensor:
-        """float32 (N, C, *size)."""
-        return torch.cat(
-            [F.interpolate(s[None].float().cpu(), self.size, mode="bilinear", antialias=True) for s in samples]
-        )
-
-    @torch.no_grad()
-    def features(self, samples: Sequence[Tensor]) -> Tensor:
-        network = self._network[:-3]  # without what flattens, drops and names
-        found = [network(self._scaled(some)) for some in self.planes(samples).split(AT_ONCE)]
-        return torch.cat([F.adaptive_avg_pool2d(each, 2).flatten(1) for each in found])
+    accuracy: float | None
 
 
 def realism(
@@ -82,13 +51,12 @@ def realism(
     inception: Path | None = None,
     count: int | None = None,
     batch_size: int = 32,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Compare held-out originals with their reconstructions, or of a GAN with as many new samples, as two sets.
 
     Args:
-        features: what the sets are compared by; by default what the modality offers (`Features`), of labelled pictures
-            a classifier fitted to the source's training part. Give the same one to compare several tokenizers.
+        features: what the sets are compared by; by default what the modality offers (`features_of`). Give the same one
+            to compare several tokenizers.
         inception: weights of the Inception network of torch-fidelity, a file: `fid` and `kid` as well.
         count: the first so many held-out samples, in an even spread; all by default.
 
@@ -98,7 +66,7 @@ def realism(
     Raises:
         UserError: nothing to compare by; too few held-out samples; the weights or the package for them are missing.
     """
-    features = features or features_of(tokenizer, source, seed=seed, batch_size=batch_size)
+    features = features or features_of(tokenizer, source, batch_size=batch_size)
     originals, outputs = _both(tokenizer, source, count, batch_size)
     one, other = features.features(originals), features.features(outputs)
     precision, recall = precision_and_recall(one, other)
@@ -116,29 +84,29 @@ def realism(
     return {"metrics": metrics, "rules": rules}
 
 
-def features_of(
-    tokenizer: Tokenizer, source: Source, *, seed: int = 0, steps: int = 1500, batch_size: int = 32
-) -> Features:
-    """What the modality offers, or a classifier of the source's labelled pictures. A `UserError` for others."""
+def features_of(tokenizer: Tokenizer, source: Source, *, batch_size: int = 32) -> Features:
+    """What the modality offers, fitted to the source's training part where it learns.
+
+    Raises:
+        UserError: it offers nothing; it learns from labels, and the source has fewer than two.
+    """
     modality = tokenizer.modality
-    offer = getattr(modality, "features", None)
-    offered: Features | None = None if offer is None else offer()
-    if offered is not None:
-        return offered
-    if modality.rank != 2 or modality.ids is not None:
+    features = modality.features()
+    if features is None:
         raise UserError(f"the modality {modality.name!r} offers no features that sets of samples are compared by")
+    if not isinstance(features, LearntFeatures):
+        return features
     if len(source.labels) < 2:
         raise UserError(
-            f"{source.path} has {len(source.labels)} labels: the features that sets of pictures are compared by are "
-            "those of a classifier, which takes two or more; or give Inception weights"
+            f"{source.path} has {len(source.labels)} labels: the features that sets of {modality.name!r} are compared "
+            "by are those of a classifier, which takes two or more"
         )
     numbers = label_numbers(source.samples, source.labels)
-    learnt = PictureFeatures(steps, seed)
-    learnt.learn(*_labelled(Views(modality, source.training(), numbers), batch_size))
+    features.fit(*_labelled(Views(modality, source.training(), numbers), batch_size))
     originals, labels = _labelled(Views(modality, source.held_out(), numbers), batch_size)
-    named = learnt.predict(learnt.planes(originals))
-    learnt.accuracy = sum(a == b for a, b in zip(named, labels, strict=True)) / len(labels)
-    return learnt
+    named = features.predict(originals)
+    features.accuracy = sum(a == b for a, b in zip(named, labels, strict=True)) / len(labels)
+    return features
 
 
 def _labelled(views: Views, batch_size: int) -> tuple[list[Tensor], list[int]]:
