@@ -1,5 +1,6 @@
 """Writing so that a reader sees the old thing or the new one, never half of it."""
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -12,6 +13,16 @@ from vqmm.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def hash_tensors(digest: "hashlib._Hash", tensors: "Mapping[str, Tensor]") -> None:
+    """Put tensors into a digest: names, types, shapes and bits, in the order of their names."""
+    import torch
+
+    for name, tensor in sorted(tensors.items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def write_text(path: Path, text: str) -> None:

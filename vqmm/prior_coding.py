@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from vqmm.errors import UserError, unknown
+from vqmm.files import hash_tensors
 from vqmm.generator import Generator, own_weights
 from vqmm.prompts import LABEL
 from vqmm.tokenizer import Tokenizer
@@ -204,8 +205,7 @@ def fingerprint(generator: Generator) -> bytes:
     prior = generator.prior
     told = {"prior": {"name": prior.name, **prior.options.model_dump(mode="json")}, "labels": [*generator.labels]}
     found = hashlib.sha256(json.dumps({**told, **prior.vocabulary.described()}, sort_keys=True).encode())
-    for name, weight in sorted(own_weights(prior).items()):
-        found.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
+    hash_tensors(found, own_weights(prior))
     return found.digest()[:8]
 
 

@@ -116,14 +116,16 @@ def read_recipe(
         raise UserError(
             f"there is no recipe file {path}. A recipe is a YAML file or a name. {one_of(registry.offers['recipe'])}"
         )
-    told = _read_file(path)
-    for setting in settings:
-        put(told, setting, Recipe.model_fields)
-    begun = _begun(told)
-    if begun:
-        told = {**_read_file(path), **{kind: dict(part) for kind, part in begun.items()}}
+
+    def told_over(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        told = {**_read_file(path), **{kind: dict(part) for kind, part in parts.items()}}
         for setting in settings:
             put(told, setting, Recipe.model_fields)
+        return told
+
+    told = told_over({})
+    begun = _begun(told)
+    told = told_over(begun)  # a recipe may name other parts than those that are there; settings may not
     if modality is not None:
         own = told.get("modality") or {}
         if isinstance(own, dict) and own.get("name", modality) != modality:

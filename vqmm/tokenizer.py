@@ -16,7 +16,7 @@ from vqmm import __version__
 from vqmm.batch import Batch, Codes
 from vqmm.decoders.base import Decoder, call_masked, grid_mask
 from vqmm.errors import UserError
-from vqmm.files import new_folder, write_tensors, write_text
+from vqmm.files import hash_tensors, new_folder, write_tensors, write_text
 from vqmm.modality import Modality
 from vqmm.quantizers.base import Quantized, Quantizer
 from vqmm.registry import Registry
@@ -252,11 +252,7 @@ class Tokenizer(nn.Module):
         config = self._config()
         told = config if prefixes == ("",) else {part: config[part] for part in ("modality", "quantizer")}
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode() + self.modality.learnt())
-        for name, tensor in sorted(self.state_dict().items()):
-            if name.startswith(prefixes):
-                tensor = tensor.detach().cpu().contiguous()
-                digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        hash_tensors(digest, {name: t for name, t in self.state_dict().items() if name.startswith(prefixes)})
         return digest.hexdigest()[:16]
 
     # On disk

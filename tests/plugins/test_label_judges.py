@@ -154,7 +154,7 @@ def test_noise_in_training_lets_a_classifier_see_past_roughness():
     labels = [i % 3 for i in range(240)]
     along = torch.stack([row, column, row + column])[labels]
     clean = ((along + phase) % 8 < 3).float()[:, None]
-    rough = clean[120:] + 1.2 * torch.randn(120, 1, 16, 16, generator=random)
+    rough = clean[120:] + 0.5 * torch.randn(120, 1, 16, 16, generator=random)
 
     def right(noise):
         classifier = PlaneClassifier(steps=150, noise=noise)
@@ -162,4 +162,4 @@ def test_noise_in_training_lets_a_classifier_see_past_roughness():
         assert classifier.predict(clean[120:]) == labels[120:]
         return sum(a == b for a, b in zip(classifier.predict(rough), labels[120:], strict=True)) / 120
 
-    assert right(0.8) > right(0.0) + 0.1
+    assert right(0.8) > right(0.0) + 0.3

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vqmm.adversary import Adversary
 from vqmm.batch import Batch
 from vqmm.errors import UserError
+from vqmm.files import hash_tensors
 from vqmm.recipe import Train
 from vqmm.tokenizer import Output, Tokenizer
 from vqmm.training.balance import Balance
@@ -229,8 +230,7 @@ class Contest:
     def fingerprint(self) -> str:
         """16 hex digits for the critic's weights."""
         digest = hashlib.sha256()
-        for _, tensor in sorted(self.adversary.state_dict().items()):
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        hash_tensors(digest, self.adversary.state_dict())
         return digest.hexdigest()[:16]
 
     # To a checkpoint and back
