@@ -9,7 +9,7 @@ import torch
 
 from tests.data.prior_rows import rows
 from tests.prior_fakes import made
-from vqmm.data.pairs import Aligned, ByClass, Examples, Place, Windows, label_rows
+from vqmm.data.pairs import Aligned, ByClass, Examples, Place, Windows, _chances, label_rows
 from vqmm.grammar import Grammar
 from vqmm.vocabulary import NULL, PAD, Vocabulary
 
@@ -108,6 +108,11 @@ def test_codes_are_hidden_and_nothing_else():
     assert 0.25 < float(shares.mean()) < 0.35 and float(shares.min()) == 0 and float(shares.max()) > 0.5
     again = found.training(indices[7:9])
     assert torch.equal(again.hidden, hidden[7:9, : again.hidden.shape[1]])  # of the example, not of the batch
+
+
+def test_each_example_hides_a_share_of_its_own_up_to_twice_the_mean():
+    shares = [sum(chance < 0 for chance in _chances(0.3, 2000, 0, epoch, 0)) / 2000 for epoch in range(60)]
+    assert min(shares) < 0.05 and 0.55 < max(shares) < 0.65 and 0.25 < sum(shares) / 60 < 0.35
 
 
 def test_hidden_codes_are_not_shown_and_count_all_the_same():
