@@ -37,6 +37,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "modality.stride=320",
         "modality.window=2",
         "modality.waveform_weight=0",
+        "modality.speed=0.1",
         "quantizer.stages=2",
         "quantizer.codebook_size=128",
         "train.batch_size=8",
@@ -55,15 +56,15 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 }
 
 
-def tokenized(name: str, data: str, folder: Path, steps: int, settings: Sequence[str]) -> dict[str, Any]:
+def tokenized(name: str, data: str, folder: Path, steps: int, settings: Sequence[str], views: int) -> dict[str, Any]:
     """Train a tokenizer and encode its data, or what of that is left to do."""
     run, tokens = folder / name, folder / f"{name}-tokens"
     chosen = [*SETTINGS[name], *settings]
     with counted(folder, name):
         told = vqmm.train(name, data, run, RECIPES[name], steps=steps, settings=chosen, resume=run.exists())
-        vqmm.encode(run, data, tokens, resume=tokens.exists())
+        vqmm.encode(run, data, tokens, views=views, resume=tokens.exists())
     metrics = {metric: value for metric, value in told["metrics"].items() if value is not None}
-    return {"settings": chosen, "weights": told["weights"], "cpu_seconds": spent(folder)[name], **metrics}
+    return {"settings": chosen, "views": views, "weights": told["weights"], "cpu_seconds": spent(folder)[name], **metrics}
 
 
 @contextmanager
@@ -88,7 +89,10 @@ def bench(told: argparse.Namespace, data: Mapping[str, str]) -> dict[str, Any]:
     own = {name: getattr(told, f"set_{name}") for name in SETTINGS}
     steps = {"image": told.image_steps, "audio": told.audio_steps, "text": 1}
     result: dict[str, Any] = {"question": "any_to_any", "name": told.name, "steps": told.steps}
-    result["tokenizers"] = {name: tokenized(name, data[name], told.runs, steps[name], own[name]) for name in data}
+    views = {"image": told.image_views, "audio": told.audio_views, "text": 0}
+    result["tokenizers"] = {
+        name: tokenized(name, data[name], told.runs, steps[name], own[name], views[name]) for name in data
+    }
     prior = told.runs / "prior"
     chosen = [*SETTINGS["prior"], *own["prior"]]
     with counted(told.runs, "prior"):
@@ -118,6 +122,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="the folder of the runs")
     parser.add_argument("--image-steps", type=int, default=3000)
     parser.add_argument("--audio-steps", type=int, default=3000)
+    parser.add_argument("--image-views", type=int, default=0, help="altered ones of each training sample")
+    parser.add_argument("--audio-views", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6000, help="of the prior")
     parser.add_argument("--count", type=int, default=200, help="samples of each cell")
     parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 3.0])

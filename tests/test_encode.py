@@ -146,6 +146,36 @@ def test_nothing_that_can_be_read_leaves_nothing(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_views_stand_beside_training_samples_and_are_none_of_held_out_ones(run, whole, tmp_path):
+    told = vqmm.encode(run, run.parent / "pictures", tmp_path / "views", views=2, shard_samples=8)
+    rows = TokenSet(tmp_path / "views")
+    known = {row.key: row for row in TokenSet(whole[0])}
+    expected = [
+        f"{key[:4]}{view}.png"
+        for key, row in known.items()
+        for view in ("", "~1", "~2")
+        if row.split == "train" or not view
+    ]
+    assert [row.key for row in rows] == expected and told["samples"] == len(expected) > 2 * len(known)
+    altered = 0
+    for row in rows:
+        own = known[f"{row.key[:4]}.png"]
+        assert (row.label, row.split, row.size) == (own.label, own.split, own.size)
+        same = np.array_equal(row.maps[0], own.maps[0])
+        assert same or "~" in row.key
+        altered += not same
+    assert altered > 5  # half are mirrored
+
+
+def test_views_are_the_same_by_two_processes_and_go_on_as_they_began(run, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    vqmm.encode(run, run.parent / "pictures/a", one, views=1, shard_samples=8)
+    vqmm.encode(run, run.parent / "pictures/a", two, views=1, shard_samples=8, processes=2)
+    assert contents(one) == contents(two) and len(contents(one)) > 2
+    with pytest.raises(UserError, match=r"was begun otherwise: .*, samples was 21 and is 11"):
+        vqmm.encode(run, run.parent / "pictures/a", one, shard_samples=8, resume=True)
+
+
 CHANGES = {
     "stages": ({"vectors": True}, "vectors was False and is True"),
     "shards": ({"shard_samples": 9}, "shard_samples was 8 and is 9"),

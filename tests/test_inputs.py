@@ -100,3 +100,23 @@ def test_lines_of_other_lengths_go_with_them_up_to_twice_the_shortest():
     assert sizes_of(lines, True) == [[(4,), (8,), (5,)], [(9,), (18,)], [(19,)], [(0,), (0,)], [(1,)]]
     assert [len(some) for some in sizes_of([(2**20,), (2**21,), (2**21,), (2**20,)], True)] == [2, 2]
     assert sizes_of([], True) == []
+
+
+def test_views_need_something_that_alters(image, tmp_path):
+    found = Inputs.of(image, archive(tmp_path / "own.npz", x_train=3, x_test=2), "encode")
+    still = type(image)(image.Options(flip=False))
+    assert found.with_views(still, 0) is found
+    with pytest.raises(UserError, match=r"views 2: nothing alters image samples .*: leave it out, or train with an opt"):
+        found.with_views(still, 2)
+    with pytest.raises(UserError, match="views -1: take 0"):
+        found.with_views(image, -1)
+    moving = type(image)(image.Options(flip=False, shift=1))
+    assert len(found.with_views(moving, 2).samples) == 3 * 3 + 2
+
+
+def test_a_view_that_has_the_name_of_a_sample_is_a_mistake(image, tmp_path):
+    for name in ("1.png", "1~1.png"):
+        image.write(torch.zeros(3, 4, 4), tmp_path / name[:-4])
+    found = Inputs.of(image, [tmp_path / "1.png", tmp_path / "1~1.png"], "encode")
+    with pytest.raises(UserError, match=r"1 names stand for two samples, such as .1~1\.png."):
+        found.with_views(image, 1)

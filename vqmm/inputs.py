@@ -4,12 +4,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from torch import Tensor
 
+from vqmm.data.loader import key_generator
 from vqmm.data.sample import Sample, Unreadable
 from vqmm.data.source import HELD_OUT as SHARE
 from vqmm.data.source import Source
@@ -53,12 +54,37 @@ class Inputs:
             rules.append(OWN_SPLIT if source.has_split else BY_KEY)
         if not samples:
             raise UserError(f"nothing to {verb}: give a file, folder or archive of samples")
-        twice = [key for key, count in Counter(sample.key for sample in samples).items() if count > 1]
+        return cls(samples, splits, "; ".join(dict.fromkeys(rules))).named_once(verb)
+
+    def named_once(self, verb: str) -> "Inputs":
+        """Itself. A `UserError` where two samples have one name."""
+        twice = [key for key, count in Counter(sample.key for sample in self.samples).items() if count > 1]
         if twice:
             raise UserError(
                 f"{len(twice)} names stand for two samples, such as {twice[0]!r}: {verb} their folders one by one"
             )
-        return cls(samples, splits, "; ".join(dict.fromkeys(rules)))
+        return self
+
+    def with_views(self, modality: Modality, views: int) -> "Inputs":
+        """After each training sample so many altered ones (`Modality.vary`): of `cat.png` `cat~1.png`, and so on.
+
+        What is altered, and how, depends on key and number alone. A `UserError` where nothing would be altered.
+        """
+        if not views:
+            return self
+        if views < 0:
+            raise UserError(f"views {views}: take 0 (none), or how many altered views of each training sample")
+        if not modality.varies:
+            raise UserError(
+                f"views {views}: nothing alters {modality.name} samples with the options that this run was trained "
+                "with: leave it out, or train with an option that does (modality.shift, say)"
+            )
+        samples, splits = [], []
+        for sample, split in zip(self.samples, self.splits, strict=True):
+            own = [view_of(modality, sample, number + 1) for number in range(views if split == TRAIN else 0)]
+            samples += [sample, *own]
+            splits += [split] * (1 + len(own))
+        return replace(self, samples=samples, splits=splits).named_once("encode")
 
     def fingerprint(self) -> str:
         """16 hex digits for the names, labels and splits of all samples, in their order; their content is not read."""
@@ -66,6 +92,16 @@ class Inputs:
         for sample, split in zip(self.samples, self.splits, strict=True):
             digest.update(json.dumps([sample.key, sample.label, split]).encode())
         return digest.hexdigest()[:16]
+
+
+def view_of(modality: Modality, sample: Sample, number: int) -> Sample:
+    """One altered view of a sample."""
+
+    def varied() -> Tensor:
+        return modality.vary(sample.read(), key_generator(0, number, sample.key))
+
+    key = PurePosixPath(sample.key)
+    return replace(sample, key=str(key.with_name(f"{key.stem}~{number}{key.suffix}")), read=varied)
 
 
 def splits_of(source: Source) -> list[str]:

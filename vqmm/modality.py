@@ -114,6 +114,15 @@ class Modality:
         """A training view (random, drawn from `generator`), or without a generator the stated view of evaluation."""
         return sample
 
+    @property
+    def varies(self) -> bool:
+        """Whether `vary` alters anything."""
+        return False
+
+    def vary(self, sample: Tensor, generator: torch.Generator) -> Tensor:
+        """The whole sample otherwise (moved, mirrored, faster), and still what it is: for `vqmm encode --views`."""
+        return sample
+
     def collate(self, samples: Sequence[Tensor], keys: Sequence[str], labels: Sequence[int] | None = None) -> Batch:
         """Samples side by side, padded with zeros at the end of each axis to one extent that the strides divide."""
         longest = [max(s.shape[1 + axis] for s in samples) for axis in range(self.rank)]

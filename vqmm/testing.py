@@ -43,6 +43,7 @@ def check_modality(modality: type[Modality] | Modality, dim: int = 8) -> None:
             (pull,) = torch.autograd.grad(loss, next(iter(encoder.parameters())), allow_unused=True)
             assert pull is not None and pull.abs().sum() > 0, f"{name}: the loss gives the encoder no gradient"
     _check_padding(modality, encoder)
+    _check_variations(modality)
     _check_judges_and_files(modality)
 
 
@@ -63,6 +64,18 @@ def _check_padding(modality: Modality, encoder: torch.nn.Module) -> None:
         noise = torch.where(batch.mask.unsqueeze(1), 0, torch.randn_like(target))
         clean, noisy = (modality.reconstruction_loss(target + n, target, batch.mask) for n in (0, noise))
         assert clean == noisy, f"{modality.name}: reconstruction_loss looks at padding"
+
+
+def _check_variations(modality: Modality) -> None:
+    """`vary` draws from its generator alone, keeps what a sample is, and alters where `varies` says so."""
+    sample, altered = modality.example(1)[0], False
+    for seed in range(16):
+        one, again = (modality.vary(sample, torch.Generator().manual_seed(seed)) for _ in range(2))
+        assert torch.equal(one, again), f"{modality.name}: vary gave two samples for one seed"
+        kept = (one.shape[0], one.ndim, one.dtype) == (modality.channels, sample.ndim, sample.dtype)
+        assert kept, f"{modality.name}: vary gave {one.dtype} {tuple(one.shape)}"
+        altered |= not torch.equal(one, sample)
+    assert altered == modality.varies, f"{modality.name}: varies is {modality.varies}, and vary says {altered}"
 
 
 def _check_judges_and_files(modality: Modality) -> None:

@@ -63,6 +63,7 @@ class Audio(vqmm.Modality):
         label: str | None = Field(None, description="regular expression: its first group in a file's key is its label")
         test: str | None = Field(None, description="regular expression: files whose key it finds are the test split")
         seconds: float = Field(1.0, gt=0, description="length of a training view; shorter files are taken whole")
+        speed: float = Field(0.0, ge=0, le=0.5, description="play training views faster or slower, by up to this share")
         longest_seconds: float = Field(30.0, gt=0, description="of an evaluation's view of a longer file")
         # networks
         network: Literal["spectral", "waveform"] = Field("spectral", description="what the networks are made of")
@@ -167,12 +168,28 @@ class Audio(vqmm.Modality):
         return files.as_written(sample)
 
     def crop(self, sample: Tensor, generator: torch.Generator | None) -> Tensor:
-        """A random stretch of `seconds`; for evaluation the beginning."""
+        """A random stretch of `seconds`, at a random speed where asked for; for evaluation the beginning."""
+        sample = sample if generator is None else self._at_some_speed(sample, generator)
         seconds = self.options.longest_seconds if generator is None else self.options.seconds
         length = round(seconds * self.options.sample_rate_hz)
         spare = max(sample.shape[1] - length, 0)
         start = 0 if generator is None else int(torch.randint(spare + 1, (), generator=generator))
         return sample[:, start : start + length]
+
+    varies = True
+
+    def vary(self, sample: Tensor, generator: torch.Generator) -> Tensor:
+        """At a speed of up to `speed` more or less; and later by less than a code, so that frames fall elsewhere."""
+        late = int(torch.randint(self.hop, (), generator=generator))
+        return nn.functional.pad(self._at_some_speed(sample, generator), (late, 0))
+
+    def _at_some_speed(self, sample: Tensor, generator: torch.Generator) -> Tensor:
+        from vqmm.plugins.audio.resampling import at_speed
+
+        most = round(100 * self.options.speed)
+        if not most or not sample.numel():
+            return sample
+        return at_speed(sample, 100 + int(torch.randint(-most, most + 1, (), generator=generator)))
 
     def collate(
         self, samples: Sequence[Tensor], keys: Sequence[str], labels: Sequence[int] | None = None

@@ -40,6 +40,7 @@ class Image(vqmm.Modality):
         channels: Literal[1, 3, 4] = Field(3, description="gray, RGB or RGBA: what is read is brought to that")
         size: int | tuple[int, int] = Field(32, description="height and width of a training view, in pixels")
         flip: bool = Field(True, description="mirror half of the training views, left to right")
+        shift: int = Field(0, ge=0, description="move training views by up to so many pixels; borders are repeated")
 
     def __init__(self, options: BaseModel | None = None):
         super().__init__(options)
@@ -78,16 +79,24 @@ class Image(vqmm.Modality):
         return to_bytes(sample).float() / 127.5 - 1
 
     def crop(self, sample: Tensor, generator: torch.Generator | None) -> Tensor:
-        """A random crop, perhaps mirrored; for evaluation the centre. Smaller pictures are kept as they are."""
+        """A random crop, varied; for evaluation the centre. Smaller pictures are kept as they are."""
         spare = [max(have - want, 0) for have, want in zip(sample.shape[1:], self.size, strict=True)]
         if generator is None:
             top, left = (extra // 2 for extra in spare)
         else:
             top, left = (int(torch.randint(extra + 1, (), generator=generator)) for extra in spare)
         view = sample[:, top : top + self.size[0], left : left + self.size[1]]
-        if generator is not None and self.options.flip and torch.rand((), generator=generator) < 0.5:
-            view = view.flip(-1)
-        return view
+        return view if generator is None else self.vary(view, generator)
+
+    @property
+    def varies(self) -> bool:
+        return bool(self.options.flip or self.options.shift)
+
+    def vary(self, sample: Tensor, generator: torch.Generator) -> Tensor:
+        """Mirrored or not, and moved, as the options say."""
+        if self.options.flip and torch.rand((), generator=generator) < 0.5:
+            sample = sample.flip(-1)
+        return moved(sample, self.options.shift, generator) if self.options.shift else sample
 
     def collate(
         self, samples: Sequence[Tensor], keys: Sequence[str], labels: Sequence[int] | None = None
@@ -133,6 +142,14 @@ class Image(vqmm.Modality):
         """Small pictures are enlarged, without smoothing; very large ones are shrunk."""
         smallest = min((min(s.shape[1:]) for row in rows for s in row), default=96)
         return files.grid_picture([[to_bytes(s) for s in row] for row in rows], zoom=max(1, 96 // max(smallest, 1)))
+
+
+def moved(sample: Tensor, furthest: int, generator: torch.Generator) -> Tensor:
+    """Moved by up to so many pixels along each axis; what comes in repeats the border."""
+    for axis, side in enumerate(sample.shape[1:], start=1):
+        by = int(torch.randint(-furthest, furthest + 1, (), generator=generator))
+        sample = sample.index_select(axis, (torch.arange(side) + by).clamp(0, side - 1))
+    return sample
 
 
 def to_bytes(sample: Tensor) -> Tensor:

@@ -140,3 +140,38 @@ def test_a_causal_tokenizer_streams_and_the_joined_result_is_the_whole(network):
     assert torch.equal(torch.cat([*codes, last], dim=1), whole.maps[0][0])
     torch.testing.assert_close(torch.cat(played, dim=1), tokenizer.decode(whole)[0], atol=1e-5, rtol=0)
     assert encoder.latency_samples + decoder.latency_samples == 40  # 5 ms at 8 kHz
+
+
+def tone(hz, seconds):
+    return (torch.sin(2 * torch.pi * hz * torch.arange(round(seconds * RATE)) / RATE) * 20_000).round().short()[None]
+
+
+def loudest_hz(sound):
+    spectrum = torch.fft.rfft(sound[0, 200:-200].float() * torch.hann_window(sound.shape[1] - 400)).abs()
+    return int(spectrum.argmax()) * RATE / (sound.shape[1] - 400)
+
+
+def test_varied_sounds_begin_later_by_less_than_a_code():
+    audio = Audio(Audio.Options(sample_rate_hz=RATE, stride=80))
+    sound, late = tone(440, 0.1), set()
+    for seed in range(400):
+        found = audio.vary(sound, torch.Generator().manual_seed(seed))
+        extra = found.shape[1] - sound.shape[1]
+        late.add(extra)
+        assert torch.equal(found[:, extra:], sound) and not found[:, :extra].any() and found.dtype == torch.int16
+    assert audio.varies and min(late) == 0 and max(late) == 79 and len(late) > 70
+
+
+def test_sounds_of_another_speed_are_shorter_and_higher_or_longer_and_lower():
+    audio = Audio(Audio.Options(sample_rate_hz=RATE, stride=1, speed=0.2, seconds=0.5))
+    sound, ratios = tone(440, 1.0), set()
+    for seed in range(60):
+        found = audio.vary(sound, torch.Generator().manual_seed(seed))
+        assert found.dtype == torch.int16
+        ratios.add(ratio := round(RATE / found.shape[1], 2))
+        assert loudest_hz(found) == pytest.approx(440 * ratio, abs=2)
+        floats = audio.vary(sound / 32_768, torch.Generator().manual_seed(seed))
+        assert torch.allclose(floats * 32_768, found.float(), atol=0.51)
+    assert 0.8 <= min(ratios) < 0.85 and 1.15 < max(ratios) <= 1.2
+    assert audio.crop(sound, torch.Generator()).shape == (1, RATE // 2)  # a training view stays as long as it was
+    assert torch.equal(audio.crop(sound, None), sound)

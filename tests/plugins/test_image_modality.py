@@ -73,6 +73,29 @@ def test_crops_are_a_function_of_the_generator():
     assert {min(left for _, left, _ in places), max(left for _, left, _ in places)} == {0, 26}
 
 
+def test_moved_pictures_repeat_their_borders():
+    modality, picture = image(size=8, flip=False, shift=2), numbered(5, 6, channels=1)
+    seen = set()
+    for seed in range(200):
+        found = modality.vary(picture, generator(seed))
+        rows, columns = found[0, :, 0] // 6, found[0, 0] % 6
+        down, right = int(rows[2]) - 2, int(columns[2]) - 2
+        seen.add((down, right))
+        assert rows.tolist() == [min(max(row + down, 0), 4) for row in range(5)]
+        assert columns.tolist() == [min(max(column + right, 0), 5) for column in range(6)]
+        assert torch.equal(found, modality.vary(picture, generator(seed)))
+    assert seen == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
+    assert torch.equal(modality.crop(picture, None), picture)
+
+
+def test_pictures_vary_as_their_options_say():
+    assert image(flip=True).varies and image(flip=False, shift=1).varies and not image(flip=False).varies
+    picture = numbered(4, 4)
+    found = [image(flip=True).vary(picture, generator(seed)) for seed in range(20)]
+    mirrored = sum(torch.equal(each, picture.flip(-1)) for each in found)
+    assert 0 < mirrored < 20 and sum(torch.equal(each, picture) for each in found) == 20 - mirrored
+
+
 def test_without_flip_nothing_is_mirrored():
     modality, picture = image(size=8, flip=False), numbered(9, 9)
     assert all((modality.crop(picture, generator(seed)).diff(dim=-1) == 1).all() for seed in range(50))
