@@ -64,7 +64,13 @@ def tokenized(name: str, data: str, folder: Path, steps: int, settings: Sequence
         told = vqmm.train(name, data, run, RECIPES[name], steps=steps, settings=chosen, resume=run.exists())
         vqmm.encode(run, data, tokens, views=views, resume=tokens.exists())
     metrics = {metric: value for metric, value in told["metrics"].items() if value is not None}
-    return {"settings": chosen, "views": views, "weights": told["weights"], "cpu_seconds": spent(folder)[name], **metrics}
+    return {
+        "settings": chosen,
+        "views": views,
+        "weights": told["weights"],
+        "cpu_seconds": spent(folder)[name],
+        **metrics,
+    }
 
 
 @contextmanager

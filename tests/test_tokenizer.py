@@ -103,6 +103,18 @@ def test_fine_tuning_the_decoder_leaves_the_code_fingerprint(batch):
     assert tokenizer.code_fingerprint() != codes
 
 
+def test_an_option_that_came_later_changes_no_older_fingerprint(tmp_path):
+    """A tokenizer that was saved without it loads as before, under the same names."""
+    Image = REGISTRY.modality("image")
+    assert "shift" in Image.Options.later and "shift" not in Image.Options().told()
+    assert Image.Options(shift=2).told()["shift"] == 2 and Image.Options().told()["flip"] is True
+    tokenizer = make()
+    tokenizer.save(tmp_path / "t")
+    assert "shift" not in json.loads((tmp_path / "t" / "config.json").read_text())["modality"]
+    again = vqmm.Tokenizer.load(tmp_path / "t", REGISTRY)
+    assert again.modality.options.shift == 0 and again.fingerprint() == tokenizer.fingerprint()
+
+
 def test_the_folder_holds_no_pickle_and_says_what_it_is(tmp_path):
     tokenizer = make()
     tokenizer.save(tmp_path / "t")

@@ -92,7 +92,7 @@ class Adversary(nn.Module):
             0.95, ge=0.5, le=1, description="it stops learning while it tells so large a share apart; none: never"
         )
         tolerance: float | None = Field(
-            0.12, gt=0, description="its terms shrink while reconstruction is worse by this share; none: never"
+            0.06, gt=0, description="its terms shrink while reconstruction is worse by this share; none: never"
         )
         learning_rate: float = Field(3e-4, gt=0, description="of the critic, moved as that of the tokenizer")
 

@@ -92,7 +92,6 @@ PARTS: list[Part] = [
         # digits are not mirrored; 32 codes are few enough for a prior to meet each of them often
         small=(
             "modality.flip=false",
-            "modality.shift=1",
             "modality.width=64",
             "modality.blocks=1",
             "quantizer.codebook_size=32",
@@ -148,7 +147,6 @@ PARTS: list[Part] = [
         ),
         names=("modality.front=subwords", "modality.vocabulary=300"),
         guidance=3.0,
-        views={"image": 4},
     ),
 ]
 

@@ -35,7 +35,6 @@ class JointPart:
     settings: Sequence[str]
     names: Sequence[str]  # settings of the names' tokenizer
     guidance: float
-    views: Mapping[str, int]  # altered ones of each training sample, where there are few
     count: int = 200
 
     def go(self, folder: Path, done: Mapping[str, dict[str, Any]], quiet: bool) -> dict[str, Any]:
@@ -51,7 +50,7 @@ class JointPart:
         runs["text"] = folder / "names"
         train("text", self.data["text"], runs["text"], "identity", settings=self.names, quiet=True)
         for name, run in runs.items():
-            encode(run, self.data[name], folder / "tokens" / name, views=self.views.get(name, 0))
+            encode(run, self.data[name], folder / "tokens" / name)
         tokens = [folder / "tokens" / name for name in runs]
         prior = folder / "prior"
         train_prior([*runs.values()], prior, tokens=tokens, steps=self.steps, settings=self.settings, quiet=quiet)

@@ -251,7 +251,7 @@ class Generator:
             config = {
                 "format": 1,
                 "vqmm": __version__,
-                "prior": {"name": self.prior.name, **self.prior.options.model_dump(mode="json")},
+                "prior": {"name": self.prior.name, **self.prior.options.told()},
                 "context": self.prior.context,
                 "labels": [*self.labels],
                 "weights": _digest(new / "prior.safetensors"),

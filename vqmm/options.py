@@ -1,6 +1,6 @@
 """What the options of every part of a recipe have in common."""
 
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -9,7 +9,13 @@ if TYPE_CHECKING:
 
 
 class PartOptions(BaseModel):
-    """The typed options of one part (a modality, a quantizer, ...). A name it does not know is an error."""
+    """The typed options of one part (a modality, a quantizer, ...). A name it does not know is an error.
+
+    Attributes:
+        later: names of options that came when tokenizers had been saved without them: those keep their fingerprints.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -21,6 +27,11 @@ class PartOptions(BaseModel):
         if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)) and wanted is not Any:
             raise ValueError("true and false are for switches, and this is none")
         return value
+
+    def told(self) -> dict[str, Any]:
+        """Every option, as it is saved and fingerprinted: a `later` one only where it is not at its default."""
+        usual = {name: self.__class__.model_fields[name].get_default() for name in self.later}
+        return {k: v for k, v in self.model_dump(mode="json").items() if k not in usual or v != usual[k]}
 
     def completed(self, registry: "Registry") -> Self:
         """With the options of parts inside this part checked, and their defaults written out."""

@@ -203,7 +203,7 @@ class PriorCoder:
 def fingerprint(generator: Generator) -> bytes:
     """8 bytes for a prior: its kind, options, vocabulary, labels and weights."""
     prior = generator.prior
-    told = {"prior": {"name": prior.name, **prior.options.model_dump(mode="json")}, "labels": [*generator.labels]}
+    told = {"prior": {"name": prior.name, **prior.options.told()}, "labels": [*generator.labels]}
     found = hashlib.sha256(json.dumps({**told, **prior.vocabulary.described()}, sort_keys=True).encode())
     hash_tensors(found, own_weights(prior))
     return found.digest()[:8]

@@ -259,7 +259,7 @@ class Tokenizer(nn.Module):
 
     def _config(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"modality": self.modality, "quantizer": self.quantizer, "decoder": self.decoder}
-        told = {what: {"name": part.name, **part.options.model_dump(mode="json")} for what, part in parts.items()}
+        told = {what: {"name": part.name, **part.options.told()} for what, part in parts.items()}
         conditional = self.label_embedding is not None
         return {
             **told,

@@ -53,6 +53,7 @@ class Audio(vqmm.Modality):
     levels: ClassVar[int] = 65_536
 
     class Options(vqmm.Modality.Options):
+        later: ClassVar[frozenset[str]] = frozenset({"speed"})
         # what is read, and how
         sample_rate_hz: int = Field(16_000, ge=1_000, le=192_000, description="files are resampled to this rate")
         channels: Literal[1, 2] = Field(1, description="mono or stereo")

@@ -36,6 +36,7 @@ class Image(vqmm.Modality):
     headline: ClassVar[str] = "psnr_db"
 
     class Options(vqmm.Modality.Options):
+        later: ClassVar[frozenset[str]] = frozenset({"shift"})
         width: int = Field(128, ge=8, description="channels of the networks at their coarsest level")
         channels: Literal[1, 3, 4] = Field(3, description="gray, RGB or RGBA: what is read is brought to that")
         size: int | tuple[int, int] = Field(32, description="height and width of a training view, in pixels")

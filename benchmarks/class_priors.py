@@ -1,0 +1,160 @@
+"""Which prior makes what a class asks for, at what rate, and with what error behind it?
+
+    python -m vqmm.benchmarks.class_priors image mnist/ --name mnist-64 --run runs/mnist --steps 9000 \\
+        --set quantizer.codebook_size=64 --priors pixelcnn,pixelsnail,lstm,transformer --prior-steps 3000 --seeds 0,1,2
+
+Trains a tokenizer, encodes its data, and trains every prior by class on the codes: a rate is never without the error of
+the reconstructions that it is for. Of each prior's first seed samples are drawn by class, named by a frozen judge,
+and compared with the training codes. With `--bytes` also what test pictures take as files. On one thread; called again
+it goes on where it was stopped.
+"""
+
+import argparse
+import io
+import json
+import math
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image as Pillow
+
+import vqmm
+from vqmm.data.source import Source
+from vqmm.evaluation.compare_timing import train_seconds
+from vqmm.evaluation.memorisation import memorisation
+from vqmm.files import write_text
+from vqmm.generator import Generator
+from vqmm.machine import machine
+from vqmm.plugins.image.files import to_pillow
+from vqmm.recipe import Train
+from vqmm.sampling import Draw
+
+PICTURED = 8  # samples of each class in the picture
+AS_FILES = 200  # test pictures that are written with `--bytes`
+SAVINGS = {"png": {"optimize": True}, "webp": {"lossless": True, "method": 6}}
+
+
+def tokenized(told: argparse.Namespace) -> dict[str, Any]:
+    """The tokenizer's own figures, behind every rate of its codes."""
+    run, tokens = told.run / "tokenizer", told.run / "tokens"
+    made = vqmm.train(
+        told.modality, told.data, run, told.recipe, steps=told.steps, settings=told.settings, resume=run.exists()
+    )
+    vqmm.encode(run, told.data, tokens, views=told.views, resume=tokens.exists())
+    found = vqmm.eval(run, told.data)
+    figures = {name: value for name, value in found["metrics"].items() if value is not None}
+    if told.modality == "image":
+        figures["psnr_db_of_mean_error"] = -10 * math.log10(figures["mse"])
+    seconds = train_seconds(run, Train(**yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["train"]))
+    return {"recipe": told.recipe, "settings": told.settings, "weights": made["weights"], "seconds": seconds, **figures}
+
+
+def judged(told: argparse.Namespace, run: Path, picture: Path) -> dict[str, Any]:
+    """What a judge makes of samples by class, and how near they are to the training codes."""
+    generator, draw = Generator.load(run), Draw(guidance=told.guidance, temperature=told.temperature)
+    found = vqmm.coherence(
+        run, {told.modality: told.data}, count=told.count, guidance=told.guidance, temperature=told.temperature
+    )
+    labels = found["labels"]
+    given = [{"label": labels[i % len(labels)]} for i in range(told.count)]
+    codes = generator.codes(told.modality, given=given, draw=draw, seed=1)
+    shown = [{"label": label} for label in labels for _ in range(PICTURED)]
+    samples = generator.generate(told.modality, given=shown, draw=draw, seed=2)
+    seen = generator.tokenizers[told.modality].modality.show(*(samples[i::PICTURED] for i in range(PICTURED)))
+    if isinstance(seen, str):
+        write_text(picture.with_suffix(".html"), seen)
+    else:
+        seen.save(picture.with_suffix(".png"))
+    interval = found["intervals"]["label"][told.modality]
+    return {
+        "agreement": found["coherence"]["label"][told.modality],
+        "interval": interval,
+        "control": found["control"]["label"][told.modality],
+        "judge": found["judges"][told.modality],
+        **{k: v for k, v in memorisation(codes, told.run / "tokens").items() if k not in ("rules", "counts")},
+    }
+
+
+def file_sizes(told: argparse.Namespace, prior: Path) -> dict[str, float]:
+    """Mean bytes of a test picture's file: PNG, WebP, and vqmm's with and without the prior; and without headers."""
+    run, folder = told.run / "tokenizer", told.run / "pictures"
+    samples = Source(vqmm.Tokenizer.load(run).modality, told.data).held_out()[:AS_FILES]
+    folder.mkdir(exist_ok=True)
+    sizes: dict[str, list[float]] = {}
+    for sample in samples:
+        picture, file = to_pillow(sample.read()), folder / "picture.png"
+        picture.save(file)
+        found = {kind: encoded_size(picture, kind, how) for kind, how in SAVINGS.items()}
+        plain, modelled = (vqmm.compress(run, file, folder / "p.vqmm", model=m, overwrite=True) for m in (None, prior))
+        found |= {"codes": plain["nominal_bits"] / 8, "vqmm": plain["bytes"], "vqmm_prior": modelled["bytes"]}
+        found |= {"model_bits": modelled["model_bits"] / 8, "code_bits": modelled["code_bits"] / 8}
+        for name, size in found.items():
+            sizes.setdefault(name, []).append(size)
+    return {"pictures": len(samples), **{name: fmean(each) for name, each in sizes.items()}}
+
+
+def encoded_size(picture: Pillow.Image, kind: str, how: dict[str, Any]) -> int:
+    file = io.BytesIO()
+    picture.save(file, kind, **how)
+    return file.getbuffer().nbytes
+
+
+def bench(told: argparse.Namespace) -> dict[str, Any]:
+    result: dict[str, Any] = {"question": "class_priors", "data": told.name, "tokenizer": tokenized(told)}
+    made = vqmm.compare_priors(
+        told.run / "tokenizer",
+        told.run / "tokens",
+        told.priors,
+        told.run / "priors",
+        condition="label",
+        steps=told.prior_steps,
+        seeds=told.seeds,
+        settings=told.prior_settings,
+    )
+    result["prior_settings"] = [f"train.steps={told.prior_steps}", *told.prior_settings]
+    result["drawing"] = {"guidance": told.guidance, "temperature": told.temperature, "count": told.count}
+    result["rows"], result["rules"] = made["rows"], made["rules"]
+    for row in made["rows"]:
+        runs = [run for run in row["runs"] if run["run"] and not run["error"]]
+        if runs:
+            first = told.run / "priors" / runs[0]["run"]
+            row["samples"] = judged(told, first, told.out / f"class_priors-{told.name}-{row['recipe']}")
+            if told.bytes:
+                row["bytes_of_files"] = file_sizes(told, first)
+            print(row["recipe"], json.dumps({k: row.get(k) for k in ("bits_per_sample", "samples", "bytes_of_files")}))
+    return {**result, **machine()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modality")
+    parser.add_argument("data", help="labelled samples")
+    parser.add_argument("--name", required=True, help="the data's name, and the result's")
+    parser.add_argument("--run", type=Path, required=True, help="the folder of all runs")
+    parser.add_argument("--recipe", default="vqvae-ema")
+    parser.add_argument("--steps", type=int, default=3000, help="of the tokenizer")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PART.OPTION=VALUE")
+    parser.add_argument("--views", type=int, default=0, help="altered ones of each training sample")
+    parser.add_argument("--priors", default="pixelcnn,pixelsnail,lstm,transformer")
+    parser.add_argument("--prior-steps", type=int, default=3000)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--set-prior", dest="prior_settings", action="append", default=[], metavar="PART.OPTION=VALUE")
+    parser.add_argument("--count", type=int, default=500, help="samples that the judge sees")
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--bytes", action="store_true", help="also what test pictures take as files")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    told.out.mkdir(parents=True, exist_ok=True)
+    result = bench(told)
+    file = told.out / f"class_priors-{told.name}.json"
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    print(file)
+
+
+if __name__ == "__main__":
+    main()
