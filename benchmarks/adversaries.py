@@ -1,6 +1,9 @@
 """What a critic buys, and what it costs: recipes with and without one, at equal steps, in one table.
 
     python -m vqmm.benchmarks.adversaries image cifar10_subset.npz --name cifar10 --steps 3000 --out benchmarks/results
+    python -m vqmm.benchmarks.adversaries audio fsdd.tar.bz2 --name fsdd --recipes rvq,rvq+critic,rvq:5600 --steps 1000
+
+`rvq+critic` is a recipe with an adversary put in, `rvq:5600` one with its own number of steps, for equal time.
 
 Every run is judged by the metrics of `vqmm eval`, and by `vqmm.evaluation.realism` with one set of features for all.
 Beside them the seconds that a run took, and how far it fell below its own best before the critic counted: by how much
@@ -48,20 +51,30 @@ def falls(run: Path, headline: str, higher_is_better: bool, fall: float) -> dict
     return {"deepest": max([0.0, *lost]), "below_share": sum(each > fall for each in lost) / len(known)}
 
 
+def parted(asked: str, steps: int) -> tuple[str, str, int]:
+    """Of `rvq+critic:5600` the recipe, the adversary put into it ("": its own, if any), and the steps."""
+    name, _, number = asked.partition(":")
+    recipe, _, adversary = name.partition("+")
+    return recipe, adversary, int(number or steps)
+
+
 def trained(told: argparse.Namespace, recipe: str, seed: int, folder: Path) -> tuple[vqmm.Tokenizer, dict[str, Any]]:
     """One run, with the figures that only its training knows."""
-    every = max(told.steps // LOOKS, 1)
-    critic = read_named_recipe(vqmm.Registry.discover().recipe(recipe)).adversary is not None
+    plain, adversary, steps = parted(recipe, told.steps)
+    every = max(steps // LOOKS, 1)
+    critic = adversary or read_named_recipe(vqmm.Registry.discover().recipe(plain)).adversary is not None
     own = [setting for setting in told.settings if critic or not setting.startswith("adversary.")]
+    own += [f"adversary.name={adversary}"] if adversary else []
     settings = [f"train.seed={seed}", f"train.evaluate_every={every}", "train.evaluate_samples=256", *own]
     begun = time.perf_counter()
-    made = vqmm.train(told.modality, told.data, folder, recipe, steps=told.steps, settings=settings, quiet=True)
+    made = vqmm.train(told.modality, told.data, folder, plain, steps=steps, settings=settings, quiet=True)
     seconds = round(time.perf_counter() - begun, 1)
     tokenizer = vqmm.Tokenizer.load(folder)
     modality = tokenizer.modality
     judge = modality.metrics()[modality.headline]
     fell = falls(folder, modality.headline, bool(judge.higher_is_better), told.fall)
-    return tokenizer, {"recipe": recipe, "seed": seed, "weights": made["weights"], "seconds": seconds, **fell}
+    told_of_it = {"recipe": recipe, "seed": seed, "steps": steps, "weights": made["weights"], "seconds": seconds}
+    return tokenizer, {**told_of_it, **fell}
 
 
 def row_of(
@@ -73,7 +86,8 @@ def row_of(
     if features is None:
         features = features_of(tokenizer, source)
     found = realism(tokenizer, source, features=features, inception=told.inception)
-    judged = vqmm.eval(folder, told.data, show=told.out / f"adversaries-{told.name}-{recipe}" if not seed else None)
+    shown = told.out / f"adversaries-{told.name}-{folder.name}"
+    judged = vqmm.eval(folder, told.data, show=None if seed else shown)
     metrics = {name: value for name, value in judged["metrics"].items() if value is not None}
     return {**row, **metrics, **found["metrics"]}, {**judged["rules"], **found["rules"]}, features
 
@@ -114,7 +128,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for recipe in told.recipes.split(","):
             for seed in map(int, told.seeds.split(",")):
-                row, said, features = row_of(told, recipe, seed, Path(folder) / f"{recipe}-{seed}", features)
+                run = Path(folder) / f"{recipe.replace(':', '-')}-{seed}"
+                row, said, features = row_of(told, recipe, seed, run, features)
                 rows.append(row)
                 rules |= said
                 print(json.dumps(row), flush=True)

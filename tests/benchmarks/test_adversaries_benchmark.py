@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vqmm.benchmarks.adversaries import falls, table
+from vqmm.benchmarks.adversaries import falls, parted, table
 
 
 def test_how_far_a_run_fell_below_its_best_before_the_critic(tmp_path):
@@ -27,3 +27,10 @@ def test_means_and_spreads_over_seeds():
     rows = [{"recipe": "a", "seed": s, "x": x, "y": None} for s, x in ((0, 1.0), (1, 3.0))]
     (row,) = table(rows)
     assert row == {"recipe": "a", "x": 2.0, "spread": {"x": [1.0, 3.0]}}
+
+
+def test_what_a_recipe_is_asked_with():
+    assert parted("vqgan", 30) == ("vqgan", "", 30)
+    assert parted("rvq+critic", 30) == ("rvq", "critic", 30)
+    assert parted("rvq:56", 30) == ("rvq", "", 56)
+    assert parted("rvq+critic:56", 30) == ("rvq", "critic", 56)
