@@ -79,17 +79,19 @@ def trained(told: argparse.Namespace, recipe: str, seed: int, folder: Path) -> t
 
 def row_of(
     told: argparse.Namespace, recipe: str, seed: int, folder: Path, features: Features | None
-) -> tuple[dict[str, Any], dict[str, str], Features]:
-    """A run and all its figures; their rules; the features, learnt on the way where there are none yet."""
+) -> tuple[dict[str, Any], dict[str, str], Features | None]:
+    """A run and all its figures; their rules; the features, learnt on the way where there are none yet. Sets are not
+    compared where the modality (text, say) offers nothing to compare them by."""
     tokenizer, row = trained(told, recipe, seed, folder)
-    source = Source(tokenizer.modality, told.data)
-    if features is None:
-        features = features_of(tokenizer, source)
-    found = realism(tokenizer, source, features=features, inception=told.inception)
     shown = told.out / f"adversaries-{told.name}-{folder.name}"
     judged = vqmm.eval(folder, told.data, show=None if seed else shown)
-    metrics = {name: value for name, value in judged["metrics"].items() if value is not None}
-    return {**row, **metrics, **found["metrics"]}, {**judged["rules"], **found["rules"]}, features
+    figures, rules = {name: value for name, value in judged["metrics"].items() if value is not None}, judged["rules"]
+    if tokenizer.modality.features() is not None:
+        source = Source(tokenizer.modality, told.data)
+        features = features or features_of(tokenizer, source)
+        found = realism(tokenizer, source, features=features, inception=told.inception)
+        figures, rules = figures | found["metrics"], rules | found["rules"]
+    return {**row, **figures}, rules, features
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

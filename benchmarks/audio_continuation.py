@@ -1,0 +1,106 @@
+"""How does a prior go on with a sound of which it hears the beginning?
+
+    python -m vqmm.benchmarks.audio_continuation runs/any/prior fsdd.tar.bz2 --name fsdd --show continued.html
+
+Takes a trained prior that speaks audio (one of `any_to_any`, say) and labelled sounds. Of each unseen sound the first
+share of its codes is kept and the rest is drawn. A frozen judge that has learnt from real training sounds names the
+results; as sets they are compared with the originals. Beside them stand what the codes alone can keep, the beginnings
+without more, and real training sounds.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqmm.data.sample import Sample
+from vqmm.data.source import Source
+from vqmm.evaluation.coherence import JUDGED, read_items
+from vqmm.evaluation.distances import frechet_distance
+from vqmm.evaluation.labels import wilson_interval
+from vqmm.files import write_text
+from vqmm.generator import Generator
+from vqmm.machine import machine
+from vqmm.sampling import Draw
+
+SHOWN = 8
+RULES = {
+    "agreement": "share that a frozen judge gives the original's label, with a 95% interval (Wilson)",
+    "frechet_distance": "between Gaussians fitted to features of the originals and of these",
+    "seconds": "mean length",
+}
+
+
+def evenly(samples: Sequence[Sample], most: int) -> list[Sample]:
+    return [samples[i * len(samples) // min(most, len(samples))] for i in range(min(most, len(samples)))]
+
+
+def bench(told: argparse.Namespace) -> dict[str, Any]:
+    generator = Generator.load(told.prior)
+    modality = generator.tokenizers["audio"].modality
+    source = Source(modality, told.data)
+    labels = list(source.labels)
+    training = read_items(modality, source.training(), labels, [])
+    held_out = read_items(modality, evenly(source.held_out(), min(told.count, JUDGED)), labels, [])
+    judge, features = modality.label_judge(), modality.features()
+    assert judge is not None and features is not None  # sounds have both
+    judge.fit([sample for sample, _ in training], [label for _, label in training])
+    originals, goals = [sample for sample, _ in held_out], [label for _, label in held_out]
+    expected = features.features(originals)
+
+    def row(name: str, sounds: Sequence[Tensor]) -> dict[str, Any]:
+        right = sum(a == b for a, b in zip(judge.predict(sounds), goals, strict=True))
+        found = {"agreement": right / len(goals), "interval": wilson_interval(right, len(goals))}
+        found |= {"frechet_distance": frechet_distance(expected, features.features(sounds))}
+        return {"sounds": name, **found, "seconds": sum(map(modality.amount, sounds)) / len(sounds)}
+
+    codes = [generator.maps("audio", sound) for sound in originals]
+    wholes = [generator.decode("audio", each) for each in codes]
+    starts = [
+        generator.decode("audio", tuple(m[..., : max(round(told.keep * m.shape[-1]), 1)] for m in each))
+        for each in codes
+    ]
+    draw = Draw(temperature=told.temperature)
+    made = [
+        generator.generate("audio", known=generator.known("audio", sound, told.keep), draw=draw, first=place)[0]
+        for place, sound in enumerate(originals)
+    ]
+    rows = [row("originals", originals), row("reconstructions", wholes)]
+    rows += [row("beginnings alone", starts), row("beginnings gone on with", made)]
+    others = [sound for sound, _ in training[:: max(len(training) // len(originals), 1)]]
+    real = {"sounds": "training sounds", "frechet_distance": frechet_distance(expected, features.features(others))}
+    if told.show is not None:
+        columns = [side[:: max(len(made) // SHOWN, 1)][:SHOWN] for side in (originals, starts, made)]
+        write_text(told.show, str(modality.show(*columns, names=("original", "beginning", "gone on with"))))
+    result = {"question": "audio_continuation", "data": told.name, "keep": told.keep, "temperature": told.temperature}
+    rules = {**RULES, "judge": judge.rule, "features": features.rule}
+    return {**result, "count": len(goals), "rules": rules, "rows": [*rows, real], **machine()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prior", type=Path, help="the run of a prior that speaks audio")
+    parser.add_argument("data", help="labelled sounds")
+    parser.add_argument("--name", required=True, help="the data's name, and the result's")
+    parser.add_argument("--keep", type=float, default=0.5, help="the share of a sound's codes that it hears")
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--show", type=Path, help="a page of some of them, with players")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    result = bench(told)
+    for row in result["rows"]:
+        print(json.dumps(row))
+    told.out.mkdir(parents=True, exist_ok=True)
+    file = told.out / f"audio_continuation-{told.name}.json"
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    print(file)
+
+
+if __name__ == "__main__":
+    main()
