@@ -34,7 +34,7 @@ from vqmm.sampling import Draw
 
 PICTURED = 8  # samples of each class in the picture
 AS_FILES = 200  # test pictures that are written with `--bytes`
-SAVINGS = {"png": {"optimize": True}, "webp": {"lossless": True, "method": 6}}
+SAVINGS: dict[str, dict[str, Any]] = {"png": {"optimize": True}, "webp": {"lossless": True, "method": 6}}
 
 
 def tokenized(told: argparse.Namespace) -> dict[str, Any]:
