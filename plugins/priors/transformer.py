@@ -4,6 +4,7 @@ Each block: RMS norm before attention and before a gated network (Zhang and Senn
 2020, arXiv 2002.05202). The norms have no gains of their own: the matrix that follows each can hold them. Positions are
 told by rotating queries and keys (Su et al. 2021, arXiv 2104.09864): half of a head's channels by the index in the
 sequence, the others shared between the axes of the grids, so that the code above is as near as the code to the left.
+Each place of each range is learnt as well: which code stands where tells a class from few examples.
 
 Not built on `vqmm.nn.causal`: sequences of blocks of different grids have no raster order, and a step has to be lean.
 """
@@ -29,9 +30,11 @@ EPSILON = 1e-6  # a root mean square that counts as none
 
 @dataclass
 class State:
-    """Keys and values of the ids so far, each layer's (B, 2, heads, length, size), of which `filled` are there; and
-    what a step multiplies by in each layer, laid out for it: of one run and one set of weights."""
+    """Keys and values of the ids so far, each layer's (B, 2, heads, length, size), of which `filled` are there; what
+    each place adds, (places, width); and what a step multiplies by in each layer, laid out for it: of one run and one
+    set of weights."""
 
+    standing: Tensor
     caches: list[Tensor]
     products: list[tuple[Product, ...]]
     filled: int = 0
@@ -116,6 +119,7 @@ class Transformer(Prior):
         hidden = o.hidden or -(-o.width * 8 // 3 // 32) * 32
         self.ids = nn.Embedding(len(vocabulary), o.width)
         self.kinds = nn.Embedding(self.grammar.kinds, o.width)
+        self.places = nn.Embedding(len(self.grammar), o.width)
         self.drop = nn.Dropout(o.dropout)
         blocks = [Block(o.width, o.heads, hidden, o.dropout) for _ in range(o.depth)]
         self.blocks: Any = nn.ModuleList(blocks)
@@ -123,7 +127,7 @@ class Transformer(Prior):
         by_index, by_place = angles(self.grammar, context, size)
         self.register_buffer("by_index", as_turns(by_index), persistent=False)
         self.register_buffer("by_place", as_turns(by_place), persistent=False)
-        for embedding in (self.ids, self.kinds, self.head):
+        for embedding in (self.ids, self.kinds, self.places, self.head):
             nn.init.normal_(embedding.weight, std=0.02)
         with torch.no_grad():
             for block in blocks:  # so that the sum over all blocks keeps its size
@@ -139,7 +143,7 @@ class Transformer(Prior):
         heads = self.options.heads
         caches = [weight.new_empty(batch, 2, heads, length, weight.shape[1] // heads) for _ in self.blocks]
         with torch.no_grad():
-            return State(caches, [block.products(batch) for block in self.blocks])
+            return State(self._standing(), caches, [block.products(batch) for block in self.blocks])
 
     def step(self, ids: Tensor, places: Tensor, state: State) -> Tensor:
         """In evaluation, and without gradients."""
@@ -150,7 +154,7 @@ class Transformer(Prior):
             if ids.shape[1] != 1:
                 return self._through(ids, places, state, first)
             ids, places = ids[:, 0], places[:, 0]
-            x = F.embedding(ids, self.ids.weight) + F.embedding(self.grammar.kind[places], self.kinds.weight)
+            x = F.embedding(ids, self.ids.weight) + F.embedding(places, state.standing)
             turn = torch.view_as_complex(self.by_index[first]) * torch.view_as_complex(self.by_place)[places]
             for block, cache, products in zip(self.blocks, state.caches, state.products, strict=True):
                 x = block.step(x, turn, cache, first, products)
@@ -159,11 +163,15 @@ class Transformer(Prior):
     def _through(self, ids: Tensor, places: Tensor, state: State | None, first: int = 0) -> Tensor:
         end = first + ids.shape[1]
         self._require_room(end)
-        x = self.drop(self.ids(ids) + self.kinds(self.grammar.kind[places]))
+        x = self.drop(self.ids(ids) + F.embedding(places, self._standing()))
         turn = torch.view_as_complex(self.by_index[first:end]) * torch.view_as_complex(self.by_place)[places]
         for layer, block in enumerate(self.blocks):
             x = block(x, turn, None if state is None else state.caches[layer], first)
         return norm(x)
+
+    def _standing(self) -> Tensor:
+        """(places, width): what an id is added to, by where it stands: what kind of place that is, and which."""
+        return self.kinds(self.grammar.kind) + self.places.weight
 
     def _require_room(self, length: int) -> None:
         if length > self.context:
