@@ -174,6 +174,10 @@ class Modality:
         """From the decoder's output to samples (B, C, *extent)."""
         return output
 
+    def bound(self, output: Tensor) -> Tensor:
+        """The decoder's output brought smoothly into the range of samples: for the generator of a GAN."""
+        return output
+
     # Judging and showing
 
     def metrics(self) -> "dict[str, Judge]":

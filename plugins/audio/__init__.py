@@ -247,6 +247,9 @@ class Audio(vqmm.Modality):
     def finish(self, output: Tensor) -> Tensor:
         return output.float().clamp(-1, 1)
 
+    def bound(self, output: Tensor) -> Tensor:
+        return output.tanh()
+
     # Judging and showing
 
     def metrics(self) -> dict[str, Judge]:

@@ -108,6 +108,9 @@ class Image(vqmm.Modality):
     def finish(self, output: Tensor) -> Tensor:
         return output.float().clamp(-1, 1)
 
+    def bound(self, output: Tensor) -> Tensor:
+        return output.tanh()
+
     def metrics(self) -> dict[str, Judge]:
         return {
             **basic_judges(to_unit, "[0, 1]"),

@@ -1,6 +1,8 @@
 """The direct decoder: the modality's own network, trained by the modality's own reconstruction loss."""
 
-from pydantic import BaseModel
+from typing import ClassVar
+
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from vqmm.batch import Batch
@@ -13,14 +15,24 @@ class DirectDecoder(Decoder):
 
     name = "direct"
 
+    class Options(Decoder.Options):
+        later: ClassVar[frozenset[str]] = frozenset({"bounded"})
+        bounded: bool = Field(
+            False, description="bring outputs into the range of samples, where no reconstruction loss keeps them there"
+        )
+
     def __init__(self, modality: Modality, dim: int, options: BaseModel | None = None):
         super().__init__(modality, dim, options)
         self.network = modality.build_decoder(dim)
 
     def loss(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        output = call_masked(self.network, vectors, grid_mask(batch, vectors))
+        output = self._output(vectors, grid_mask(batch, vectors))
         target = self.modality.target(batch.goal)
         return self.modality.reconstruction_loss(output.float(), target, batch.mask), output
 
     def sample(self, vectors: Tensor, size: Tensor, seed: int, mask: Tensor | None = None) -> list[Tensor]:
-        return cut(self.modality.finish(call_masked(self.network, vectors, mask)), size)
+        return cut(self.modality.finish(self._output(vectors, mask)), size)
+
+    def _output(self, vectors: Tensor, mask: Tensor | None) -> Tensor:
+        output = call_masked(self.network, vectors, mask)
+        return self.modality.bound(output) if self.options.bounded else output
