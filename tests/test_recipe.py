@@ -149,3 +149,11 @@ def test_a_named_recipe_that_is_wrong_names_its_file(tmp_path):
         read_named_recipe(tmp_path / "a.yaml")
     with pytest.raises(UserError, match="No such file"):
         read_named_recipe(Path(tmp_path / "b.yaml"))
+
+
+def test_options_that_came_later_stand_in_a_recipe_only_where_they_are_changed():
+    """So that a run that was begun without them can go on."""
+    plain = read_recipe("vqvae", REGISTRY, "image")
+    assert "shift" not in plain.model_dump()["modality"] and "bounded" not in plain.model_dump()["decoder"]
+    changed = read_recipe("vqvae", REGISTRY, "image", ["modality.shift=2", "decoder.bounded=true"])
+    assert changed.modality.shift == 2 and changed.decoder.bounded is True

@@ -63,5 +63,5 @@ def read_prior_recipe(registry: Registry, settings: Sequence[str] = (), **fields
     with explained("", PriorRecipe.model_fields):
         recipe = PriorRecipe.model_validate({**told, **fields})
     part = recipe.prior.model_dump()
-    options = registry.part("prior", part)[1].model_dump(mode="json")
+    options = registry.part("prior", part)[1].told()
     return recipe.model_copy(update={"prior": Part(name=part["name"], **options)})

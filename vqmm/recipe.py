@@ -88,11 +88,12 @@ class Recipe(PartOptions):
     data: str | None = Field(None, description="where the training data was")
 
     def checked(self, registry: "Registry") -> "Recipe":
-        """The same with every part's options checked and their defaults written out. Imports the plugins' classes."""
+        """The same with every part's options checked and their defaults written out, but for those that came later
+        (`PartOptions.told`): a run that was begun before them can go on. Imports the plugins' classes."""
         full = self.model_dump()
         for kind in ("modality", "quantizer", "decoder", *(["adversary"] if self.adversary else [])):
             options = registry.part(kind, full[kind])[1]
-            full[kind] = {"name": full[kind]["name"], **options.model_dump(mode="json")}
+            full[kind] = {"name": full[kind]["name"], **options.told()}
         return Recipe(**full)
 
     def to_yaml(self) -> str:
