@@ -155,5 +155,7 @@ def test_options_that_came_later_stand_in_a_recipe_only_where_they_are_changed()
     """So that a run that was begun without them can go on."""
     plain = read_recipe("vqvae", REGISTRY, "image")
     assert "shift" not in plain.model_dump()["modality"] and "bounded" not in plain.model_dump()["decoder"]
-    changed = read_recipe("vqvae", REGISTRY, "image", ["modality.shift=2", "decoder.bounded=true"])
+    changed = read_recipe(
+        "vqvae", REGISTRY, "image", ["modality.shift=2", "decoder.name=direct", "decoder.bounded=true"]
+    )
     assert changed.modality.shift == 2 and changed.decoder.bounded is True
