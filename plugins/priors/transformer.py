@@ -4,7 +4,7 @@ Each block: RMS norm before attention and before a gated network (Zhang and Senn
 2020, arXiv 2002.05202). The norms have no gains of their own: the matrix that follows each can hold them. Positions are
 told by rotating queries and keys (Su et al. 2021, arXiv 2104.09864): half of a head's channels by the index in the
 sequence, the others shared between the axes of the grids, so that the code above is as near as the code to the left.
-Each place of each range is learnt as well: which code stands where tells a class from few examples.
+Each place of each range is learnt as well, unless told not to: which code stands where tells a class from few examples.
 
 Not built on `vqmm.nn.causal`: sequences of blocks of different grids have no raster order, and a step has to be lean.
 """
@@ -108,6 +108,7 @@ class Transformer(Prior):
         heads: int = Field(4, ge=1, description="of attention; width / heads is a multiple of 4")
         hidden: int | None = Field(None, ge=1, description="channels inside a block's network; None: 8/3 of the width")
         dropout: float = Field(0.1, ge=0, lt=1, description="small corpora are memorised")
+        places: bool = Field(True, description="learn each place too: helps where examples are few")
         tied: bool = Field(True, description="one matrix for what goes in and what comes out")
 
     def __init__(self, vocabulary: Vocabulary, context: int, options: BaseModel | None = None):
@@ -119,7 +120,7 @@ class Transformer(Prior):
         hidden = o.hidden or -(-o.width * 8 // 3 // 32) * 32
         self.ids = nn.Embedding(len(vocabulary), o.width)
         self.kinds = nn.Embedding(self.grammar.kinds, o.width)
-        self.places = nn.Embedding(len(self.grammar), o.width)
+        self.places = nn.Embedding(len(self.grammar), o.width) if o.places else None
         self.drop = nn.Dropout(o.dropout)
         blocks = [Block(o.width, o.heads, hidden, o.dropout) for _ in range(o.depth)]
         self.blocks: Any = nn.ModuleList(blocks)
@@ -127,7 +128,7 @@ class Transformer(Prior):
         by_index, by_place = angles(self.grammar, context, size)
         self.register_buffer("by_index", as_turns(by_index), persistent=False)
         self.register_buffer("by_place", as_turns(by_place), persistent=False)
-        for embedding in (self.ids, self.kinds, self.places, self.head):
+        for embedding in (self.ids, self.kinds, *([self.places] if self.places else []), self.head):
             nn.init.normal_(embedding.weight, std=0.02)
         with torch.no_grad():
             for block in blocks:  # so that the sum over all blocks keeps its size
@@ -171,7 +172,8 @@ class Transformer(Prior):
 
     def _standing(self) -> Tensor:
         """(places, width): what an id is added to, by where it stands: what kind of place that is, and which."""
-        return self.kinds(self.grammar.kind) + self.places.weight
+        kinds = self.kinds(self.grammar.kind)
+        return kinds if self.places is None else kinds + self.places.weight
 
     def _require_room(self, length: int) -> None:
         if length > self.context:
