@@ -36,7 +36,11 @@ def made(vocabulary: Vocabulary = WORDS, large: float = 1.0, **options: object) 
 
 @pytest.mark.parametrize(
     "options",
-    [SMALL, {**SMALL, "tied": False, "heads": 4}, {"width": 24, "depth": 1, "heads": 1, "hidden": 7, "dropout": 0.0, "places": False}],
+    [
+        SMALL,
+        {**SMALL, "tied": False, "heads": 4},
+        {"width": 24, "depth": 1, "heads": 1, "hidden": 7, "dropout": 0.0, "places": False},
+    ],
     ids=str,
 )
 def test_it_keeps_the_promises_of_a_prior(options):
