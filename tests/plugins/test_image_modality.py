@@ -253,3 +253,24 @@ def test_show_takes_different_sizes_transparency_and_nothing():
     clear = torch.full((4, 96, 96), -1.0)  # black, and wholly transparent
     assert (np.asarray(image(channels=4).show([clear])) == 255).all()
     assert image().show([], []).size == (1, 2)
+
+
+class Restless(Image):
+    """Alters a sample with torch's own numbers, whatever generator it is given."""
+
+    def vary(self, sample, generator):
+        return sample.roll(int(torch.randint(1, 8, ())), dims=-1)
+
+
+class Idle(Image):
+    """Says that it alters samples, and does not."""
+
+    def vary(self, sample, generator):
+        return sample
+
+
+@pytest.mark.parametrize(("kind", "said"), [(Restless, "two samples for one seed"), (Idle, "varies is True, and vary")])
+def test_a_modality_that_varies_otherwise_than_it_says_breaks_its_promises(kind, said):
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError, match=said):
+        check_modality(kind(kind.Options(width=16)))

@@ -39,7 +39,7 @@ def made(vocabulary: Vocabulary = WORDS, large: float = 1.0, **options: object) 
     [
         SMALL,
         {**SMALL, "tied": False, "heads": 4},
-        {"width": 24, "depth": 1, "heads": 1, "hidden": 7, "dropout": 0.0, "places": False},
+        {"width": 24, "depth": 1, "heads": 1, "hidden": 7, "dropout": 0.0, "places": True},
     ],
     ids=str,
 )
