@@ -6,8 +6,8 @@
 `rvq+critic` is a recipe with an adversary put in, `rvq:5600` one with its own number of steps, for equal time.
 
 Every run is judged by the metrics of `vqmm eval`, and by `vqmm.evaluation.realism` with one set of features for all.
-Beside them the seconds of the processor that a run took, and how far it fell below its own best before the critic counted: by how much
-of the headline metric at the most, and for what share of its looks by more than `--fall`.
+Beside them the seconds of the processor that a run took, and how far it fell below its own best before the critic
+counted: by how much of the headline metric at the most, and for what share of its looks by more than `--fall`.
 """
 
 import argparse

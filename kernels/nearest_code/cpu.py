@@ -1,14 +1,12 @@
 """How nearest_code is fast on a CPU: the loop in search.cpp, compiled when the package is installed.
 
 Why a helper of our own: faiss keeps neither the tie rule nor the not-finite rule, numba would compile at a user's first
-step, and plain torch writes every score to memory and reads it back. A plain C interface through ctypes needs no
-headers of Python or torch, so a build fits any of their versions. Where nothing could be compiled, cpu_torch keeps
+step, and plain torch writes every score to memory and reads it back. Where nothing could be compiled, cpu_torch keeps
 the same contract.
 """
 
 import ctypes
 import functools
-import importlib.util
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from vqmm.kernels.compiled import load, variants
 from vqmm.kernels.nearest_code.cpu_torch import search_torch
 from vqmm.kernels.nearest_code.prepare import Prepared, prepare
 
@@ -67,22 +66,13 @@ class Search(ctypes.Structure):
 
 @functools.cache
 def helper() -> ctypes.CDLL | None:
-    """The compiled search.cpp; None where it was not built, cannot be loaded, or was built from another version."""
-    spec = importlib.util.find_spec(f"{__package__}._search")
-    if spec is None or spec.origin is None:
-        return None
-    try:
-        library = ctypes.CDLL(spec.origin)
-        if library.nearest_code_abi() != ABI:
-            return None
-    except (OSError, AttributeError):
-        return None
-    library.nearest_code_variant.argtypes = [ctypes.c_int32]
-    library.nearest_code_variant.restype = ctypes.c_char_p
-    library.nearest_code_prepare.argtypes = [ctypes.c_int32, ctypes.POINTER(Prepare)]
-    library.nearest_code_prepare.restype = ctypes.c_int32
-    library.nearest_code_search.argtypes = [ctypes.c_int32, ctypes.POINTER(Search)]
-    library.nearest_code_search.restype = None
+    """The compiled search.cpp; None as `load` says."""
+    library = load(f"{__package__}._search", "nearest_code", ABI)
+    if library is not None:
+        library.nearest_code_prepare.argtypes = [ctypes.c_int32, ctypes.POINTER(Prepare)]
+        library.nearest_code_prepare.restype = ctypes.c_int32
+        library.nearest_code_search.argtypes = [ctypes.c_int32, ctypes.POINTER(Search)]
+        library.nearest_code_search.restype = None
     return library
 
 
@@ -92,10 +82,8 @@ def cpu_variants() -> dict[str, int]:
 
     Empty where there is no helper.
     """
-    library, names = helper(), list[str]()
-    while library is not None and (name := library.nearest_code_variant(len(names))) is not None:
-        names.append(name.decode())
-    return {name: number for number, name in enumerate(names) if name}  # "": this CPU lacks its instructions
+    library = helper()
+    return {} if library is None else variants(library.nearest_code_variant)
 
 
 def cpu_variant() -> str:

@@ -64,7 +64,7 @@ class Audio(vqmm.Modality):
         label: str | None = Field(None, description="regular expression: its first group in a file's key is its label")
         test: str | None = Field(None, description="regular expression: files whose key it finds are the test split")
         seconds: float = Field(1.0, gt=0, description="length of a training view; shorter files are taken whole")
-        speed: float = Field(0.0, ge=0, le=0.5, description="share that views are faster or slower by, at most; to 0.01")
+        speed: float = Field(0.0, ge=0, le=0.5, description="share that views are faster or slower by, at most")
         longest_seconds: float = Field(30.0, gt=0, description="of an evaluation's view of a longer file")
         # networks
         network: Literal["spectral", "waveform"] = Field("spectral", description="what the networks are made of")

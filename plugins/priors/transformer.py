@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from vqmm.errors import UserError
 from vqmm.grammar import Grammar
+from vqmm.kernels.cached_attention import cached_attention
 from vqmm.nn.linear import Linear, Product, laid_out
 from vqmm.prior import Prior
 from vqmm.vocabulary import Vocabulary
@@ -78,8 +79,7 @@ class Block(nn.Module):
         batch, width = x.shape
         mixed = rotate(attend(unit(x), None).view(batch, 3, self.heads, -1), turn)
         cache.select(3, first).copy_(mixed[:, 1:])
-        key, value = cache.narrow(3, 0, first + 1).unbind(1)
-        seen = F.scaled_dot_product_attention(mixed[:, 0].unsqueeze(2), key, value)
+        seen = cached_attention(mixed[:, 0], cache, first + 1)
         x = mix(seen.reshape(batch, width).to(x.dtype), x)  # under autocast it is bfloat16
         gate, up = gated(unit(x), None).chunk(2, dim=1)
         return out(F.silu(gate).mul_(up), x)
