@@ -89,11 +89,11 @@ PARTS: list[Part] = [
         data="builtin:digits",
         steps=1500,
         settings=("modality.size=8", "modality.channels=1", "modality.stride=2"),
-        # digits are not mirrored; 32 codes are few enough for a prior to meet each of them often
+        # digits are not mirrored; 32 codes of what is near are few enough for a prior to know a digit by them
         small=(
             "modality.flip=false",
             "modality.width=64",
-            "modality.blocks=1",
+            "modality.blocks=0",
             "quantizer.codebook_size=32",
             "quantizer.dim=16",
             "train.batch_size=64",
