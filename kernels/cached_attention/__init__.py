@@ -21,7 +21,7 @@ SMALL = 2**18  # multiplications that are not worth a second thread
 def cached_attention(query_BHS: Tensor, cache_B2HLS: Tensor, filled: int) -> Tensor:
     """softmax(K q / sqrt(S)) V of each sequence and head (Vaswani et al. 2017, arXiv 1706.03762, equation 1).
 
-    Without gradients. On a CPU in float32 a sequence's result does not depend, to the bit, on those beside it.
+    Without gradients. With the compiled loop a sequence's result does not depend, to the bit, on those beside it.
 
     Args:
         query_BHS: (B, heads, size).

@@ -2,8 +2,8 @@
 // loads the library with ctypes.
 //
 // Channels are the lanes. Keys and values are read once, in the order they lie in; the scores of one head, a few hundred
-// numbers, are all that is kept. Which loop runs depends on the channels of a head alone, so a sequence's result does
-// not depend on those beside it.
+// numbers, are all that is kept. Which loop cpu.py takes depends on the channels of a head alone, so a sequence's result
+// does not depend on those beside it.
 
 #include <cstdint>
 
@@ -46,8 +46,8 @@ template <int LANES> INLINE void exponentiate(typename Lanes<LANES>::floats &x) 
   typedef typename Lanes<LANES>::floats floats;
   typedef typename Lanes<LANES>::ints ints;
   const floats zero = {}, least = zero - 87.0f, middle = zero + 12582912.0f;  // 1.5 x 2^23: adding it rounds
-  const ints there = x >= least;
-  x = there ? x : least;
+  const ints far = x < least;  // false of a NaN, which so stays one
+  x = far ? least : x;
   const floats n = (x * 1.44269504f + middle) - middle;
   const floats rest = x - n * 0.693359375f + n * 2.12194440e-4f;
   floats sum = rest * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -57,10 +57,10 @@ template <int LANES> INLINE void exponentiate(typename Lanes<LANES>::floats &x) 
   sum = sum * rest + 5.0000001201e-1f;
   sum = sum * rest * rest + rest + 1.0f;
   const ints power = (__builtin_convertvector(n, ints) + 127) << 23;
-  x = there ? sum * reinterpret_cast<const floats &>(power) : zero;
+  x = far ? zero : sum * reinterpret_cast<const floats &>(power);
 }
 
-// The channels first .. first + COUNT x LANES of what a head gives.
+// COUNT x LANES channels of what a head gives, from where `value` points on.
 template <int LANES, int COUNT>
 INLINE void mixed(const float *value, const float *weight, int64_t filled, int64_t size, float factor, float *out) {
   typename Lanes<LANES>::floats sum[COUNT] = {};
@@ -73,7 +73,8 @@ INLINE void mixed(const float *value, const float *weight, int64_t filled, int64
 }
 
 // One head: softmax(key query / sqrt(size)) value. size is a multiple of LANES.
-template <int LANES> INLINE void head(const Attend &a, const float *query, const float *key, const float *value, float *out) {
+template <int LANES>
+INLINE void head(const Attend &a, const float *query, const float *key, const float *value, float *out) {
   typedef typename Lanes<LANES>::floats floats;
   float best = -__builtin_inff();
   for (int64_t t = 0; t < a.filled; t++) {

@@ -44,6 +44,14 @@ def test_scores_of_any_size(path, scale, generator):
         torch.testing.assert_close(found, cache[:, 1].mean(2), atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("where", ["query", "key", "value"])
+def test_a_number_that_is_none_is_not_hidden(path, where, generator):
+    query, cache = some(generator, 2, 2, 20, 16)
+    {"query": query[0, 1], "key": cache[0, 0, 1, 7], "value": cache[0, 1, 1, 7]}[where][:] = float("nan")
+    found = cached_attention(query, cache, 19)
+    assert found[0, 1].isnan().all() and found.isfinite().sum() == 3 * 16
+
+
 def test_a_sequence_does_not_depend_on_those_beside_it(generator):
     if not cpu.loops():
         pytest.skip("the compiled loop is not built here: pip install -e .")
