@@ -79,7 +79,10 @@ def judged(told: argparse.Namespace, run: Path, picture: Path) -> dict[str, Any]
 
 
 def file_sizes(told: argparse.Namespace, prior: Path) -> dict[str, float]:
-    """Mean bytes of a test picture's file: PNG, WebP, and vqmm's with and without the prior; and without headers."""
+    """Mean bytes of a test picture: as PNG and WebP; its codes as they are; vqmm's files without the prior and with it.
+
+    Of the last also `vqmm_prior_codes`, without what the file says of itself, and `prior_rate`, the prior's own word.
+    """
     run, folder = told.run / "tokenizer", told.run / "pictures"
     samples = Source(vqmm.Tokenizer.load(run).modality, told.data).held_out()[:AS_FILES]
     folder.mkdir(exist_ok=True)
@@ -90,7 +93,7 @@ def file_sizes(told: argparse.Namespace, prior: Path) -> dict[str, float]:
         found = {kind: encoded_size(picture, kind, how) for kind, how in SAVINGS.items()}
         plain, modelled = (vqmm.compress(run, file, folder / "p.vqmm", model=m, overwrite=True) for m in (None, prior))
         found |= {"codes": plain["nominal_bits"] / 8, "vqmm": plain["bytes"], "vqmm_prior": modelled["bytes"]}
-        found |= {"model_bits": modelled["model_bits"] / 8, "code_bits": modelled["code_bits"] / 8}
+        found |= {"prior_rate": modelled["model_bits"] / 8, "vqmm_prior_codes": modelled["code_bits"] / 8}
         for name, size in found.items():
             sizes.setdefault(name, []).append(size)
     return {"pictures": len(samples), **{name: fmean(each) for name, each in sizes.items()}}
