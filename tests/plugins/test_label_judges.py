@@ -146,6 +146,15 @@ def test_modalities_bring_them():
     assert isinstance(Audio().label_judge(), SoundLabelJudge)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_convolutions_run_channels_last_on_gray_planes_too(channels):
+    """Twice as fast on a CPU; a plane of one channel is of either format, and the weights decide."""
+    classifier = PlaneClassifier(steps=1)
+    classifier.fit(torch.rand(8, channels, 8, 12), [0, 1] * 4)
+    found = classifier._network[0](classifier._scaled(torch.rand(2, channels, 8, 12)))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_noise_in_training_lets_a_classifier_see_past_roughness():
     """Bars that lie, stand or slant, learnt clean and named rough."""
     random = torch.Generator().manual_seed(0)

@@ -101,7 +101,10 @@ def _network(shape: Sequence[int], labels: int) -> nn.Sequential:
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.MaxPool2d(2)]
         layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
     layers += [nn.Flatten(), nn.Dropout(0.3), nn.Linear(32 * (height // 4) * (width // 4), labels)]
-    return nn.Sequential(*layers)
+    network = nn.Sequential(*layers)
+    # the weights too: planes of one channel are of either format, and would be taken for the slower one
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    return network
 
 
 def _noisy(planes: Tensor, most: float) -> Tensor:
