@@ -49,7 +49,7 @@ def test_it_trains_judges_encodes_decodes_and_writes_a_page(made):
         assert Path(part["report"]).is_file() and part["metrics"] and part["seconds"] > 0
         names = [sorted(file.name for file in Path(part[where]).iterdir()) for where in ("originals", "decoded")]
         assert names[0] == names[1] and len(names[0]) == 8
-    assert told["parts"]["image"]["codes"] == 8 * 16 and "psnr_db" in told["parts"]["image"]["metrics"]
+    assert told["parts"]["image"]["codes"] == 8 * 32 and "psnr_db" in told["parts"]["image"]["metrics"]
     joint = told["parts"]["joint"]
     names = {"image", "audio", "text"}
     assert joint["coherence"].keys() == joint["judges"].keys() == names

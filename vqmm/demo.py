@@ -84,20 +84,23 @@ class TokenizerPart:
 PARTS: list[Part] = [
     TokenizerPart(
         name="image",
-        about="1,797 handwritten digits of 8 x 8 pixels, 16 codes each",
+        about="1,797 handwritten digits of 8 x 8 pixels, 16 pairs of codes each",
         modality="image",
         data="builtin:digits",
-        steps=1500,
+        steps=1000,
         settings=("modality.size=8", "modality.channels=1", "modality.stride=2"),
-        # digits are not mirrored; 32 codes of what is near are few enough for a prior to know a digit by them
+        # digits are not mirrored; few codes, of what is near, are quick for a prior to know a digit by
         small=(
             "modality.flip=false",
+            "modality.affine=0.1",
             "modality.width=64",
             "modality.blocks=0",
-            "quantizer.codebook_size=32",
+            "quantizer.groups=2",
+            "quantizer.codebook_size=8",
             "quantizer.dim=16",
             "train.batch_size=64",
         ),
+        recipe="gvq",
     ),
     TokenizerPart(
         name="audio",
@@ -136,15 +139,18 @@ PARTS: list[Part] = [
         about="One prior over digits that are written, dialled and named: each of them from each other",
         data={"image": "builtin:digits", "audio": "builtin:tones", "text": "builtin:names"},
         built_on={"image": "image", "audio": "audio"},
+        views={"image": 4},
         steps=4000,
         settings=(
             "hide=0.15",
-            "prior.width=96",
+            "prior.width=112",
             "prior.depth=3",
+            "prior.dropout=0",
             "prior.places=true",
             "train.batch_size=16",
             "train.learning_rate=2e-3",
-            "train.evaluate_every=1000",
+            "train.evaluate_every=2000",
+            "train.evaluate_samples=128",
         ),
         names=("modality.front=subwords", "modality.vocabulary=300"),
         guidance=3.0,

@@ -25,12 +25,14 @@ class JointPart:
     Attributes:
         data: by modality its labelled data; for "text" names of the labels, which are not quantized.
         built_on: for each other modality the part whose tokenizer it is.
+        views: how many altered ones stand beside each training sample of a modality, if any.
     """
 
     name: str
     about: str
     data: Mapping[str, str]
     built_on: Mapping[str, str]
+    views: Mapping[str, int]
     steps: int
     settings: Sequence[str]
     names: Sequence[str]  # settings of the names' tokenizer
@@ -50,7 +52,7 @@ class JointPart:
         runs["text"] = folder / "names"
         train("text", self.data["text"], runs["text"], "identity", settings=self.names, quiet=True)
         for name, run in runs.items():
-            encode(run, self.data[name], folder / "tokens" / name)
+            encode(run, self.data[name], folder / "tokens" / name, views=self.views.get(name, 0))
         tokens = [folder / "tokens" / name for name in runs]
         prior = folder / "prior"
         train_prior([*runs.values()], prior, tokens=tokens, steps=self.steps, settings=self.settings, quiet=quiet)

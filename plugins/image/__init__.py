@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 import vqmm
 from vqmm.data.sample import Sample
@@ -36,12 +36,15 @@ class Image(vqmm.Modality):
     headline: ClassVar[str] = "psnr_db"
 
     class Options(vqmm.Modality.Options):
-        later: ClassVar[frozenset[str]] = frozenset({"shift"})
+        later: ClassVar[frozenset[str]] = frozenset({"shift", "affine"})
         width: int = Field(128, ge=8, description="channels of the networks at their coarsest level")
         channels: Literal[1, 3, 4] = Field(3, description="gray, RGB or RGBA: what is read is brought to that")
         size: int | tuple[int, int] = Field(32, description="height and width of a training view, in pixels")
         flip: bool = Field(True, description="mirror half of the training views, left to right")
         shift: int = Field(0, ge=0, description="move training views by up to so many pixels; borders are repeated")
+        affine: float = Field(
+            0, ge=0, lt=0.5, description="turn, stretch, slant and move training views by up to this share: 0.1, say"
+        )
 
     def __init__(self, options: BaseModel | None = None):
         super().__init__(options)
@@ -91,13 +94,15 @@ class Image(vqmm.Modality):
 
     @property
     def varies(self) -> bool:
-        return bool(self.options.flip or self.options.shift)
+        return bool(self.options.flip or self.options.shift or self.options.affine)
 
     def vary(self, sample: Tensor, generator: torch.Generator) -> Tensor:
-        """Mirrored or not, and moved, as the options say."""
+        """Mirrored or not, moved, and under an affine map, as the options say."""
         if self.options.flip and torch.rand((), generator=generator) < 0.5:
             sample = sample.flip(-1)
-        return moved(sample, self.options.shift, generator) if self.options.shift else sample
+        if self.options.shift:
+            sample = moved(sample, self.options.shift, generator)
+        return warped(sample, self.options.affine, generator) if self.options.affine else sample
 
     def collate(
         self, samples: Sequence[Tensor], keys: Sequence[str], labels: Sequence[int] | None = None
@@ -154,6 +159,21 @@ def moved(sample: Tensor, furthest: int, generator: torch.Generator) -> Tensor:
         by = int(torch.randint(-furthest, furthest + 1, (), generator=generator))
         sample = sample.index_select(axis, (torch.arange(side) + by).clamp(0, side - 1))
     return sample
+
+
+def warped(sample: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Under a random affine map (bicubic; what comes in repeats the border), of the same type and range.
+
+    In coordinates that run from -1 to 1 along each axis, each of the map's six numbers is off by up to `most`: the
+    middle of an edge moves by up to `most` of the side, and the edge turns by up to as many radians.
+    """
+    if not sample.numel():
+        return sample
+    off = (torch.rand(1, 2, 3, generator=generator) * 2 - 1) * most
+    grid = nn.functional.affine_grid(torch.eye(2, 3) + off, [1, *sample.shape], align_corners=False)
+    found = nn.functional.grid_sample(sample[None].float(), grid, "bicubic", "border", align_corners=False)[0]
+    found = found.clamp(sample.min(), sample.max())  # a bicubic curve runs beyond its points
+    return found if sample.is_floating_point() else found.round().to(sample.dtype)
 
 
 def to_bytes(sample: Tensor) -> Tensor:

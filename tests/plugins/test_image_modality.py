@@ -88,8 +88,40 @@ def test_moved_pictures_repeat_their_borders():
     assert torch.equal(modality.crop(picture, None), picture)
 
 
+def test_affine_maps_reach_as_far_as_the_option_says_and_no_farther():
+    modality, side = image(size=64, flip=False, affine=0.1), 64
+    ramps = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")).float()
+    middle, near = side // 2, slice(side // 4, -side // 4)  # where no border is
+    reached = []
+    for seed in range(200):
+        came = modality.vary(ramps, generator(seed))  # where each pixel comes from
+        assert torch.equal(came, modality.vary(ramps, generator(seed)))
+        slopes = [came[:, near, near].diff(dim=axis).mean(dim=(1, 2)) - torch.eye(2)[axis - 1] for axis in (1, 2)]
+        moved = came[:, middle - 1 : middle + 1, middle - 1 : middle + 1].mean(dim=(1, 2)) - (side - 1) / 2
+        reached.append(torch.cat([moved / (side / 2), *slopes]))
+    all_six = torch.stack(reached)
+    assert all_six.abs().max() < 0.105 and (all_six.abs().amax(dim=0) > 0.09).all()
+    assert (all_six.mean(dim=0).abs() < 0.02).all()
+    assert torch.equal(modality.crop(ramps, None), ramps)
+
+
+def test_affine_maps_keep_type_shape_and_range():
+    modality = image(size=8, flip=False, affine=0.3)
+    edge = torch.zeros(3, 5, 7, dtype=torch.uint8)
+    edge[:, :, 3:] = 200  # a bicubic curve would run beyond both
+    for seed in range(20):
+        found = modality.vary(edge, generator(seed))
+        assert found.dtype == torch.uint8 and found.shape == edge.shape and found.max() <= 200
+        assert not torch.equal(found, edge)
+    flat = torch.full((1, 4, 4), 7, dtype=torch.uint8)
+    assert torch.equal(modality.vary(flat, generator()), flat)
+    nothing = torch.zeros(3, 0, 4, dtype=torch.uint8)
+    assert torch.equal(modality.vary(nothing, generator()), nothing)
+
+
 def test_pictures_vary_as_their_options_say():
     assert image(flip=True).varies and image(flip=False, shift=1).varies and not image(flip=False).varies
+    assert image(flip=False, affine=0.1).varies
     picture = numbered(4, 4)
     found = [image(flip=True).vary(picture, generator(seed)) for seed in range(20)]
     mirrored = sum(torch.equal(each, picture.flip(-1)) for each in found)
