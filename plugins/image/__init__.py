@@ -173,7 +173,7 @@ def warped(sample: Tensor, most: float, generator: torch.Generator) -> Tensor:
     grid = nn.functional.affine_grid(torch.eye(2, 3) + off, [1, *sample.shape], align_corners=False)
     found = nn.functional.grid_sample(sample[None].float(), grid, "bicubic", "border", align_corners=False)[0]
     found = found.clamp(sample.min(), sample.max())  # a bicubic curve runs beyond its points
-    return found if sample.is_floating_point() else found.round().to(sample.dtype)
+    return (found if sample.is_floating_point() else found.round()).to(sample.dtype)
 
 
 def to_bytes(sample: Tensor) -> Tensor:

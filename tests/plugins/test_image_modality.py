@@ -115,6 +115,7 @@ def test_affine_maps_keep_type_shape_and_range():
         assert not torch.equal(found, edge)
     flat = torch.full((1, 4, 4), 7, dtype=torch.uint8)
     assert torch.equal(modality.vary(flat, generator()), flat)
+    assert modality.vary(flat.double(), generator()).dtype == torch.float64
     nothing = torch.zeros(3, 0, 4, dtype=torch.uint8)
     assert torch.equal(modality.vary(nothing, generator()), nothing)
 
