@@ -11,6 +11,7 @@ import torch
 
 import vqmm as package
 from tests.cli.runner import Vqmm
+from vqmm.data.tokens import TokenSet
 from vqmm.demo import PARTS, Part, demo
 
 MODULE = sys.modules[demo.__module__]  # the package has a function of that name
@@ -51,6 +52,8 @@ def test_it_trains_judges_encodes_decodes_and_writes_a_page(made):
         assert names[0] == names[1] and len(names[0]) == 8
     assert told["parts"]["image"]["codes"] == 8 * 32 and "psnr_db" in told["parts"]["image"]["metrics"]
     joint = told["parts"]["joint"]
+    rows = TokenSet(Path(told["out"]) / "joint" / "tokens" / "image")
+    assert len(rows) == 1621 * (1 + 4) + 176, "beside each training digit stand four altered ones"
     names = {"image", "audio", "text"}
     assert joint["coherence"].keys() == joint["judges"].keys() == names
     assert all(row.keys() == names for row in joint["coherence"].values())

@@ -89,7 +89,7 @@ PARTS: list[Part] = [
         data="builtin:digits",
         steps=1000,
         settings=("modality.size=8", "modality.channels=1", "modality.stride=2"),
-        # digits are not mirrored; few codes, of what is near, are quick for a prior to know a digit by
+        # digits are not mirrored; codes that are few, and of what is near (no blocks), soon tell a prior which digit
         small=(
             "modality.flip=false",
             "modality.affine=0.1",

@@ -105,6 +105,13 @@ def test_affine_maps_reach_as_far_as_the_option_says_and_no_farther():
     assert torch.equal(modality.crop(ramps, None), ramps)
 
 
+def test_what_comes_in_under_an_affine_map_repeats_the_border():
+    modality, picture = image(size=8, flip=False, affine=0.1), torch.full((1, 9, 9), 255, dtype=torch.uint8)
+    picture[:, 4, 4] = 0  # too far from the corners to come there
+    for seed in range(20):
+        assert (modality.vary(picture, generator(seed))[:, ::8, ::8] == 255).all()
+
+
 def test_affine_maps_keep_type_shape_and_range():
     modality = image(size=8, flip=False, affine=0.3)
     edge = torch.zeros(3, 5, 7, dtype=torch.uint8)
@@ -113,6 +120,7 @@ def test_affine_maps_keep_type_shape_and_range():
         found = modality.vary(edge, generator(seed))
         assert found.dtype == torch.uint8 and found.shape == edge.shape and found.max() <= 200
         assert not torch.equal(found, edge)
+        assert torch.equal(found, modality.vary(edge.float(), generator(seed)).round().to(torch.uint8))
     flat = torch.full((1, 4, 4), 7, dtype=torch.uint8)
     assert torch.equal(modality.vary(flat, generator()), flat)
     assert modality.vary(flat.double(), generator()).dtype == torch.float64
