@@ -49,6 +49,23 @@ def test_options_of_the_vector_quantizer(options):
     check_quantizer(quantizer, quantizer.Options(**{"dim": 8, "codebook_size": 11, **options}))
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lfq", {"assign": "nearest"}),
+        ("lfq", {"assign": "nearest", "degree": 1, "entropy": 0.1}),
+        ("bsq", {"assign": "nearest"}),
+        ("simvq", {"width": 20}),
+        ("simvq", {"width": 3}),
+    ],
+    ids=str,
+)
+def test_options_of_codebooks_that_are_mapped(name, options, rank):
+    quantizer = QUANTIZERS[name]
+    check_quantizer(quantizer, quantizer.Options(**{"dim": 8, "codebook_size": 16, **options}), rank=rank)
+
+
 CLASSES = Vocabulary().add("label", [[3]], grids=[[1]])
 SERVED = {  # of those that do not serve several modalities
     "pixelcnn": CLASSES.add("picture", [[3], [4, 4]], grids=[[2, 2], [3, 4]]),

@@ -115,6 +115,18 @@ def test_an_option_that_came_later_changes_no_older_fingerprint(tmp_path):
     assert again.modality.options.shift == 0 and again.fingerprint() == tokenizer.fingerprint()
 
 
+@pytest.mark.parametrize(("name", "later"), [("lfq", ["assign", "degree"]), ("bsq", ["assign"]), ("simvq", ["width"])])
+def test_a_quantizer_saved_before_it_had_an_option_loads(name, later):
+    """As it was written then: with every option that there was, and the weights that there were."""
+    kind = REGISTRY.offers["quantizer"][name]
+    first = kind.Options(codebook_size=16, dim=8, commitment=0.02)
+    assert not set(later) & first.told().keys()
+    again = kind.Options(**first.told())
+    assert again.told() == first.told()
+    made = kind(again)
+    assert made.map.weight.shape == (8, 8) if name == "simvq" else "inward.weight" in made.state_dict()
+
+
 def test_the_folder_holds_no_pickle_and_says_what_it_is(tmp_path):
     tokenizer = make()
     tokenizer.save(tmp_path / "t")

@@ -28,8 +28,10 @@ def test_simvq_moves_every_code_at_once_and_never_the_frozen_ones():
     assert torch.equal(frozen, quantizer.frozen) and ((after - before).abs().sum(1) > 0).all()
 
 
-def test_simvq_starts_with_the_mean_and_covariance_of_the_latents():
-    quantizer = make(SimVQ, codebook_size=20_000)
+@pytest.mark.parametrize("width", [None, 24])
+def test_simvq_starts_with_the_mean_and_covariance_of_the_latents(width):
+    quantizer = make(SimVQ, codebook_size=20_000, width=width)
+    assert quantizer.frozen.shape == (20_000, width or 6)
     mix = torch.randn(6, 6)
     z = (torch.randn(2_000, 6) @ mix + 3).reshape(20, 100, 6).movedim(-1, 1)
     quantizer.initialise(z)
@@ -39,6 +41,21 @@ def test_simvq_starts_with_the_mean_and_covariance_of_the_latents():
     held = quantizer.map.weight.clone()
     quantizer.initialise(z * 2)
     assert torch.equal(held, quantizer.map.weight)
+
+
+@pytest.mark.parametrize("width", [None, 24])
+def test_simvq_starts_at_random_with_codes_of_one_spread(width):
+    quantizer = make(SimVQ, codebook_size=20_000, width=width, start="random")
+    torch.testing.assert_close(torch.cov(quantizer.map(quantizer.frozen).T), torch.eye(6), atol=0.05, rtol=0)
+
+
+def test_simvq_of_few_columns_starts_along_the_largest_variances():
+    quantizer = make(SimVQ, codebook_size=20_000, width=2)
+    z = torch.randn(20, 6, 100) * torch.tensor([0.1, 3.0, 0.2, 2.0, 0.3, 0.5])[:, None]
+    quantizer.initialise(z)
+    found, rows = torch.cov(quantizer.map(quantizer.frozen).T), z.movedim(1, -1).reshape(-1, 6)
+    torch.testing.assert_close(found.diagonal()[[1, 3]], torch.cov(rows.T).diagonal()[[1, 3]], rtol=0.05, atol=0)
+    assert torch.linalg.matrix_rank(found, rtol=1e-4) == 2
 
 
 def test_gumbel_is_a_mixture_in_training_and_a_code_in_evaluation():

@@ -12,7 +12,8 @@ def register_quantizers(register) -> None:  # type: ignore[no-untyped-def]
     from vqmm.quantizers.identity import IdentityQuantizer
     from vqmm.quantizers.none import NoQuantizer
     from vqmm.quantizers.residual import ResidualQuantizer
-    from vqmm.quantizers.scalar import FiniteScalarQuantizer, LookupFreeQuantizer, SphericalQuantizer
+    from vqmm.quantizers.scalar import FiniteScalarQuantizer
+    from vqmm.quantizers.signs import LookupFreeQuantizer, SphericalQuantizer
     from vqmm.quantizers.simvq import SimVQ
     from vqmm.quantizers.vector import VectorQuantizer
 

@@ -4,24 +4,30 @@ Zhu et al. 2024 (arXiv 2411.02038, section 4): a codebook learnt row by row move
 others behind; one linear map of them all leaves none.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from vqmm.batch import Codes
-from vqmm.kernels.vector_quantize import vector_quantize
-from vqmm.quantizers.base import Quantized, Quantizer, from_rows, grid_size, to_rows
+from vqmm.quantizers.base import Quantized, Quantizer, to_rows
+from vqmm.quantizers.mapped import look_up, matching_map, quantize_to
 
 
 class SimVQ(Quantizer):
-    """One codebook of K vectors, K x dim random numbers seen through one linear layer."""
+    """One codebook of K vectors, K x width random numbers seen through one linear layer."""
 
     name = "simvq"
 
     class Options(Quantizer.Options):
+        later: ClassVar[frozenset[str]] = frozenset({"width"})
         codebook_size: int = Field(4096, ge=1, description="K, how many codes there are")
+        width: int | None = Field(
+            None,
+            ge=1,
+            description="columns of the random matrix (dim): with more of them codes move more freely",
+        )
         commitment: float = Field(0.25, ge=0, description="weight of the term that draws the encoder to its codes")
         start: Literal["data", "random"] = Field(
             "data", description="a map that gives the codes the mean and covariance of the first latents, or none"
@@ -37,9 +43,12 @@ class SimVQ(Quantizer):
     def __init__(self, options: Options | None = None, rank: int = 2):
         super().__init__(options, rank)
         o = self.options
-        self.register_buffer("frozen", torch.randn(o.codebook_size, o.dim))
-        self.map = nn.Linear(o.dim, o.dim)
-        nn.init.eye_(self.map.weight)
+        width = o.width or o.dim
+        # the wider, the smaller: an optimizer that moves every weight as far then moves a code no further
+        self.scale = (o.dim / width) ** 0.5
+        self.register_buffer("frozen", torch.randn(o.codebook_size, width) * self.scale)
+        self.map = nn.Linear(width, o.dim)
+        nn.init.orthogonal_(self.map.weight, gain=1 / self.scale)
         nn.init.zeros_(self.map.bias)
         self.register_buffer("initialised", torch.tensor(o.start == "random"))
 
@@ -51,30 +60,17 @@ class SimVQ(Quantizer):
     def initialise(self, z: Tensor, mask: Tensor | None = None) -> None:
         if self.initialised:
             return
-        rows = to_rows(z)
-        rows = rows[torch.isfinite(rows).all(1) & (True if mask is None else mask.reshape(-1))].double()
-        if len(rows) > 1:
-            covariance = torch.cov(rows.T).reshape(rows.shape[1], -1)
-            values, axes = torch.linalg.eigh(covariance)
-            self.map.weight.copy_((axes * values.clamp(min=0).sqrt()) @ axes.T)  # the symmetric square root
-            self.map.bias.copy_(rows.mean(0))
+        if (found := matching_map(z, mask, self.frozen.shape[1])) is not None:
+            self.map.weight.copy_(found[0] / self.scale)
+            self.map.bias.copy_(found[1])
         self.initialised.fill_(True)
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
         o = self.options
         with torch.autocast(z.device.type, enabled=False):
-            rows = to_rows(z)
-            mask_rows = None if mask is None else mask.reshape(-1)
-            found = vector_quantize(rows, self.map(self.frozen), mask_N=mask_rows, gradient=o.gradient)
-            elements = max(rows.numel(), 1) if mask is None else mask.sum().clamp(min=1) * rows.shape[1]
-            losses = {
-                "commitment": o.commitment * found.error_N.sum() / elements,
-                "codebook": found.code_error_N.sum() / elements,
-            }
-            vectors = from_rows(found.vectors_ND, len(z), z.shape[2:])
-        index = found.index_N.reshape(len(z), 1, *z.shape[2:])
-        return Quantized(vectors, Codes((index,), grid_size(z), mask), losses)
+            return quantize_to(
+                self.map(self.frozen), to_rows(z), z, commitment=o.commitment, mask=mask, gradient=o.gradient
+            )
 
     def lookup(self, codes: Codes) -> Tensor:
-        index = codes.maps[0][:, 0]
-        return from_rows(self.map(self.frozen)[index.reshape(-1).long()], len(index), index.shape[1:])
+        return look_up(self.map(self.frozen), codes)
