@@ -58,6 +58,15 @@ def test_simvq_of_few_columns_starts_along_the_largest_variances():
     assert torch.linalg.matrix_rank(found, rtol=1e-4) == 2
 
 
+def test_simvq_turns_gradients_when_told():
+    z = torch.randn(2, 6, 9, requires_grad=True)
+    pulls = []
+    for gradient in ("straight-through", "rotation"):
+        found = make(SimVQ, rank=1, codebook_size=9, gradient=gradient)(z)
+        pulls.append(torch.autograd.grad((found.vectors * torch.arange(6.0)[:, None]).sum(), z)[0])
+    assert torch.equal(pulls[0], torch.arange(6.0)[:, None].expand(2, 6, 9)) and not torch.allclose(*pulls)
+
+
 def test_gumbel_is_a_mixture_in_training_and_a_code_in_evaluation():
     quantizer, z = make(GumbelQuantizer, codebook_size=9), torch.randn(4, 6, 3, 3)
     soft = quantizer.train()(z)

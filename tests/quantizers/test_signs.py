@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vqmm.errors import UserError
+from vqmm.quantizers.mapped import matching_map
 from vqmm.quantizers.signs import LookupFreeQuantizer, SignCodebook, SphericalQuantizer, binary_entropy
 
 KINDS = [LookupFreeQuantizer, SphericalQuantizer]
@@ -144,6 +145,26 @@ def test_a_sign_codebook_starts_with_the_spread_of_the_latents(size):
     held = quantizer.corners.weight.clone()
     quantizer.initialise(z * 2)
     assert torch.equal(held, quantizer.corners.weight)
+
+
+@pytest.mark.parametrize(("kind", "entropy"), [(LookupFreeQuantizer, 0.0075), (SphericalQuantizer, 0.005)])
+def test_weights_of_the_losses_are_those_of_the_way_codes_are_assigned(kind, entropy):
+    alone, together = make(kind), make(kind, assign="nearest")
+    assert (alone.commitment, alone.entropy) == (0.02, entropy)
+    assert (together.commitment, together.entropy) == (0.25, 0.0)
+    for assign in ("sign", "nearest"):
+        told = make(kind, assign=assign, commitment=0.0, entropy=0.3)
+        assert (told.commitment, told.entropy) == (0.0, 0.3)
+
+
+def test_a_start_looks_only_at_what_counts():
+    z, mask = torch.randn(2, 6, 50), torch.ones(2, 50, dtype=torch.bool)
+    z[0, :, :10], mask[0, :10] = 1e3, False
+    z[1, 2, 3] = float("inf")
+    weight, bias = matching_map(z, mask, 6)
+    rows = torch.cat((z[0, :, 10:], z[1, :, :3], z[1, :, 4:]), 1).double()
+    torch.testing.assert_close(bias, rows.mean(1))
+    torch.testing.assert_close(weight @ weight.T, rows.cov())
 
 
 @pytest.mark.parametrize("kind", KINDS)

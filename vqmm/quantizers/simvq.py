@@ -30,7 +30,8 @@ class SimVQ(Quantizer):
         )
         commitment: float = Field(0.25, ge=0, description="weight of the term that draws the encoder to its codes")
         start: Literal["data", "random"] = Field(
-            "data", description="a map that gives the codes the mean and covariance of the first latents, or none"
+            "data",
+            description="a map that gives the codes the mean and covariance of the first latents, or none",
         )
         gradient: Literal["straight-through", "rotation"] = Field(
             "straight-through",
