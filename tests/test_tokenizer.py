@@ -115,7 +115,9 @@ def test_an_option_that_came_later_changes_no_older_fingerprint(tmp_path):
     assert again.modality.options.shift == 0 and again.fingerprint() == tokenizer.fingerprint()
 
 
-@pytest.mark.parametrize(("name", "later"), [("lfq", ["assign", "degree"]), ("bsq", ["assign"]), ("simvq", ["width"])])
+@pytest.mark.parametrize(
+    ("name", "later"), [("lfq", ["assign", "degree"]), ("bsq", ["assign", "degree"]), ("simvq", ["width"])]
+)
 def test_a_quantizer_saved_before_it_had_an_option_loads(name, later):
     """As it was written then: with every option that there was, and the weights that there were."""
     kind = REGISTRY.offers["quantizer"][name]

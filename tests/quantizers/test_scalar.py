@@ -51,9 +51,19 @@ def test_fsq_is_float32_under_autocast():
     assert found.vectors.dtype == torch.float32 and torch.equal(found.vectors, quantizer(z).vectors)
 
 
-@pytest.mark.parametrize("kind", [FiniteScalarQuantizer, LookupFreeQuantizer, SphericalQuantizer])
-def test_what_does_not_count_has_code_0_no_loss_and_no_gradient(kind):
-    quantizer = make(kind)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (FiniteScalarQuantizer, {}),
+        (LookupFreeQuantizer, {}),
+        (LookupFreeQuantizer, {"assign": "nearest"}),
+        (SphericalQuantizer, {}),
+        (SphericalQuantizer, {"assign": "nearest"}),
+    ],
+    ids=str,
+)
+def test_what_does_not_count_has_code_0_no_loss_and_no_gradient(kind, options):
+    quantizer = make(kind, **options)
     z = torch.randn(2, 6, 3, 3)
     z[0, 2, 1, 1] = float("nan")
     mask = torch.ones(2, 3, 3, dtype=torch.bool)

@@ -57,5 +57,6 @@ def matching_map(z: Tensor, mask: Tensor | None, columns: int) -> tuple[Tensor, 
         return None
     variances, axes = torch.linalg.eigh(torch.cov(rows.T).reshape(rows.shape[1], -1))
     kept = min(rows.shape[1], columns)  # eigh sorts: the largest come last
-    turn = nn.init.orthogonal_(rows.new_empty(kept, columns))
-    return (axes * variances.clamp(min=0).sqrt())[:, -kept:] @ turn, rows.mean(0)
+    # of its own generator: every process starts the same, whatever it has drawn before
+    turn = nn.init.orthogonal_(torch.empty(kept, columns).double(), generator=torch.Generator().manual_seed(0))
+    return (axes * variances.clamp(min=0).sqrt())[:, -kept:] @ turn.to(rows.device), rows.mean(0)
