@@ -116,7 +116,12 @@ def test_an_option_that_came_later_changes_no_older_fingerprint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "later"), [("lfq", ["assign", "degree"]), ("bsq", ["assign", "degree"]), ("simvq", ["width"])]
+    ("name", "later"),
+    [
+        ("lfq", ["assign", "degree", "refinement"]),
+        ("bsq", ["assign", "degree", "refinement"]),
+        ("simvq", ["matrix", "width", "falloff"]),
+    ],
 )
 def test_a_quantizer_saved_before_it_had_an_option_loads(name, later):
     """As it was written then: with every option that there was, and the weights that there were."""

@@ -18,44 +18,86 @@ def make(kind, rank=2, **options):
     return kind(kind.Options(**{"dim": 6, **options}), rank)
 
 
-def test_simvq_moves_every_code_at_once_and_never_the_frozen_ones():
-    quantizer = make(SimVQ, codebook_size=32)
-    frozen, before = quantizer.frozen.clone(), quantizer.map(quantizer.frozen).detach()
+@pytest.mark.parametrize("matrix", ["gaussian", "hadamard"])
+def test_simvq_moves_every_code_at_once_and_never_the_fixed_matrix(matrix):
+    quantizer = make(SimVQ, codebook_size=32, matrix=matrix, width=16)
+    held = {name: tensor.clone() for name, tensor in quantizer.named_buffers()}
+    before = quantizer.codebook().detach()
     optimizer = torch.optim.SGD(quantizer.parameters(), lr=0.1)
     sum(quantizer(torch.randn(4, 6, 3, 3)).losses.values()).backward()
     optimizer.step()
-    after = quantizer.map(quantizer.frozen).detach()
-    assert torch.equal(frozen, quantizer.frozen) and ((after - before).abs().sum(1) > 0).all()
+    after = quantizer.codebook().detach()
+    assert ((after - before).abs().sum(1) > 0).all()
+    assert ("places" in held) == (matrix == "hadamard") and ("frozen" in held) == (matrix == "gaussian")
+    assert all(torch.equal(held[name], tensor) for name, tensor in quantizer.named_buffers())
 
 
-@pytest.mark.parametrize("width", [None, 24])
-def test_simvq_starts_with_the_mean_and_covariance_of_the_latents(width):
-    quantizer = make(SimVQ, codebook_size=20_000, width=width)
-    assert quantizer.frozen.shape == (20_000, width or 6)
-    mix = torch.randn(6, 6)
-    z = (torch.randn(2_000, 6) @ mix + 3).reshape(20, 100, 6).movedim(-1, 1)
+@pytest.mark.parametrize(("codebook_size", "width", "columns"), [(16, 16, 15), (11, 5, 5), (11, 400, 15), (1, 4, 1)])
+def test_a_hadamard_matrix_is_the_one_written_out(codebook_size, width, columns):
+    options = {"codebook_size": codebook_size, "matrix": "hadamard", "width": width, "falloff": 0.5}
+    quantizer = make(SimVQ, start="random", **options)
+    with torch.no_grad():
+        quantizer.map.bias.normal_()
+    assert len(set(quantizer.places.tolist())) == columns
+    rows, places = torch.arange(codebook_size)[:, None], quantizer.places[None]
+    minus = [[(~row & place).bit_count() % 2 for place in places[0].tolist()] for row in rows[:, 0].tolist()]
+    sizes = torch.arange(1, columns + 1) ** -0.5
+    matrix = (1 - 2 * torch.tensor(minus)) * sizes * (6 / sizes.square().sum()).sqrt()
+    expected = matrix @ quantizer.map.weight.T + quantizer.map.bias
+    torch.testing.assert_close(quantizer.codebook(), expected)
+    if codebook_size == 16:
+        assert torch.linalg.matrix_rank(torch.cat((torch.ones(16, 1), matrix), 1)) == 16, "with the bias any codebook"
+    torch.manual_seed(1)
+    other = SimVQ(SimVQ.Options(dim=6, **options), 2)
+    if columns == 5:
+        assert not torch.equal(other.places, quantizer.places), "drawn at random"
+    other.load_state_dict(quantizer.state_dict())
+    assert torch.equal(other.codebook(), quantizer.codebook())
+
+
+@pytest.mark.parametrize(
+    ("matrix", "codebook_size", "width", "falloff"),
+    [
+        ("gaussian", 20_000, None, 0.0),
+        ("gaussian", 20_000, 24, 0.0),
+        ("gaussian", 20_000, 100, 0.5),
+        ("hadamard", 1024, 1024, 0.5),
+        ("hadamard", 16_000, None, 0.0),
+    ],
+)
+def test_simvq_starts_where_the_latents_are(matrix, codebook_size, width, falloff):
+    quantizer = make(SimVQ, codebook_size=codebook_size, matrix=matrix, width=width, falloff=falloff)
+    z = (torch.randn(2_000, 6) @ torch.randn(6, 6) + 3).reshape(20, 100, 6).movedim(-1, 1)
     quantizer.initialise(z)
-    codes, rows = quantizer.map(quantizer.frozen), z.movedim(1, -1).reshape(-1, 6)
+    codes, rows = quantizer.codebook(), z.movedim(1, -1).reshape(-1, 6)
     torch.testing.assert_close(codes.mean(0), rows.mean(0), atol=0.15, rtol=0)
-    torch.testing.assert_close(torch.cov(codes.T), torch.cov(rows.T), atol=0.6, rtol=0.1)
+    variances, axes = torch.linalg.eigh(rows.T.cov())
+    roots = variances.sqrt()
+    shares = roots * variances.sum() / roots.sum()
+    torch.testing.assert_close(axes.T @ codes.T.cov() @ axes / shares, torch.eye(6), atol=0.2, rtol=0)
     held = quantizer.map.weight.clone()
     quantizer.initialise(z * 2)
     assert torch.equal(held, quantizer.map.weight)
 
 
-@pytest.mark.parametrize("width", [None, 24])
-def test_simvq_starts_at_random_with_codes_of_one_spread(width):
-    quantizer = make(SimVQ, codebook_size=20_000, width=width, start="random")
-    torch.testing.assert_close(torch.cov(quantizer.map(quantizer.frozen).T), torch.eye(6), atol=0.05, rtol=0)
+@pytest.mark.parametrize(("width", "falloff"), [(None, 0.0), (24, 0.0), (24, 0.5), (200, 1.0)])
+def test_simvq_starts_at_random_with_codes_of_one_spread(width, falloff):
+    quantizer = make(SimVQ, codebook_size=20_000, width=width, falloff=falloff, start="random")
+    spreads = quantizer.frozen.std(0)
+    sizes = torch.arange(1, (width or 6) + 1) ** -falloff
+    torch.testing.assert_close(spreads / spreads[0], sizes / sizes[0], rtol=0.04, atol=0)
+    assert spreads.square().sum() == pytest.approx(6, rel=0.05), "dim, as with the paper's matrix of dim columns"
+    if falloff == 0:
+        torch.testing.assert_close(torch.cov(quantizer.codebook().T), torch.eye(6), atol=0.05, rtol=0)
 
 
 def test_simvq_of_few_columns_starts_along_the_largest_variances():
     quantizer = make(SimVQ, codebook_size=20_000, width=2)
     z = torch.randn(20, 6, 100) * torch.tensor([0.1, 3.0, 0.2, 2.0, 0.3, 0.5])[:, None]
     quantizer.initialise(z)
-    found, rows = torch.cov(quantizer.map(quantizer.frozen).T), z.movedim(1, -1).reshape(-1, 6)
-    torch.testing.assert_close(found.diagonal()[[1, 3]], torch.cov(rows.T).diagonal()[[1, 3]], rtol=0.05, atol=0)
+    found = torch.cov(quantizer.codebook().detach().T)
     assert torch.linalg.matrix_rank(found, rtol=1e-4) == 2
+    assert found.diagonal()[[1, 3]].sum() == pytest.approx(9 + 4, rel=0.1)
 
 
 def test_simvq_turns_gradients_when_told():

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from vqmm.errors import UserError
-from vqmm.quantizers.mapped import matching_map
 from vqmm.quantizers.signs import LookupFreeQuantizer, SignCodebook, SphericalQuantizer, binary_entropy
 
 KINDS = [LookupFreeQuantizer, SphericalQuantizer]
@@ -90,6 +89,16 @@ def test_a_sign_codebook_is_the_polynomial_written_out(bits, degree):
     torch.testing.assert_close(made(), expected)
 
 
+def test_products_of_over_three_signs_refine():
+    full, refined = codebook(6, 3, 6), SignCodebook(6, 3, 6, refinement=0.2)
+    refined.load_state_dict(full.state_dict())
+    taken = torch.tensor([s.bit_count() for s in full.subsets.tolist()])
+    expected = full.scale * torch.where(taken > 3, 0.2, 1.0)[:, None]
+    torch.testing.assert_close(refined.scale, expected)
+    quantizer = make(LookupFreeQuantizer, codebook_size=64, assign="nearest", degree=6, refinement=0.2)
+    torch.testing.assert_close(quantizer.corners.scale * 3**0.5, expected * 6**0.5)
+
+
 def test_a_sign_codebook_of_full_degree_is_any_codebook():
     wanted = torch.randn(16, 3)
     made = codebook(4, 3, 4)
@@ -129,51 +138,34 @@ def test_signs_chosen_together_count_along_one_direction():
     assert found.vectors.flatten().tolist() == pytest.approx([-7, -5, -3, -1, 1, 3, 5, 7])
 
 
-@pytest.mark.parametrize("size", [4, 64, 1024])
-def test_a_sign_codebook_starts_with_the_spread_of_the_latents(size):
-    quantizer = make(LookupFreeQuantizer, codebook_size=size, assign="nearest")
+@pytest.mark.parametrize(("size", "directions"), [(4, 2), (64, 6), (1024, 6)])
+@pytest.mark.parametrize("degree", [1, 5])
+def test_a_sign_codebook_starts_along_the_largest_variances_of_the_latents(size, directions, degree):
+    quantizer = make(LookupFreeQuantizer, codebook_size=size, assign="nearest", degree=degree, refinement=0.5)
     z = torch.randn(20, 6, 100) * torch.tensor([0.1, 3.0, 0.2, 2.0, 0.3, 0.5])[:, None] + 5
     quantizer.initialise(z)
     codes, rows = quantizer.corners(), z.movedim(1, -1).reshape(-1, 6)
     torch.testing.assert_close(codes.mean(0), rows.mean(0))
-    covariance = codes.T.cov(correction=0)
-    if size == 4:  # two directions: those of the largest variances
-        torch.testing.assert_close(covariance.diagonal()[[1, 3]], rows.T.cov().diagonal()[[1, 3]], rtol=0.02, atol=0)
-        assert torch.linalg.matrix_rank(covariance, rtol=1e-4) == 2
-    else:
-        torch.testing.assert_close(covariance, rows.T.cov(), rtol=1e-3, atol=1e-4)
+    variances, axes = torch.linalg.eigh(rows.T.cov())
+    axes = axes[:, -directions:]
+    roots = variances[-directions:].sqrt()
+    expected = axes @ (roots * roots.square().sum() / roots.sum()).diag() @ axes.T
+    torch.testing.assert_close(codes.T.cov(correction=0), expected, rtol=1e-3, atol=1e-4)
     held = quantizer.corners.weight.clone()
     quantizer.initialise(z * 2)
     assert torch.equal(held, quantizer.corners.weight)
 
 
-@pytest.mark.parametrize(("kind", "entropy"), [(LookupFreeQuantizer, 0.0075), (SphericalQuantizer, 0.005)])
-def test_weights_of_the_losses_are_those_of_the_way_codes_are_assigned(kind, entropy):
+@pytest.mark.parametrize(
+    ("kind", "entropy", "commitment"), [(LookupFreeQuantizer, 0.0075, 0.25), (SphericalQuantizer, 0.005, 0.5)]
+)
+def test_weights_of_the_losses_are_those_of_the_way_codes_are_assigned(kind, entropy, commitment):
     alone, together = make(kind), make(kind, assign="nearest")
     assert (alone.commitment, alone.entropy) == (0.02, entropy)
-    assert (together.commitment, together.entropy) == (0.25, 0.0)
+    assert (together.commitment, together.entropy) == (commitment, 0.0)
     for assign in ("sign", "nearest"):
         told = make(kind, assign=assign, commitment=0.0, entropy=0.3)
         assert (told.commitment, told.entropy) == (0.0, 0.3)
-
-
-def test_a_start_looks_only_at_what_counts():
-    z, mask = torch.randn(2, 6, 50), torch.ones(2, 50, dtype=torch.bool)
-    z[0, :, :10], mask[0, :10] = 1e3, False
-    z[1, 2, 3] = float("inf")
-    weight, bias = matching_map(z, mask, 6)
-    rows = torch.cat((z[0, :, 10:], z[1, :, :3], z[1, :, 4:]), 1).double()
-    torch.testing.assert_close(bias, rows.mean(1))
-    torch.testing.assert_close(weight @ weight.T, rows.cov())
-
-
-def test_every_process_starts_the_same():
-    """Each has its own noise by then, and nothing sends the first weights around."""
-    z, found = torch.randn(1, 6, 50), []
-    for rank in range(2):
-        torch.manual_seed(rank)
-        found.append(matching_map(z, None, 9)[0])
-    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("kind", KINDS)

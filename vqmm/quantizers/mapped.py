@@ -4,7 +4,7 @@ What `simvq` (a random matrix) and the jointly assigned signs of `lfq` and `bsq`
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqmm.batch import Codes
 from vqmm.kernels.vector_quantize import vector_quantize
@@ -44,10 +44,27 @@ def look_up(table: Tensor, codes: Codes) -> Tensor:
     return from_rows(table[index.reshape(-1).long()], len(index), index.shape[1:])
 
 
+def walsh_sums(coefficients: Tensor) -> Tensor:
+    """(2^n, dim) to (2^n, dim): row k is the sum of all coefficients, row j times the product of the signs that the
+    bits of j choose among those of k, 1 for plus.
+
+    By the butterflies of a fast Walsh-Hadamard transform: O(n 2^n dim), and no matrix of signs.
+    """
+    sums, dim = coefficients, coefficients.shape[1]
+    for bit in range((len(coefficients) - 1).bit_length()):
+        without, product = sums.reshape(-1, 2, 2**bit, dim).unbind(1)
+        sums = torch.stack((without - product, without + product), 1)
+    return sums.reshape(-1, dim)
+
+
 @torch.no_grad()
-def matching_map(z: Tensor, mask: Tensor | None, columns: int) -> tuple[Tensor, Tensor] | None:
-    """A weight (dim, columns) and a bias (dim,) that give rows of independent numbers, each of mean 0 and variance 1,
-    the mean and the covariance of z (B, dim, *grid); with fewer columns than dim, of its largest variances.
+def matching_map(z: Tensor, mask: Tensor | None, spreads: Tensor, codebook_size: int) -> tuple[Tensor, Tensor] | None:
+    """A weight (dim, columns) and a bias (dim,) that lay rows of independent numbers, of mean 0 and the standard
+    deviations `spreads` (columns,), along the directions in which z (B, dim, *grid) varies most.
+
+    There are log2 K such directions at most: with less than a bit each, codes tell none of them apart. The rows get the
+    mean of z and its variance along all those directions together, but shared out by its standard deviations: as codes
+    and latents draw each other nearer, a direction of little variance would soon have none.
 
     None where z holds fewer than two vectors that count.
     """
@@ -56,7 +73,12 @@ def matching_map(z: Tensor, mask: Tensor | None, columns: int) -> tuple[Tensor, 
     if len(rows) < 2:
         return None
     variances, axes = torch.linalg.eigh(torch.cov(rows.T).reshape(rows.shape[1], -1))
-    kept = min(rows.shape[1], columns)  # eigh sorts: the largest come last
+    kept = min(rows.shape[1], len(spreads), max((codebook_size - 1).bit_length(), 1))
+    variances, axes = variances[-kept:].clamp(min=0), axes[:, -kept:]  # eigh sorts: the largest come last
+    deviations = variances.sqrt()
+    lengths = (deviations * (variances.sum() / deviations.sum().clamp(min=1e-300))).sqrt()
     # of its own generator: every process starts the same, whatever it has drawn before
-    turn = nn.init.orthogonal_(torch.empty(kept, columns).double(), generator=torch.Generator().manual_seed(0))
-    return (axes * variances.clamp(min=0).sqrt())[:, -kept:] @ turn.to(rows.device), rows.mean(0)
+    drawn = torch.randn(len(spreads), kept, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    spreads = spreads.double()
+    turn = torch.linalg.qr(drawn.to(spreads.device) * spreads[:, None]).Q.T  # at right angles as the rows see them
+    return (axes * lengths) @ (turn / spreads), rows.mean(0)

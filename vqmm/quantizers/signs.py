@@ -20,7 +20,7 @@ from vqmm.errors import UserError
 from vqmm.kernels.codebook_softmax import codebook_softmax
 from vqmm.kernels.finite import finite_rows
 from vqmm.quantizers.base import Quantized, Quantizer, to_rows
-from vqmm.quantizers.mapped import look_up, matching_map, quantize_to
+from vqmm.quantizers.mapped import look_up, matching_map, quantize_to, walsh_sums
 from vqmm.quantizers.scalar import ScalarQuantizer
 
 
@@ -34,12 +34,15 @@ class LookupFreeQuantizer(ScalarQuantizer):
     name = "lfq"
 
     class Options(Quantizer.Options):
-        later: ClassVar[frozenset[str]] = frozenset({"assign", "degree"})
+        later: ClassVar[frozenset[str]] = frozenset({"assign", "degree", "refinement"})
         codebook_size: int = Field(4096, description="K, a power of two: log2 K signs")
         assign: Literal["sign", "nearest"] = Field(
             "sign", description="each sign is that of a number, or all are those of the code nearest to the latent"
         )
         degree: int = Field(3, ge=1, description="nearest: products of up to so many signs make a code's vector")
+        refinement: float = Field(
+            1.0, gt=0, description="nearest: how far products of over three signs move codes, beside those of fewer"
+        )
         commitment: float | None = Field(
             None, ge=0, description="weight of the term that draws latents to their codes (0.02; with nearest 0.25)"
         )
@@ -52,6 +55,7 @@ class LookupFreeQuantizer(ScalarQuantizer):
         )
 
     default_entropy = 0.0075  # of signs by themselves
+    joint_commitment = 0.25
 
     def __init__(self, options: Options | None = None, rank: int = 2):
         o = options or self.Options()
@@ -61,13 +65,13 @@ class LookupFreeQuantizer(ScalarQuantizer):
             raise UserError(f"quantizer.codebook_size: {o.codebook_size} is no power of two; signs make {near} codes")
         super().__init__(o, rank, (2,) * bits)
         self.joint = o.assign == "nearest"
-        self.commitment = o.commitment if o.commitment is not None else 0.25 if self.joint else 0.02
+        self.commitment = o.commitment if o.commitment is not None else self.joint_commitment if self.joint else 0.02
         self.entropy = o.entropy if o.entropy is not None else 0.0 if self.joint else self.default_entropy
         if self.joint:
             if o.count == "bits" and self.entropy > 0:
                 raise UserError("quantizer.count: bits is of signs by themselves; with assign: nearest take codes")
             self.inward = self.outward = nn.Identity()
-            self.corners = SignCodebook(bits, o.dim, o.degree)
+            self.corners = SignCodebook(bits, o.dim, o.degree, o.refinement)
 
     @property
     def side(self) -> float:
@@ -142,11 +146,15 @@ class SphericalQuantizer(LookupFreeQuantizer):
     name = "bsq"
 
     class Options(LookupFreeQuantizer.Options):
+        commitment: float | None = Field(
+            None, ge=0, description="weight of the term that draws latents to their codes (0.02; with nearest 0.5)"
+        )
         entropy: float | None = Field(None, ge=0, description="weight of the entropy term (0.005; with nearest 0)")
         # codes are close together on the sphere: at 1 every assignment would be nearly even, and the term say nothing
         temperature: float = Field(0.05, gt=0, description="softness of the assignment whose entropies are taken")
 
     default_entropy = 0.005
+    joint_commitment = 0.5  # the sphere draws latents together, and so makes their errors smaller
 
     @property
     def side(self) -> float:
@@ -172,15 +180,15 @@ class SignCodebook(nn.Module):
     scale: Tensor
     initialised: Tensor
 
-    def __init__(self, bits: int, dim: int, degree: int):
+    def __init__(self, bits: int, dim: int, degree: int, refinement: float = 1.0):
         super().__init__()
         self.bits = bits
         # which signs each product takes, as bits of a number; the signs themselves come first
         taken = [sum(1 << b for b in c) for size in range(1, degree + 1) for c in combinations(range(bits), size)]
         self.register_buffer("subsets", torch.tensor(taken), persistent=False)
         # the more products of a size, the smaller: an optimizer moves every weight as far, and so moves codes as far
-        # along their few signs as along the many products
-        scale = [(dim / math.comb(bits, s.bit_count())) ** 0.5 for s in taken]
+        # along their few signs as along the many products. Those of over three signs say little that many codes share
+        scale = [(dim / math.comb(bits, n)) ** 0.5 * (refinement if n > 3 else 1) for n in map(int.bit_count, taken)]
         self.register_buffer("scale", torch.tensor(scale)[:, None], persistent=False)
         weight = torch.zeros(len(taken), dim)
         nn.init.orthogonal_(weight[:bits])
@@ -189,27 +197,19 @@ class SignCodebook(nn.Module):
         self.register_buffer("initialised", torch.tensor(False))
 
     def forward(self) -> Tensor:
-        """(K, dim): row k is that of the signs in the bits of k, 1 for plus.
-
-        By the butterflies of a fast Walsh-Hadamard transform: O(K dim log K), and no matrix of signs.
-        """
-        dim = len(self.centre)
+        """(K, dim): row k is that of the signs in the bits of k, 1 for plus."""
         rows = torch.cat((self.centre[None], self.weight * self.scale))
         places = torch.cat((self.subsets.new_zeros(1), self.subsets))
-        table = rows.new_zeros(2**self.bits, dim).index_copy(0, places, rows)
-        for bit in range(self.bits):
-            without, product = table.view(-1, 2, 2**bit, dim).unbind(1)
-            table = torch.stack((without - product, without + product), 1)
-        return table.view(-1, dim)
+        return walsh_sums(rows.new_zeros(2**self.bits, len(self.centre)).index_copy(0, places, rows))
 
     @torch.no_grad()
     def initialise(self, z: Tensor, mask: Tensor | None = None) -> None:
-        """Signs alone, with the mean and the covariance of z (B, dim, *grid)."""
+        """Signs alone, along the directions in which z (B, dim, *grid) varies most."""
         if self.initialised:
             return
-        if (found := matching_map(z, mask, self.bits)) is not None:
+        if (found := matching_map(z, mask, self.scale[: self.bits, 0], 2**self.bits)) is not None:
             self.weight.zero_()
-            self.weight[: self.bits] = found[0].T / self.scale[: self.bits]
+            self.weight[: self.bits] = found[0].T
             self.centre.copy_(found[1])
         self.initialised.fill_(True)
 
