@@ -55,7 +55,6 @@ class LookupFreeQuantizer(ScalarQuantizer):
         )
 
     default_entropy = 0.0075  # of signs by themselves
-    joint_commitment = 0.25
 
     def __init__(self, options: Options | None = None, rank: int = 2):
         o = options or self.Options()
@@ -65,7 +64,7 @@ class LookupFreeQuantizer(ScalarQuantizer):
             raise UserError(f"quantizer.codebook_size: {o.codebook_size} is no power of two; signs make {near} codes")
         super().__init__(o, rank, (2,) * bits)
         self.joint = o.assign == "nearest"
-        self.commitment = o.commitment if o.commitment is not None else self.joint_commitment if self.joint else 0.02
+        self.commitment = o.commitment if o.commitment is not None else 0.25 if self.joint else 0.02
         self.entropy = o.entropy if o.entropy is not None else 0.0 if self.joint else self.default_entropy
         if self.joint:
             if o.count == "bits" and self.entropy > 0:
@@ -146,15 +145,11 @@ class SphericalQuantizer(LookupFreeQuantizer):
     name = "bsq"
 
     class Options(LookupFreeQuantizer.Options):
-        commitment: float | None = Field(
-            None, ge=0, description="weight of the term that draws latents to their codes (0.02; with nearest 0.5)"
-        )
         entropy: float | None = Field(None, ge=0, description="weight of the entropy term (0.005; with nearest 0)")
         # codes are close together on the sphere: at 1 every assignment would be nearly even, and the term say nothing
         temperature: float = Field(0.05, gt=0, description="softness of the assignment whose entropies are taken")
 
     default_entropy = 0.005
-    joint_commitment = 0.5  # the sphere draws latents together, and so makes their errors smaller
 
     @property
     def side(self) -> float:
