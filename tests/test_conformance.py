@@ -56,7 +56,7 @@ def test_options_of_the_vector_quantizer(options):
         ("lfq", {"assign": "nearest"}),
         ("lfq", {"assign": "nearest", "degree": 1, "entropy": 0.1}),
         ("lfq", {"assign": "nearest", "degree": 12, "refinement": 0.2}),
-        ("bsq", {"assign": "nearest"}),
+        ("bsq", {"assign": "nearest", "radius": 0.5}),
         ("simvq", {"width": 20, "falloff": 0.5}),
         ("simvq", {"width": 3}),
         ("simvq", {"matrix": "hadamard", "width": 20, "falloff": 0.5}),

@@ -119,7 +119,7 @@ def test_an_option_that_came_later_changes_no_older_fingerprint(tmp_path):
     ("name", "later"),
     [
         ("lfq", ["assign", "degree", "refinement"]),
-        ("bsq", ["assign", "degree", "refinement"]),
+        ("bsq", ["assign", "degree", "refinement", "radius"]),
         ("simvq", ["matrix", "width", "falloff"]),
     ],
 )

@@ -202,11 +202,13 @@ def test_losses_of_signs_chosen_together_move_latents_and_codes(kind):
     assert all(g.any() for g in torch.autograd.grad(found.losses["codebook"], weights))
 
 
-def test_spherical_codes_chosen_together_lie_on_the_sphere():
-    quantizer = make(SphericalQuantizer, codebook_size=16, assign="nearest")
+@pytest.mark.parametrize("radius", [2.0, 0.5, 8.0])
+def test_spherical_codes_chosen_together_lie_on_the_sphere(radius):
+    quantizer = make(SphericalQuantizer, codebook_size=16, assign="nearest", radius=radius)
+    assert make(SphericalQuantizer).options.radius == 2.0, "that of tokenizers saved before one could choose"
     x = torch.randn(50, 6) * torch.logspace(-2, 4, 50)[:, None]
     placed = quantizer._placed(x)
-    radius = 2 * math.sqrt(6)
+    radius *= math.sqrt(6)
     last = radius**2 / (radius**2 + x.square().sum(1)).sqrt()  # the coordinate of the plane, seen the same way
     torch.testing.assert_close(torch.cat((placed, last[:, None]), 1).norm(dim=1), torch.full((50,), radius))
     torch.testing.assert_close(placed / placed.norm(dim=1, keepdim=True), x / x.norm(dim=1, keepdim=True))

@@ -138,13 +138,19 @@ class LookupFreeQuantizer(ScalarQuantizer):
 class SphericalQuantizer(LookupFreeQuantizer):
     """`lfq` on a sphere: latents are normalised, codes are the corners of the cube inside it.
 
-    With `assign: nearest` latents and codes are points of the plane touching a sphere of radius r = 2 sqrt(dim), and
+    With `assign: nearest` latents and codes are points of the plane touching a sphere of r = `radius` sqrt(dim), and
     are seen from its centre: x becomes x r / sqrt(r^2 + |x|^2), the point of the sphere less its last coordinate.
     """
 
     name = "bsq"
 
     class Options(LookupFreeQuantizer.Options):
+        later: ClassVar[frozenset[str]] = LookupFreeQuantizer.Options.later | {"radius"}
+        radius: float = Field(
+            2.0,
+            gt=0,
+            description="nearest: of the sphere, in units of sqrt(dim); the wider, the flatter, the nearer to lfq",
+        )
         entropy: float | None = Field(None, ge=0, description="weight of the entropy term (0.005; with nearest 0)")
         # codes are close together on the sphere: at 1 every assignment would be nearly even, and the term say nothing
         temperature: float = Field(0.05, gt=0, description="softness of the assignment whose entropies are taken")
@@ -160,7 +166,7 @@ class SphericalQuantizer(LookupFreeQuantizer):
         return bounded, (bounded.detach() > 0).long()
 
     def _placed(self, x: Tensor) -> Tensor:
-        return x * (x.square().mean(-1, keepdim=True) / 4 + 1).rsqrt()
+        return x * (x.square().mean(-1, keepdim=True) / self.options.radius**2 + 1).rsqrt()
 
 
 class SignCodebook(nn.Module):
