@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vqmm.quantizers.mapped import matching_map
+from vqmm.quantizers.mapped import starting_map
 
 SPREADS = torch.tensor([2.0, 1.0, 0.5, 0.1, 3.0, 0.7, 0.2])
 
@@ -30,7 +30,7 @@ def latents(count=400, dim=6):
 )
 def test_codes_start_along_the_largest_variances_shared_out_by_their_roots(spreads, codebook_size, directions):
     z = latents()
-    weight, bias = matching_map(z, None, spreads, codebook_size)
+    weight, bias = starting_map(z, None, spreads, codebook_size)
     variances, axes = torch.linalg.eigh(z[0].double().cov())
     torch.testing.assert_close(bias, z[0].double().mean(1))
     largest = variances[-directions:]
@@ -43,7 +43,7 @@ def test_codes_start_along_the_largest_variances_shared_out_by_their_roots(sprea
 def test_columns_take_part_by_their_size():
     """A column that says little of the start: an optimizer finds it free to refine."""
     spreads = torch.tensor([1.0] * 20 + [0.01] * 20)
-    weight = matching_map(latents(), None, spreads, 4096)[0] * spreads
+    weight = starting_map(latents(), None, spreads, 4096)[0] * spreads
     assert weight[:, 20:].norm() < 0.05 * weight[:, :20].norm()
 
 
@@ -53,15 +53,15 @@ def test_a_start_looks_only_at_what_counts():
     z[1, 2, 3] = float("inf")
     rows = torch.cat((z[0, :, 10:], z[1, :, :3], z[1, :, 4:]), 1)
     for found, expected in zip(
-        matching_map(z, mask, SPREADS, 64), matching_map(rows[None], None, SPREADS, 64), strict=True
+        starting_map(z, mask, SPREADS, 64), starting_map(rows[None], None, SPREADS, 64), strict=True
     ):
         torch.testing.assert_close(found, expected)
 
 
 def test_latents_that_are_all_the_same_start_codes_there():
-    weight, bias = matching_map(torch.full((1, 3, 9), 2.0), None, SPREADS, 16)
+    weight, bias = starting_map(torch.full((1, 3, 9), 2.0), None, SPREADS, 16)
     assert not weight.any() and torch.equal(bias, torch.full((3,), 2.0).double())
-    assert matching_map(torch.ones(1, 3, 1), None, SPREADS, 16) is None
+    assert starting_map(torch.ones(1, 3, 1), None, SPREADS, 16) is None
 
 
 def test_every_process_starts_the_same():
@@ -69,5 +69,5 @@ def test_every_process_starts_the_same():
     found = []
     for rank in range(2):
         torch.manual_seed(rank)
-        found.append(matching_map(torch.arange(60.0).reshape(1, 6, 10) ** 2, None, SPREADS, 64)[0])
+        found.append(starting_map(torch.arange(60.0).reshape(1, 6, 10) ** 2, None, SPREADS, 64)[0])
     assert torch.equal(*found)

@@ -58,7 +58,7 @@ def walsh_sums(coefficients: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def matching_map(z: Tensor, mask: Tensor | None, spreads: Tensor, codebook_size: int) -> tuple[Tensor, Tensor] | None:
+def starting_map(z: Tensor, mask: Tensor | None, spreads: Tensor, codebook_size: int) -> tuple[Tensor, Tensor] | None:
     """A weight (dim, columns) and a bias (dim,) that lay rows of independent numbers, of mean 0 and the standard
     deviations `spreads` (columns,), along the directions in which z (B, dim, *grid) varies most.
 

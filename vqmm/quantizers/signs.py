@@ -20,7 +20,7 @@ from vqmm.errors import UserError
 from vqmm.kernels.codebook_softmax import codebook_softmax
 from vqmm.kernels.finite import finite_rows
 from vqmm.quantizers.base import Quantized, Quantizer, to_rows
-from vqmm.quantizers.mapped import look_up, matching_map, quantize_to, walsh_sums
+from vqmm.quantizers.mapped import look_up, quantize_to, starting_map, walsh_sums
 from vqmm.quantizers.scalar import ScalarQuantizer
 
 
@@ -208,7 +208,7 @@ class SignCodebook(nn.Module):
         """Signs alone, along the directions in which z (B, dim, *grid) varies most."""
         if self.initialised:
             return
-        if (found := matching_map(z, mask, self.scale[: self.bits, 0], 2**self.bits)) is not None:
+        if (found := starting_map(z, mask, self.scale[: self.bits, 0], 2**self.bits)) is not None:
             self.weight.zero_()
             self.weight[: self.bits] = found[0].T
             self.centre.copy_(found[1])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vqmm.batch import Codes
 from vqmm.quantizers.base import Quantized, Quantizer, to_rows
-from vqmm.quantizers.mapped import look_up, matching_map, quantize_to, walsh_sums
+from vqmm.quantizers.mapped import look_up, quantize_to, starting_map, walsh_sums
 
 
 class SimVQ(Quantizer):
@@ -91,7 +91,7 @@ class SimVQ(Quantizer):
     def initialise(self, z: Tensor, mask: Tensor | None = None) -> None:
         if self.initialised:
             return
-        if (found := matching_map(z, mask, self.spreads, self.options.codebook_size)) is not None:
+        if (found := starting_map(z, mask, self.spreads, self.options.codebook_size)) is not None:
             self.map.weight.copy_(found[0])
             self.map.bias.copy_(found[1])
         self.initialised.fill_(True)
