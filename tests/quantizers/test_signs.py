@@ -202,6 +202,16 @@ def test_losses_of_signs_chosen_together_move_latents_and_codes(kind):
     assert all(g.any() for g in torch.autograd.grad(found.losses["codebook"], weights))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_latent_that_is_not_finite_is_left_out_beside_a_mask(kind):
+    quantizer = make(kind, codebook_size=16, assign="nearest")
+    z, mask = torch.randn(2, 6, 20), torch.ones(2, 20, dtype=torch.bool)
+    mask[0, :5] = False
+    expected = quantizer(z, mask & (torch.arange(20) != 7)).losses
+    z[:, 2, 7] = float("nan")
+    torch.testing.assert_close(quantizer(z, mask).losses, expected)
+
+
 @pytest.mark.parametrize("radius", [2.0, 0.5, 8.0])
 def test_spherical_codes_chosen_together_lie_on_the_sphere(radius):
     quantizer = make(SphericalQuantizer, codebook_size=16, assign="nearest", radius=radius)
