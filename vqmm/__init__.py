@@ -8,6 +8,14 @@ import sys
 from types import ModuleType
 from typing import Any
 
+# pip sees to the version, a checkout does not: so this file is written for any Python 3
+if sys.version_info < (3, 11):  # noqa: UP036
+    _said = f"vqmm needs Python 3.11 or newer, and this is {sys.version.split()[0]} ({sys.executable}): use a newer one"
+    if (sys.argv or [""])[0].endswith(("-m", "vqmm", "vqmm.exe")):  # the command line: one line, no traceback
+        sys.stderr.write(f"vqmm: {_said}\n")
+        sys.exit(2)
+    raise ImportError(_said)
+
 __version__ = "0.1.0"
 
 _HOME = {

@@ -72,6 +72,7 @@ class Adversary(nn.Module):
     """
 
     name: ClassVar[str]
+    needs: ClassVar[Mapping[str, str]] = {}  # libraries: what is imported, and what pip installs for it
 
     class Options(PartOptions):
         """What the core does with a critic; a subclass adds what it is and how it learns."""

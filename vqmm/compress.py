@@ -23,6 +23,7 @@ from vqmm import coding
 from vqmm.chunks import decode_long, encode_long
 from vqmm.data.source import Source
 from vqmm.errors import UserError, unknown
+from vqmm.files import must_be_writable
 from vqmm.generator import Generator
 from vqmm.prior_coding import Packed, PriorCoder
 from vqmm.registry import Registry
@@ -68,6 +69,7 @@ def compress(
             Nothing is written then.
     """
     path = Path(out) if out is not None else Path(file).with_suffix(SUFFIX)
+    _must_be_free(path, overwrite)
     registry = Registry.discover(plugins)
     tokenizer = Tokenizer.load(Path(run), registry)
     tokenizer.require_codes()
@@ -75,7 +77,6 @@ def compress(
     coder = None if model is None else PriorCoder(Generator.load(model, registry), tokenizer, model)
     if coder is not None and stages is None:
         stages = coder.stages
-    _must_be_free(path, overwrite)
     samples = Source(tokenizer.modality, file).samples
     if len(samples) > 1:
         raise UserError(f"{file} holds {len(samples)} samples: a compressed file holds one; encode takes many")
@@ -140,6 +141,10 @@ def decompress(
         UserError: not a compressed file; cut short or altered; of another tokenizer or model; `out` is there or has the
             suffix of another type. Nothing is written then.
     """
+    if out is None:
+        must_be_writable(Path(file).with_suffix(".decoded"), "the file")
+    else:
+        _must_be_free(Path(out), overwrite)
     registry = Registry.discover(plugins)
     tokenizer = Tokenizer.load(Path(run), registry)
     tokenizer.require_codes()
@@ -148,8 +153,6 @@ def decompress(
         data = Path(file).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"there is no file {file}: give one that vqmm compress has written") from None
-    if out is not None:
-        _must_be_free(Path(out), overwrite)
     row = unpack(tokenizer, data, str(file), coder)
     _label(tokenizer, row.label)
     numbers = {name: number for number, name in enumerate(tokenizer.labels)}
@@ -281,9 +284,7 @@ def _must_be_free(path: Path, overwrite: bool) -> None:
         raise UserError(f"{path} is a folder: give the name of a file")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists already: choose another name with --out, or write over it with --overwrite")
-    above = next(parent for parent in path.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise UserError(f"{path} cannot be made: {above} is a file, not a folder")
+    must_be_writable(path, "the file")
 
 
 def _checksum(maps: Sequence[np.ndarray]) -> int:

@@ -29,7 +29,7 @@ from vqmm.batch import Batch, Codes
 from vqmm.bitrate import choose_rate
 from vqmm.chunks import PIECE_VALUES, encode_long
 from vqmm.errors import Remark, Stopped, UserError
-from vqmm.files import must_be_free, new_folder, write_text
+from vqmm.files import must_be_free, must_be_writable, new_folder, write_text
 from vqmm.inputs import Inputs, batches, may_pad, read
 from vqmm.registry import Registry
 from vqmm.shards import (
@@ -143,10 +143,9 @@ def encode(
     for name, value in (("processes", processes), ("shard_samples", shard_samples)):
         if value < 1:
             raise UserError(f"{name} {value}: take 1 or more")
+    (must_be_writable if resume else must_be_free)(out, "the token folder")
     tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
     rate = choose_rate(tokenizer, stages, bitrate_kbps)
-    if not resume:
-        must_be_free(out, "the token folder")
     found = Inputs.of(tokenizer.modality, inputs, "encode").with_views(tokenizer.modality, views)
     fingerprints = (tokenizer.code_fingerprint(), found.fingerprint())
     plan = Plan(*fingerprints, len(found.samples), shard_samples, rate.stages, vectors)

@@ -3,9 +3,10 @@
 import hashlib
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from vqmm.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+ROOM_BYTES = 16 * 10**6  # what a command that cannot say how much it will write wants to find free
 
 
 def hash_tensors(digest: "hashlib._Hash", tensors: "Mapping[str, Tensor]") -> None:
@@ -59,15 +62,78 @@ def new_folder(path: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
-def must_be_free(path: Path, what: str) -> None:
-    """Refuse to write over a file or over a folder that holds anything, and below something that is no folder."""
-    if path.is_dir() and not any(path.iterdir()):
-        return
-    if os.path.lexists(path):
-        raise UserError(f"{what} {path} exists already: choose another name, or move it away")
-    above = next(parent for parent in path.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise UserError(f"{what} {path} cannot be made: {above} is a file, not a folder")
+def must_be_free(path: Path, what: str, room_bytes: int = ROOM_BYTES) -> None:
+    """Refuse to write over a file or over a folder that holds anything; and what `must_be_writable` refuses."""
+    with _said(path, what):
+        if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{what} {path} exists already: choose another name, or move it away")
+    must_be_writable(path, what, room_bytes)
+
+
+def must_be_writable(path: Path, what: str, room_bytes: int = ROOM_BYTES) -> None:
+    """Refuse a place where nothing can be written, or too little: said at the start, not after the work.
+
+    `path` need not exist, nor folders above it: the nearest one that does is tried, with an empty file that goes again.
+    Nothing is left behind.
+
+    Raises:
+        UserError: something above is no folder; it is read-only, or not ours; fewer than `room_bytes` are free.
+    """
+    with _said(path, what):
+        above = nearest_folder(path)
+        if not above.is_dir():
+            raise UserError(f"{what} {path} cannot be made: {above} is a file, not a folder")
+        with suppress(FileNotFoundError):
+            path.lstat()  # a name that is too long, or that goes round in circles
+        handle, name = tempfile.mkstemp(prefix=".vqmm-", dir=above)
+        os.close(handle)
+        Path(name).unlink()
+    said = lacks_room(path, what, room_bytes)
+    if said:
+        raise UserError(said)
+
+
+def lacks_room(path: Path, what: str, room_bytes: int) -> str | None:
+    """One line where the disk of `path` has fewer bytes free; None where it has them, or does not say."""
+    above = nearest_folder(path)
+    try:
+        disk = shutil.disk_usage(above)
+    except OSError:
+        return None  # some network file systems; writing will show
+    if not disk.total or disk.free >= room_bytes:
+        return None
+    return (
+        f"{what} {path}: {in_words(disk.free)} are free in {above}, and {in_words(room_bytes)} are needed: make room, "
+        "or choose a place on another disk"
+    )
+
+
+def nearest_folder(path: Path) -> Path:
+    """The folder itself; or of what is above it the nearest that exists, folder or not."""
+    there = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a folder above may not be searched
+    return path if there else next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+
+
+def in_words(count: int) -> str:
+    """`3.1 MB`: of so many bytes."""
+    value, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"
+
+
+@contextmanager
+def _said(path: Path, what: str) -> Iterator[None]:
+    """What the machine refuses, as a `UserError` of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{what} {path} cannot be written: {nearest_folder(path)}: {(error.strerror or str(error)).lower()}: "
+            "choose another place, or see that you may write there"
+        ) from None
 
 
 def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:

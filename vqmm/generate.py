@@ -59,10 +59,10 @@ def generate(
     if count < 1:
         raise UserError(f"count {count}: how many samples, 1 or more")
     draw = Draw(temperature, top_k, top_p, guidance)
-    generator = Generator.load(run, Registry.discover(plugins))
-    must_be_free(out, "the output folder")
     if want in given:
         raise UserError(f"{want!r} is wanted and given: to go on with a part of it, name it with complete, not given")
+    must_be_free(out, "the output folder")
+    generator = Generator.load(run, Registry.discover(plugins))
     known = None if complete is None else generator.known(want, complete, keep)
     start = time.perf_counter()
     codes = generator.codes(want, count, given=given, known=known, draw=draw, seed=seed)

@@ -1,6 +1,6 @@
 """Modality: what a plugin says about one kind of signal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -41,6 +41,7 @@ class Modality:
     headline: ClassVar[str] = "nmse"  # the metric that a progress line shows
     levels: ClassVar[int] = 256  # values that a likelihood counts on [-1, 1], evenly spaced; 65,536 for 16-bit audio
     ids: ClassVar[int | None] = None  # where samples are integers: how many there are
+    needs: ClassVar[Mapping[str, str]] = {}  # libraries that must load: what is imported, and what pip installs for it
     takes_strings: ClassVar[bool] = False  # a string in a list of pairs or a prompt is a sample, and no path to one
 
     class Options(PartOptions):

@@ -1,6 +1,7 @@
 """Prior: a distribution over sequences of ids."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -49,6 +50,7 @@ class Prior(nn.Module):
     """
 
     name: ClassVar[str]
+    needs: ClassVar[Mapping[str, str]] = {}  # libraries: what is imported, and what pip installs for it
     head: nn.Linear | nn.Embedding  # its weight: (len(vocabulary), width)
 
     class Options(PartOptions):

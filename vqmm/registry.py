@@ -17,6 +17,7 @@ import pluggy
 import vqmm
 from vqmm import hookspecs
 from vqmm.errors import UserError, explained, one_of, unknown
+from vqmm.requirements import must_load
 
 if TYPE_CHECKING:
     from vqmm.adversary import Adversary
@@ -114,11 +115,22 @@ class Registry:
         return self.offers[kind][name]
 
     def part(self, kind: str, told: Mapping[str, Any]) -> tuple[Any, "PartOptions"]:
-        """The class of a part and its checked options, from `{"name": ..., option: value, ...}`."""
+        """The class of a part and its checked options, from `{"name": ..., option: value, ...}`.
+
+        Raises:
+            UserError: there is no such part or option; a library that the part needs does not load. Whatever is made
+                of parts comes through here first, so that nothing is read or trained before that is known.
+        """
         found = self.find(kind, told["name"])
+        must_load(found.needs, f"the {kind} {told['name']!r}")
         with explained(kind, found.Options.model_fields):
             options = found.Options(**{name: value for name, value in told.items() if name != "name"})
         return found, options.completed(self)
+
+    def needs(self, plugin: str) -> dict[str, str]:
+        """The libraries that the parts of a plugin need: what is imported, and what pip installs for it."""
+        parts = [self.offers[kind][name] for kind, name in self.plugins[plugin] if kind != "recipe"]
+        return {module: install for part in parts for module, install in part.needs.items()}
 
     def modality(self, name: str) -> "type[Modality]":
         return self.find("modality", name)
@@ -175,6 +187,12 @@ def _class_name(where: str, kind: str, thing: Any) -> str:
         raise UserError(f"{where}: {thing!r} is not a class made from vqmm.{base.__name__}: register the class itself")
     if not isinstance(label, str) or not label:
         raise UserError(f"{where}: {thing.__name__} has no name: give the class an attribute such as name = 'sensors'")
+    needs = getattr(thing, "needs", None)
+    if not isinstance(needs, Mapping):
+        raise UserError(
+            f"{where}: {thing.__name__}.needs is {needs!r}: name each library with what pip installs for it, "
+            'as in {"soundfile": "soundfile"}'
+        )
     if kind == "modality":
         absent = [method for method in ("samples", "write") if getattr(thing, method) is getattr(base, method)]
         absent += [] if getattr(thing, "rank", None) in (1, 2, 3) else ["rank (1, 2 or 3)"]

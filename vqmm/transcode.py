@@ -31,8 +31,8 @@ def decode(
         UserError: no shards there; they are another tokenizer's; `out` holds something; a name leads out of `out`.
     """
     out = Path(out)
-    tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
     must_be_free(out, "the output folder")
+    tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
     header, files = read_header(Path(tokens))
     if header.code_fingerprint != tokenizer.code_fingerprint():
         raise UserError(
@@ -82,9 +82,9 @@ def reconstruct(
     out = Path(out)
     if enlarge < 1:
         raise UserError(f"enlarge {enlarge}: take 1 (as they are), or how many times larger, such as 2")
+    must_be_free(out, "the output folder")
     tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
     tokenizer.require_stages(stages)
-    must_be_free(out, "the output folder")
     modality = tokenizer.modality
     samples = Inputs.of(modality, inputs, "reconstruct").samples
     files = Outputs(modality, [sample.key for sample in samples])

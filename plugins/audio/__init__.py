@@ -1,7 +1,7 @@
 """Sound: a line of codes for WAV, FLAC, Ogg Vorbis, Opus and MP3 files, for folders, lists and archives of them."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -15,12 +15,13 @@ import vqmm
 from vqmm.data.sample import Sample
 from vqmm.errors import Remark, UserError
 from vqmm.evaluation.baseline import Baseline
-from vqmm.evaluation.metrics import Judge
 from vqmm.nn import prime_factors
 from vqmm.plugins.audio import files
+from vqmm.plugins.audio.extra import NEEDS
 
 if TYPE_CHECKING:
     from vqmm.evaluation.labels import LabelJudge
+    from vqmm.evaluation.metrics import Judge
     from vqmm.plugins.audio.judge import SoundFeatures
     from vqmm.plugins.audio.waveform import Style
 
@@ -51,6 +52,7 @@ class Audio(vqmm.Modality):
     rate_unit: ClassVar[str] = "second"
     headline: ClassVar[str] = "mel_distance"
     levels: ClassVar[int] = 65_536
+    needs: ClassVar[Mapping[str, str]] = NEEDS
 
     class Options(vqmm.Modality.Options):
         later: ClassVar[frozenset[str]] = frozenset({"speed"})
@@ -252,7 +254,7 @@ class Audio(vqmm.Modality):
 
     # Judging and showing
 
-    def metrics(self) -> dict[str, Judge]:
+    def metrics(self) -> "dict[str, Judge]":
         from vqmm.plugins.audio.metrics import sound_judges
 
         return sound_judges(self.options.sample_rate_hz)

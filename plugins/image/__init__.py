@@ -11,14 +11,13 @@ from torch import Tensor, nn
 import vqmm
 from vqmm.data.sample import Sample
 from vqmm.errors import UserError
-from vqmm.evaluation.metrics import Judge, basic_judges
 from vqmm.plugins.image import arrays, files
-from vqmm.plugins.image.metrics import MIRRORED, PSNR_LIMIT_DB, SIGMA, WINDOW, PictureMean, psnr_db, ssim
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
 
     from vqmm.evaluation.labels import LabelJudge
+    from vqmm.evaluation.metrics import Judge
     from vqmm.evaluation.realism import Features
 
 
@@ -116,7 +115,10 @@ class Image(vqmm.Modality):
     def bound(self, output: Tensor) -> Tensor:
         return output.tanh()
 
-    def metrics(self) -> dict[str, Judge]:
+    def metrics(self) -> "dict[str, Judge]":
+        from vqmm.evaluation.metrics import Judge, basic_judges
+        from vqmm.plugins.image.metrics import MIRRORED, PSNR_LIMIT_DB, SIGMA, WINDOW, PictureMean, psnr_db, ssim
+
         return {
             **basic_judges(to_unit, "[0, 1]"),
             "psnr_db": Judge(

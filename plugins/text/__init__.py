@@ -13,12 +13,12 @@ from torch.nn import functional as F
 import vqmm
 from vqmm.data.sample import Sample
 from vqmm.errors import UserError
-from vqmm.evaluation.metrics import Judge
 from vqmm.plugins.text import files
 from vqmm.plugins.text.front import ByteFront, Front, load_front, make_front
 
 if TYPE_CHECKING:
     from vqmm.evaluation.labels import LabelJudge
+    from vqmm.evaluation.metrics import Judge
 
 EXAMPLE = "The quick brown fox jumps over the lazy dog. "
 
@@ -183,7 +183,7 @@ class Text(vqmm.Modality):
 
     # Judging and showing
 
-    def metrics(self) -> dict[str, Judge]:
+    def metrics(self) -> "dict[str, Judge]":
         from vqmm.plugins.text.metrics import text_judges
 
         return text_judges(self.text_of)

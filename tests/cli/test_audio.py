@@ -81,3 +81,26 @@ def test_compress_and_decompress(vqmm, tones, codec, tmp_path):
     vqmm("encode", codec, tones / "3.wav", "--out", tmp_path / "tokens")
     vqmm("decode", codec, tmp_path / "tokens", "--out", tmp_path / "back")
     assert rate == 8000 and np.array_equal(back, soundfile.read(tmp_path / "back" / "3.wav", dtype="int16")[0])
+
+
+WITHOUT = {  # what is typed after the name of the run
+    "eval": ("--data", "nowhere"),
+    "encode": ("nowhere", "--out", "OUT"),
+    "decode": ("nowhere", "--out", "OUT"),
+    "reconstruct": ("nowhere", "--out", "OUT"),
+    "compress": ("nowhere", "--out", "OUT"),
+    "decompress": ("nowhere", "--out", "OUT"),
+}
+
+
+@pytest.mark.parametrize("library", ["torchaudio", "soundfile", "pystoi"])
+@pytest.mark.parametrize("verb", WITHOUT)
+def test_a_library_that_does_not_load_is_said_before_anything_is_read(
+    vqmm, codec, tmp_path, monkeypatch, verb, library
+):
+    monkeypatch.setitem(sys.modules, library, None)
+    said = vqmm.refuses(verb, codec, *(tmp_path / "out" if word == "OUT" else word for word in WITHOUT[verb]))
+    assert said.startswith(
+        f"vqmm: the modality 'audio' needs {library}, which is not installed: pip install \"vqmm[audio]"
+    )
+    assert not list(tmp_path.iterdir())

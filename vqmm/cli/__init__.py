@@ -4,9 +4,11 @@ import errno
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from vqmm import __version__
 from vqmm.cli import (
@@ -28,11 +30,25 @@ from vqmm.cli import (
     train,
 )
 from vqmm.errors import Remark, Stopped, UserError
+from vqmm.files import must_be_writable
 
 UsageError: Any = typer.BadParameter.__base__  # what typer raises for a mistyped command line, and does not export
 OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # the machine says no, not our code
 
+WRITTEN = ("out", "show")  # the options that say where a verb writes
+
 _python_formatted = warnings.formatwarning
+
+
+class Verb(TyperCommand):
+    """Looks at the place that a verb is to write to before it begins: what verbs import takes a second and more."""
+
+    def invoke(self, ctx: Any) -> Any:
+        for name in WRITTEN:
+            if ctx.params.get(name) is not None:
+                must_be_writable(Path(ctx.params[name]), f"--{name}")
+        return super().invoke(ctx)
+
 
 app = typer.Typer(
     name="vqmm",
@@ -60,7 +76,7 @@ for verb in (
     plugins.plugins,
     new_plugin.new_plugin,
 ):
-    app.command()(verb)
+    app.command(cls=Verb)(verb)
 
 
 @app.callback()

@@ -1,5 +1,6 @@
 """Decoder: what turns vectors into a sample."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
@@ -18,6 +19,7 @@ class Decoder(nn.Module):
     """
 
     name: ClassVar[str]
+    needs: ClassVar[Mapping[str, str]] = {}  # libraries: what is imported, and what pip installs for it
     likelihood: ClassVar[bool] = False  # the loss is a negative log-likelihood, in bits per value of the sample
     of_ids: ClassVar[bool] = False  # reads ids that a quantizer passed through, not vectors
     judged: ClassVar[int | None] = None  # samples that an evaluation draws at most, where drawing one takes long

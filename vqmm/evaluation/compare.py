@@ -23,6 +23,7 @@ from vqmm.evaluation.compare_plan import (
     claim,
     finite,
     is_begun,
+    look_at,
     make_plan,
     note,
     read_json,
@@ -84,6 +85,7 @@ def compare(
         Stopped: SIGTERM or SIGINT came.
     """
     out = Path(out)
+    look_at(out)
     registry = Registry.discover(plugins)
     plan = make_plan(registry, modality, recipes, data, steps=steps, seconds=seconds, seeds=seeds, settings=settings)
     work = _Work(plan, out, registry, tuple(plugins), quiet, claim(out, plan))

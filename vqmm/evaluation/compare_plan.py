@@ -11,7 +11,7 @@ from typing import Any
 from vqmm.data.loader import Views
 from vqmm.data.source import Source, judged
 from vqmm.errors import UserError
-from vqmm.files import must_be_free, write_text
+from vqmm.files import must_be_free, must_be_writable, write_text
 from vqmm.modality import Modality
 from vqmm.recipe import Recipe, read_recipe
 from vqmm.registry import Registry
@@ -103,6 +103,11 @@ def make_plan(
     Views(first, source.training(), {}).check()
     split = judged(source, source.path)[1]
     return Plan(first, names, read, source, numbers, steps, seconds, tuple(settings), split)
+
+
+def look_at(out: Path) -> None:
+    """Refuse a folder that no comparison can be put into, or go on in, before anything else is done."""
+    (must_be_writable if (out / FILE).is_file() else must_be_free)(out, "the folder of the comparison")
 
 
 def claim(out: Path, plan: Plan) -> Calibrations:

@@ -16,6 +16,7 @@ from vqmm.evaluation.compare_plan import (
     FILE,
     finite,
     is_begun,
+    look_at,
     names_of,
     numbers_of,
     read_json,
@@ -102,7 +103,9 @@ def compare_priors(
             an `error` in its row.
         Stopped: SIGTERM or SIGINT came.
     """
-    out, registry = Path(out), Registry.discover(plugins)
+    out = Path(out)
+    look_at(out)
+    registry = Registry.discover(plugins)
     plan = _plan(registry, run, tokens, priors, condition, steps, seeds, settings)
     _claim(out, plan)
     records: dict[str, list[Record]] = {name: [] for name in plan.recipes}

@@ -13,6 +13,7 @@ from vqmm.errors import UserError
 from vqmm.evaluation.evaluate import evaluate, write_shown
 from vqmm.evaluation.labels import label_survival
 from vqmm.evaluation.realism import realism as compare_sets
+from vqmm.files import must_be_writable
 from vqmm.registry import Registry
 from vqmm.tokenizer import Tokenizer
 
@@ -51,6 +52,8 @@ def eval(
         `metrics`, with a `rules` entry for each, and `split`, `view`, `count`: what was looked at; `degrade`: the
         degradation with its options, or None.
     """
+    if show is not None:
+        must_be_writable(Path(show), "the picture")
     tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
     tokenizer.require_stages(stages)
     source = Source(tokenizer.modality, data)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from vqmm import __version__
 from vqmm.errors import UserError
-from vqmm.files import write_text
+from vqmm.files import must_be_writable, write_text
 from vqmm.report import charts
 from vqmm.report.record import Record, Series, names_at, read_record, series
 from vqmm.report.templates import template
@@ -42,6 +42,7 @@ def report(run: str | Path, *, plugins: Sequence[str] = ()) -> dict[str, Any]:
     from vqmm.registry import Registry
 
     record = read_record(Path(run))
+    must_be_writable(record.folder, "the run folder")
     page = render(record, Registry.discover(plugins))
     path = record.folder / "report.html"
     write_text(path, page.encode(errors="backslashreplace").decode())  # a folder's name need not be UTF-8

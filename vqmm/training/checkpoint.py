@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqmm.errors import UserError
 from vqmm.files import new_folder, write_tensors, write_text
@@ -57,6 +57,14 @@ def keep_last(folder: Path, last: int, best: int | None) -> None:
     for path in folder.iterdir():
         if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def room_bytes(model: nn.Module, more: int) -> int:
+    """What a run writes at least: its model, and `more` checkpoints beside the one that is being written, each of the
+    weights and two averages of their gradients.
+    """
+    weights = sum(each.numel() * each.element_size() for each in model.state_dict().values())
+    return weights * (1 + 3 * (1 + max(more, 0)))
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

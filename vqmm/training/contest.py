@@ -4,10 +4,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vqmm.adversary import Adversary
@@ -20,6 +19,9 @@ from vqmm.training.balance import Balance
 from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
 from vqmm.training.course import Course
 from vqmm.training.health import Event
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 BETAS = (0.5, 0.9)  # of the critic's Adam, as in Gulrajani et al. 2017: a critic chases a target that moves
 
@@ -83,7 +85,7 @@ class Contest:
     """
 
     def __init__(
-        self, adversary: Adversary, tokenizer: Tokenizer, plan: Train, fabric: Fabric, higher_is_better: bool = True
+        self, adversary: Adversary, tokenizer: Tokenizer, plan: Train, fabric: "Fabric", higher_is_better: bool = True
     ):
         check_fits(adversary, tokenizer)
         self.adversary, self.tokenizer, self.plan, self.fabric = adversary, tokenizer, plan, fabric

@@ -4,10 +4,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +22,9 @@ from vqmm.training.contest import Contest
 from vqmm.training.health import Event
 from vqmm.training.profile import Profile
 from vqmm.training.schedule import warmup_cosine
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 START_VECTORS_PER_CODE = 16  # latents that k-means gets for each code, data permitting
 START_BATCHES = 16  # and how many batches that may take at the most
@@ -76,7 +78,7 @@ class Loop:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, views: Views, recipe: Train, fabric: Fabric, contest: Contest | None = None
+        self, tokenizer: Tokenizer, views: Views, recipe: Train, fabric: "Fabric", contest: Contest | None = None
     ):
         self.contest = contest
         self.tokenizer, self.views, self.recipe, self.fabric = tokenizer, views, recipe, fabric
@@ -270,7 +272,7 @@ class Loop:
 
 
 def clip_gradients(
-    fabric: Fabric,
+    fabric: "Fabric",
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     plan: Optimisation,

@@ -3,9 +3,9 @@
 import math
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vqmm.data.loader import EndlessOrder
@@ -19,6 +19,9 @@ from vqmm.training.average import Average
 from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
 from vqmm.training.loop import clip_gradients, parameter_groups
 from vqmm.training.schedule import warmup_cosine
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class PriorStep(nn.Module):
@@ -52,7 +55,7 @@ class PriorReport:
 class PriorLoop:
     """Training of one prior in one process: AdamW with warm-up and cosine, clipped gradients."""
 
-    def __init__(self, prior: Prior, examples: Examples, plan: PriorTrain, fabric: Fabric):
+    def __init__(self, prior: Prior, examples: Examples, plan: PriorTrain, fabric: "Fabric"):
         self.prior, self.examples, self.plan, self.fabric = prior, examples, plan, fabric
         optimizer = torch.optim.AdamW(
             parameter_groups(prior, plan.weight_decay), lr=plan.learning_rate, betas=(0.9, 0.99)

@@ -10,7 +10,7 @@ import torch
 
 from vqmm.data.corpus import Corpus, corpus_of
 from vqmm.errors import Stopped, UserError
-from vqmm.files import must_be_free, write_text
+from vqmm.files import must_be_free, must_be_writable, write_text
 from vqmm.generator import Generator
 from vqmm.machine import machine
 from vqmm.prior import Prior
@@ -18,7 +18,7 @@ from vqmm.prior_recipe import PriorData, PriorRecipe, read_prior_recipe
 from vqmm.recipe import Train
 from vqmm.registry import Registry
 from vqmm.tokenizer import Tokenizer
-from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, write_checkpoint
+from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, room_bytes, write_checkpoint
 from vqmm.training.log import MetricsLog
 from vqmm.training.prior_loop import PriorLoop
 from vqmm.training.prior_progress import PriorProgress
@@ -66,8 +66,7 @@ def train_prior(
             f"{len(data.runs)} runs, {len(data.tokens)} folders of tokens and pairs {pairs}: give runs, and either "
             "--tokens for each of them or --pairs"
         )
-    if not resume:
-        must_be_free(out, "the run folder")
+    (must_be_writable if resume else must_be_free)(out, "the run folder")
     registry = Registry.discover(plugins)
     extra = [f"train.steps={steps}"] if steps is not None else []
     extra += [f"condition={condition}"] if condition is not None else []
@@ -169,6 +168,8 @@ class PriorRun:
         if self.resume:
             must_be_same(self.out, self.recipe)
         done = checkpoints(self.out / "checkpoints")
+        room = room_bytes(self.prior, self.recipe.train.keep_checkpoints - len(done))
+        must_be_writable(self.out, "the run folder", room)
         if self.resume and done:
             tensors, told = read_checkpoint(done[-1])
             if told["data_fingerprint"] != self.data_fingerprint:

@@ -8,12 +8,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import yaml
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from pydantic import BaseModel
 from torch.multiprocessing.spawn import ProcessExitedException
 
@@ -22,20 +20,23 @@ from vqmm.data.sample import Sample, Unreadable
 from vqmm.data.source import Source, label_numbers
 from vqmm.errors import Stopped, UserError
 from vqmm.evaluation.evaluate import Evaluation, evaluate, shuffled_loss_ratio, write_shown
-from vqmm.files import must_be_free, write_text
+from vqmm.files import lacks_room, must_be_free, must_be_writable, write_text
 from vqmm.machine import machine
 from vqmm.recipe import Recipe, Train, read_recipe
 from vqmm.registry import Registry
 from vqmm.report.page import report
 from vqmm.tokenizer import Tokenizer, build_modality, tokenizer_folder
 from vqmm.training.begin import begin_with
-from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, write_checkpoint
+from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, room_bytes, write_checkpoint
 from vqmm.training.contest import Contest, said_of
 from vqmm.training.health import Event, HealthWatch
 from vqmm.training.log import MetricsLog, check_tensorboard
 from vqmm.training.loop import Loop
 from vqmm.training.progress import RunProgress
 from vqmm.training.signals import StopRequest
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # or it greets once per process
 
@@ -93,8 +94,7 @@ def train(
         Stopped: SIGTERM or SIGINT came; a checkpoint was written.
     """
     out = Path(out)
-    if not resume:
-        must_be_free(out, "the run folder")
+    (must_be_writable if resume else must_be_free)(out, "the run folder")
     registry = Registry.discover(plugins)
     extra = [f"train.steps={steps}"] if steps is not None else []
     plan = read_recipe(recipe, registry, modality, [*settings, *extra])
@@ -119,7 +119,7 @@ def train(
     return told
 
 
-def _in_process(fabric: Fabric, told: dict[str, Any]) -> dict[str, Any] | Exception:
+def _in_process(fabric: "Fabric", told: dict[str, Any]) -> dict[str, Any] | Exception:
     """One of several processes. A mistake or a stop is the same in all of them, and told by the first."""
     job = Job(**told)
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of the reducer, harmless
@@ -133,7 +133,7 @@ def _in_process(fabric: Fabric, told: dict[str, Any]) -> dict[str, Any] | Except
 class Run:
     """Data, tokenizer and loop of one recipe, in one process."""
 
-    def __init__(self, fabric: Fabric, job: Job, registry: Registry):
+    def __init__(self, fabric: "Fabric", job: Job, registry: Registry):
         self.fabric, self.job = fabric, job
         recipe, plan = job.recipe, job.recipe.train
         told = recipe.model_dump()
@@ -232,6 +232,10 @@ class Run:
         """From the last checkpoint, or from data; the first process writes what the run is."""
         out, plan = self.job.out, self.recipe.train
         done = checkpoints(out / "checkpoints")
+        room = room_bytes(self.tokenizer, plan.keep_checkpoints - len(done))
+        said = self.fabric.broadcast(lacks_room(out, "the run folder", room))  # one answer for all processes
+        if said:
+            raise UserError(said)
         if self.job.resume:
             must_be_same(out, self.recipe)
         if self.job.resume and done:
@@ -337,8 +341,11 @@ def command_line() -> str:
     return shlex.join([*(["python", "-m", program.parent.name] if module else [program.name]), *sys.argv[1:]])
 
 
-def make_fabric(plan: Train) -> Fabric:
+def make_fabric(plan: Train) -> "Fabric":
     """The processes and the precision that a recipe asks for. A `UserError` for devices that are not there."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
     have = torch.cuda.device_count()
     if plan.device == "cuda" and not have:
         raise UserError("train.device: cuda was asked for and there is no CUDA device: take auto or cpu")
