@@ -1,6 +1,6 @@
 """Everything that only a GPU can tell, in one go, from a bare checkout: right, the same bits, graphs, tuned, measured.
 
-    python benchmarks/gpu_suite.py [--wheels DIR] [--out DIR] [--minutes 8] [--dry-run]
+    python benchmarks/gpu_suite.py [--wheels DIR] [--out DIR] [--minutes 8] [--steps tests,big] [--dry-run]
 
 Needs Python 3.11 or newer with torch, triton, numpy, pytest, hypothesis and scipy; nothing of vqmm need be installed,
 and nothing is fetched. Competitors come as a folder of wheels, made beforehand on a machine with a network, for the
@@ -144,11 +144,11 @@ def failures(name: str, result: Result) -> list[str]:
     return [f"{name}: {each}: {told['why']}" for each, told in result.items() if not told["passed"]]
 
 
-def suite(house: House, out: Path, minutes: float, start: float) -> Result:
-    """All steps; the file is written after each."""
+def suite(house: House, out: Path, minutes: float, start: float, steps: Sequence[str] = tuple(WEIGHTS)) -> Result:
+    """The steps in their order; the file is written after each."""
     result: Result = {"question": "gpu_suite", "dry_run": house.dry, "steps": {}, "seconds": {}, "failures": []}
-    weights = dict(WEIGHTS)
-    for name in WEIGHTS:
+    weights = {name: weight for name, weight in WEIGHTS.items() if name in steps}
+    for name in tuple(weights):
         left = 60 * minutes - (time.monotonic() - start)
         seconds = left * weights[name] / sum(weights.values())
         del weights[name]
@@ -181,8 +181,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--wheels", type=Path, help="a folder of wheels of the competitors and what they need")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or TOP / "benchmarks" / "results"))
     parser.add_argument("--minutes", type=float, default=7.5)
+    parser.add_argument("--steps", default=",".join(WEIGHTS), help="some of them, with commas between")
     parser.add_argument("--dry-run", action="store_true")
     told = parser.parse_args(arguments)
+    steps = told.steps.split(",")
+    if unknown := [name for name in steps if name not in WEIGHTS]:
+        print(f"gpu_suite: no step is called {', '.join(unknown)}; there is {', '.join(WEIGHTS)}", file=sys.stderr)
+        return 2
     if told.wheels is not None and not told.wheels.is_dir():
         print(f"gpu_suite: --wheels {told.wheels} is no folder; see --help for how to make it", file=sys.stderr)
         return 2
@@ -198,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         house, said = build(Path(folder), told.dry_run, told.wheels)
         if said:
             print(f"gpu_suite: the wheels could not be installed: {said}", file=sys.stderr)
-        result = suite(house, out, told.minutes, start)
+        result = suite(house, out, told.minutes, start, steps)
     print(f"{len(result['failures'])} did not pass; {time.monotonic() - start:.0f} s; {out / 'gpu_suite.json'}")
     return 1 if result["failures"] else 0
 

@@ -13,6 +13,14 @@ TONES = ["modality.sample_rate_hz=8000", "modality.stride=320", "modality.second
 SMALL = ["modality.width=8", "modality.blocks=0", "quantizer.codebook_size=8", "quantizer.dim=4"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def undrawn():
+    """Sounds are shown without their pictures, which are no part of what is tested here and take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vqmm.plugins.audio.show.draw", lambda waves, sample_rate_hz: [b"" for _ in waves])
+        yield
+
+
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory):
     folder = tmp_path_factory.mktemp("continued")

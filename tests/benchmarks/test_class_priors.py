@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from vqmm.benchmarks import class_priors
-from vqmm.evaluation import classifier
+from vqmm.evaluation import classifier, coherence
 
 DIGITS = ["modality.size=8", "modality.channels=1", "modality.stride=2", "modality.width=8", "modality.blocks=0"]
 CODES = ["quantizer.codebook_size=8", "quantizer.dim=4", "train.evaluate_samples=16"]
@@ -17,7 +17,15 @@ SMALL = ["prior.width=8", "train.batch_size=8", "train.evaluate_every=2"]
 def told(tmp_path, monkeypatch):
     """Runs the benchmark once more in its folder, and reads its result."""
     monkeypatch.setattr(class_priors, "AS_FILES", 3)
-    monkeypatch.setattr(classifier, "EPOCHS", 8)  # a judge good enough
+    monkeypatch.setattr(classifier, "EPOCHS", 8)  # a judge good enough, and one for all four tables
+    judges, fit = {}, coherence._judge_of
+
+    def judge_of(modality, items):
+        if len(items) not in judges:
+            judges[len(items)] = fit(modality, items)
+        return judges[len(items)]
+
+    monkeypatch.setattr(coherence, "_judge_of", judge_of)
     words = ["class_priors", "image", "builtin:digits", "--name", "digits", "--run", str(tmp_path), "--steps", "5"]
     for setting in [*DIGITS, *CODES]:
         words += ["--set", setting]

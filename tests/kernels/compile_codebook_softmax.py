@@ -1,20 +1,8 @@
-"""Compile every configuration of codebook_softmax for GPUs that need not be there, and print what came out as JSON.
+"""The kernels of codebook_softmax in every configuration; a script of compile_all."""
 
-A script of its own, because Triton's interpreter (which the other tests use) and its compiler cannot share a process.
-"""
-
-import json
-import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
+from tests.kernels.compiling import Job, Told, compiled
 from vqmm.kernels.codebook_softmax import fused, walks
 from vqmm.kernels.codebook_softmax.fused import Tiles, tiles_for
 
@@ -32,50 +20,36 @@ LEAST = [(name, ()) for name in Tiles._fields if name != "backward_x"] + [
 ]
 
 
-def spilled(ptx: str, capability: int) -> int:
-    """Bytes that ptxas spills, stores and loads."""
-    arch = f"sm_{capability}a" if capability == 90 else f"sm_{capability}"
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "kernel.ptx")
-        source.write_text(ptx)
-        command = [triton.knobs.nvidia.ptxas.path, "-v", f"--gpu-name={arch}", str(source), "-o", f"{folder}/out"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    return sum(int(n) for n in re.findall(r"(\d+) bytes spill", said))
-
-
-def built(name: str, width: int, capability: int, precision: str, asked: Sequence[str] = FLAGS) -> dict[str, object]:
+def built(name: str, width: int, capability: int, precision: str, asked: Sequence[str] = FLAGS) -> Told:
     """One kernel with the outputs and gradients asked for: all of them, and noise, is the most that it ever holds."""
     kernel, tile = getattr(walks, f"{name}_kernel"), getattr(tiles_for(width, precision, divmod(capability, 10)), name)
     values = {"D": width, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, "PRODUCT": fused.PRODUCTS[precision]}
     values |= {flag: flag in asked for flag in FLAGS}
     constants = {argument: values[argument] for argument in kernel.arg_names if argument in values}
     signature = {a: "constexpr" if a in constants else SIGNATURE.get(a, "*fp32") for a in kernel.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, a in enumerate(kernel.arg_names) if a.endswith("_ptr")}
-    done = triton.compile(
-        ASTSource(kernel, signature=signature, constexprs=constants, attrs=aligned),
-        target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": fused.WARPS, "num_stages": fused.STAGES},
-    )
-    ptx = done.asm["ptx"]
+    found = compiled(kernel, signature, constants, capability, num_warps=fused.WARPS, num_stages=fused.STAGES)
     return {
         "kernel": name,
         "capability": capability,
         "width": width,
         "precision": precision,
         "tile": list(tile),
-        "shared": done.metadata.shared,
-        "spilled": spilled(ptx, capability),
-        "tensor_core": sorted(set(re.findall(r"(wgmma\.mma_async|mma\.sync)\S*(tf32)", ptx))),
+        "shared": found["shared"],
+        "spilled": found["spilled"],
+        "tensor_core": [pair for pair in found["tensor_core"] if pair[1] == "tf32"],
     }
 
 
-if __name__ == "__main__":
-    wanted = [
-        (name, width, capability, precision)
+def jobs() -> list[Job]:
+    least = [Job((name, asked), 16, (name, 16, 90, "exact", asked)) for name, asked in LEAST]
+    return least + [
+        Job((capability,), width, (name, width, capability, precision), frozenset({(capability, name), precision}), 3)
         for capability, table in ((80, fused.OTHERS), (90, fused.HOPPER))
         for precision in table
         for width in table[precision]
         for name in Tiles._fields
     ]
-    least = [(name, 16, 90, "exact", asked) for name, asked in LEAST]
-    json.dump([built(*w) for w in (*least, *wanted)], sys.stdout)
+
+
+def run(job: Job) -> Told:
+    return built(*job.given)

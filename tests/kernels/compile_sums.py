@@ -1,25 +1,17 @@
-"""Compile the kernels of code_sums and update_codebook_ for GPUs that need not be there; print what came out as JSON.
-
-A script of its own, because Triton's interpreter (which the other tests use) and its compiler cannot share a process.
-"""
+"""The kernels of code_sums and update_codebook_ at several widths; a script of compile_all."""
 
 import contextlib
-import json
 import re
-import subprocess
-import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from tests.kernels.compiling import AbsentGPU, Job, Told, compiled
 from vqmm.kernels.code_sums import fused as sums
 from vqmm.kernels.code_sums import onehot
 from vqmm.kernels.update_codebook import fused as update
@@ -28,47 +20,25 @@ WIDTHS = (1, 8, 17, 64, 256, 1024)
 SIZES = (1024, 100, 4096)
 
 
-def resources(ptx: str, capability: int) -> dict[str, int]:
-    """Registers a thread, and bytes that ptxas spills, stores and loads."""
-    arch = f"sm_{capability}a" if capability == 90 else f"sm_{capability}"
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "kernel.ptx")
-        source.write_text(ptx)
-        command = [triton.knobs.nvidia.ptxas.path, "-v", f"--gpu-name={arch}", str(source), "-o", f"{folder}/out"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    return {
-        "spilled": sum(int(n) for n in re.findall(r"(\d+) bytes spill", said)),
-        "registers": max(int(n) for n in re.findall(r"Used (\d+) registers", said)),
-    }
-
-
-def built(
-    kernel: Any, types: dict[str, str], constants: dict[str, object], warps: int, capability: int
-) -> dict[str, object]:
+def built(kernel: Any, types: dict[str, str], constants: Told, warps: int, capability: int) -> Told:
     """types: of the arguments that are not constants; pointers are taken to be aligned, as torch's memory is."""
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     assert set(types) | set(constants) == set(signature)
-    aligned = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(signature.values()) if t.startswith("*")}
-    made = triton.compile(
-        ASTSource(kernel, signature=signature, constexprs=constants, attrs=aligned),
-        target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": warps},
-    )
-    ptx = made.asm["ptx"]
+    found = compiled(kernel, signature, constants, capability, num_warps=warps)
+    ptx = found.pop("ptx")
     return {
         "kernel": kernel.fn.__name__,
         "width": constants.get("D"),
         "packed": constants.get("PACKED"),
         "capability": capability,
-        "shared": made.metadata.shared,
         "wide_loads": len(re.findall(r"ld\.global\S*\.v[24]\.", ptx)),
-        "tensor_core": sorted(set(re.findall(r"(wgmma\.mma_async|mma\.sync)\S*(bf16)", ptx))),
         "atomics": len(re.findall(r"\b(?:atom|red)\.", ptx)),
-        **resources(ptx, capability),
+        **found,
+        "tensor_core": [pair for pair in found["tensor_core"] if pair[1] == "bf16"],
     }
 
 
-def configurations(width: int) -> Iterator[tuple[Any, dict[str, str], dict[str, object], int]]:
+def configurations(width: int) -> Iterator[tuple[Any, dict[str, str], Told, int]]:
     rows, block_d, warps = sums.config_for(width)
     where = {"N": "i32", "x_g": "i32", "x_n": "i32", "x_d": "i32"}
     tile = {"D": width, "BLOCK_D": block_d}
@@ -97,29 +67,12 @@ def configurations(width: int) -> Iterator[tuple[Any, dict[str, str], dict[str, 
     )
 
 
-def everything() -> Iterator[dict[str, object]]:
-    totals = {"count_ptr": "*i64", "ema_ptr": "*fp32", "decay_ptr": "*fp64", "total_ptr": "*fp32"}
-    for capability in (80, 90):
-        yield built(update.totals_kernel, totals, {"SIZES": SIZES, "BLOCK": update.TOTALS}, 4, capability)
-        for width in WIDTHS:
-            for kernel, types, constants, warps in configurations(width):
-                yield built(kernel, types, constants, warps, capability)
+def totals(capability: int) -> Told:
+    types = {"count_ptr": "*i64", "ema_ptr": "*fp32", "decay_ptr": "*fp64", "total_ptr": "*fp32"}
+    return built(update.totals_kernel, types, {"SIZES": SIZES, "BLOCK": update.TOTALS}, 4, capability)
 
 
-class AbsentGPU:
-    """As much of a driver as it takes to compile for a GPU, through the functions that would launch."""
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-
-def variants() -> dict[str, list[int]]:
+def variants() -> Told:
     """How many compiled variants of each kernel there are after each of several numbers of vectors."""
     seen: dict[str, set[int]] = defaultdict(set)
     run = JITFunction.run
@@ -128,21 +81,40 @@ def variants() -> dict[str, list[int]]:
         seen[self.fn.__name__].add(id(run(self, *args, grid=grid, warmup=True, **kwargs)))
 
     triton.runtime.driver.set_active(AbsentGPU())
-    torch.cuda.device_of = lambda tensor: contextlib.nullcontext()
-    JITFunction.run = compile_only
     counted = defaultdict(list)
     K, width = sum(SIZES[:2]), 24
     masters = [torch.ones(K, width), torch.ones(K), torch.ones(K, width), torch.ones(K).long(), torch.ones(K, width)]
-    for n in (257, 1, 2, 16, 1000, 4096):
-        index = torch.zeros(2, n, dtype=torch.int32)
-        for x in (torch.zeros(2, n, width), torch.zeros(2, width, n).mT if n > 1 else torch.zeros(2, 1, 48)[..., ::2]):
-            for path in (sums.sums_by_items, onehot.sums_by_onehot):
-                path(x, index, index == 0, SIZES[:2], True)
-        update.update_fused_(*masters, torch.tensor(1 / n).double(), 1e-5, 0.0, True, SIZES[:2])
-        for name, made in seen.items():
-            counted[name].append(len(made))
-    return counted
+    with (
+        mock.patch.object(torch.cuda, "device_of", lambda tensor: contextlib.nullcontext()),
+        mock.patch.object(JITFunction, "run", compile_only),
+    ):
+        for n in (257, 1, 2, 16, 1000, 4096):
+            index = torch.zeros(2, n, dtype=torch.int32)
+            across = torch.zeros(2, width, n).mT if n > 1 else torch.zeros(2, 1, 48)[..., ::2]
+            for x in (torch.zeros(2, n, width), across):
+                for path in (sums.sums_by_items, onehot.sums_by_onehot):
+                    path(x, index, index == 0, SIZES[:2], True)
+            update.update_fused_(*masters, torch.tensor(1 / n).double(), 1e-5, 0.0, True, SIZES[:2])
+            for name, made in seen.items():
+                counted[name].append(len(made))
+    return {"variants": counted}
 
 
-if __name__ == "__main__":
-    json.dump({"kernels": list(everything()), "variants": variants()}, sys.stdout)
+def jobs() -> list[Job]:
+    found = [Job(("variants",), 0, cost=9)]
+    for capability in (80, 90):
+        found.append(Job((capability, "totals"), 0, (capability,)))
+        for width in WIDTHS:
+            for number, (kernel, _, constants, _) in enumerate(configurations(width)):
+                kind = (capability, kernel.fn.__name__, constants.get("PACKED"))
+                found.append(Job(kind, width, (capability, width, number)))
+    return found
+
+
+def run(job: Job) -> Told:
+    if not job.given:
+        return variants()
+    if len(job.given) == 1:
+        return totals(*job.given)
+    capability, width, number = job.given
+    return built(*list(configurations(width))[number], capability)

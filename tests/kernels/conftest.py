@@ -37,6 +37,37 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def the_interpreter_prepares_once_a_launch() -> None:
+    """Triton's interpreter puts its own functions in the place of the language's, and does so anew in every call of a
+    function inside a kernel, where they are in place already: two fifths of its time. Once a launch is enough."""
+    if os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None:
+        return
+    from triton.runtime import interpreter
+
+    if not (hasattr(interpreter, "_patch_lang") and hasattr(interpreter, "GridExecutor")):
+        return  # another Triton: slower, and as right
+    prepare, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
+    languages = (interpreter.tl, interpreter.tl.core)
+    done: set[frozenset[int]] = set()
+
+    def prepare_once(fn: Any) -> Any:
+        seen = frozenset(id(value) for value in fn.__globals__.values() if any(value is each for each in languages))
+        if seen in done:
+            return None
+        done.add(seen)
+        return prepare(fn)
+
+    def launch_once(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return launch(self, *args, **kwargs)
+        finally:
+            done.clear()  # they are out of place again
+
+    interpreter._patch_lang = prepare_once
+    interpreter.GridExecutor.__call__ = launch_once
+
+
 @pytest.fixture(autouse=True)
 def products_do_not_depend_on_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter multiplies with NumPy, whose float32 sums on some processors depend on where in the matrix a

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 
+from tests.covering import pairs
 from vqmm.kernels.cached_attention import cached_attention, cached_attention_reference, cpu
 
 PATHS = (*cpu.loops(), "torch")
@@ -24,8 +25,7 @@ def some(generator, batch, heads, length, size, scale=1.0):
     return query, torch.randn(batch, 2, heads, length, size, generator=generator)
 
 
-@pytest.mark.parametrize("size", [4, 8, 12, 16, 24, 40, 64, 80, 100])
-@pytest.mark.parametrize("filled", [1, 2, 15, 16, 17, 33])
+@pairs(indirect=["path"], path=PATHS, size=[4, 8, 12, 16, 24, 40, 64, 80, 100], filled=[1, 2, 15, 16, 17, 33])
 def test_what_attention_gives(path, size, filled, generator):
     query, cache = some(generator, 3, 2, 33, size)
     cache[:, :, :, filled:] = float("nan")  # what nobody wrote is not read

@@ -7,6 +7,7 @@ import torch
 from kernel_cases import INF, INTERPRETER_NOISE, NAN, LargestTensor, integers
 
 import vqmm.kernels.codebook_softmax as module
+from tests.covering import pairs
 from vqmm.kernels.codebook_softmax import (
     codebook_softmax,
     codebook_softmax_baseline,
@@ -19,11 +20,13 @@ from vqmm.kernels.codebook_softmax.reference import gumbel, hashes, uniform
 pytestmark = [pytest.mark.filterwarnings(noise) for noise in INTERPRETER_NOISE]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-every_metric = pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
+METRICS = ("euclidean", "cosine", "dot")
+every_metric = pytest.mark.parametrize("metric", METRICS)
+WAYS = ("cpu", "triton", "chunks", "baseline")
 FLOATS = ("log_sum", "entropy", "usage", "vectors", "cross_entropy")
 
 
-@pytest.fixture(params=["cpu", "triton", "chunks", "baseline"])
+@pytest.fixture(params=WAYS)
 def softmax(request, monkeypatch):
     """Every path on every machine: in chunks of the cache, of 40 vectors, by Triton (interpreted), and dense."""
     if request.param == "baseline":
@@ -84,8 +87,7 @@ def aims(generator: torch.Generator, n: int, k: int) -> torch.Tensor:
     return torch.randint(0, k, (n,), generator=generator)
 
 
-@every_metric
-@pytest.mark.parametrize("seed", [None, 3])
+@pairs(indirect=["softmax"], softmax=WAYS, metric=METRICS, seed=[None, 3])
 def test_forward_and_gradients_equal_the_reference(softmax, metric, seed, generator):
     x, code = case(generator)
     mask = torch.rand(70, generator=generator) < 0.8
@@ -95,9 +97,9 @@ def test_forward_and_gradients_equal_the_reference(softmax, metric, seed, genera
     agree(softmax, x, code, generator, target_N=aims(generator, 70, 45), **options)
 
 
-@pytest.mark.parametrize("width", [1, 3, 8, 16, 17, 64])
-@pytest.mark.parametrize("n, k", [(33, 1), (1, 70), (150, 100)])
-def test_widths_and_ragged_tiles(softmax, width, n, k, generator):
+@pairs(indirect=["softmax"], softmax=WAYS, width=[1, 3, 8, 16, 17, 64], shape=[(33, 1), (1, 70), (150, 100)])
+def test_widths_and_ragged_tiles(softmax, width, shape, generator):
+    n, k = shape
     x, code = case(generator, n, k, width)
     agree(softmax, x, code, generator, temperature=width**0.5, target_N=aims(generator, n, k).int())
 
@@ -264,9 +266,9 @@ def test_lowest_index_among_equals(softmax, generator):
         assert (found.index_N < 30).all()
 
 
-@every_metric
-@pytest.mark.parametrize("n, k", [(0, 5), (0, 1), (1, 1)])
-def test_no_vectors_and_one_code(softmax, metric, n, k, generator):
+@pairs(indirect=["softmax"], softmax=WAYS, metric=METRICS, shape=[(0, 5), (0, 1), (1, 1)])
+def test_no_vectors_and_one_code(softmax, metric, shape, generator):
+    n, k = shape
     x, code = case(generator, n, k)
     found = softmax(x, code, metric=metric, target_N=torch.zeros(n, dtype=torch.int64), seed=1)
     assert found.vectors_ND.shape == (n, 7) and found.usage_K.tolist() == [1.0 if n else 0.0] * k

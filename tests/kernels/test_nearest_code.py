@@ -4,6 +4,7 @@ import pytest
 import torch
 from kernel_cases import INF, INTERPRETER_NOISE, NAN, PATHS, LargestTensor, bound, integers, search, shortfall
 
+from tests.covering import pairs
 from vqmm.kernels.nearest_code import explain, nearest_code, nearest_code_reference, path_for
 from vqmm.kernels.nearest_code.cpu_torch import TILE_K, TILE_N
 
@@ -12,11 +13,14 @@ pytestmark = [pytest.mark.filterwarnings(noise) for noise in INTERPRETER_NOISE]
 every_path = pytest.mark.parametrize("path", PATHS)
 
 
-@every_path
-@pytest.mark.parametrize("metric", ["euclidean", "dot"])
-@pytest.mark.parametrize("width", [1, 3, 8, 15, 16, 17, 100, 513])
-@pytest.mark.parametrize("n, k", [(1, 1), (131, 70), (33, 203)])
-def test_integers_give_the_true_nearest_code(path, metric, width, n, k, generator):
+@pairs(
+    path=PATHS,
+    metric=["euclidean", "dot"],
+    width=[1, 3, 8, 15, 16, 17, 100, 513],
+    shape=[(1, 1), (131, 70), (33, 203)],
+)
+def test_integers_give_the_true_nearest_code(path, metric, width, shape, generator):
+    n, k = shape
     code = integers(generator, k, width)
     code = torch.cat([code[: k - k // 2], code[: k // 2]])  # duplicates
     x = integers(generator, n, width)
@@ -38,10 +42,8 @@ def test_integers_with_an_offset_keep_their_ties(path, offset, generator):
     assert torch.equal(search(path, x, code), nearest_code_reference(x, code))
 
 
-@pytest.mark.parametrize("path", ["cpu", "triton"])  # a plain product adds in another order at the edge of a matrix
-@pytest.mark.parametrize("k", [2, 3, 37, 130, 700])
-@pytest.mark.parametrize("width", [5, 17, 64, 129])
-@pytest.mark.parametrize("n", [1, 5, 16, 100])
+# not by plain torch, whose product adds in another order at the edge of a matrix
+@pairs(path=["cpu", "triton"], k=[2, 3, 37, 130, 700], width=[5, 17, 64, 129], n=[1, 5, 16, 100])
 def test_the_lower_of_two_equal_codes_wins(path, k, width, n, generator):
     code = torch.randn(k, width, generator=generator)
     order = torch.randperm(k, generator=generator)
@@ -59,10 +61,9 @@ def test_all_codes_equal(path, generator):
     assert not search(path, torch.randn(20, 7, generator=generator), code).any()
 
 
-@every_path
-@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
-@pytest.mark.parametrize("n, k, width", [(300, 200, 8), (130, 257, 64), (65, 90, 300)])
-def test_as_near_as_the_best(path, metric, n, k, width, generator):
+@pairs(path=PATHS, metric=["euclidean", "cosine", "dot"], shape=[(300, 200, 8), (130, 257, 64), (65, 90, 300)])
+def test_as_near_as_the_best(path, metric, shape, generator):
+    n, k, width = shape
     x, code = torch.randn(n, width, generator=generator), torch.randn(k, width, generator=generator)
     index = search(path, x, code, metric)
     assert (shortfall(x, code, index, metric) <= bound(x, code, metric)).all()
@@ -70,9 +71,7 @@ def test_as_near_as_the_best(path, metric, n, k, width, generator):
     print(f"{path} {metric} N {n} K {k} D {width}: {share:.2%} of the ids differ from the float64 truth")
 
 
-@every_path
-@pytest.mark.parametrize("offset", [5.0, 100.0])
-@pytest.mark.parametrize("scale", [1.0, 0.01])
+@pairs(path=PATHS, offset=[5.0, 100.0], scale=[1.0, 0.01])
 def test_a_common_offset_costs_nothing(path, offset, scale, generator):
     x = scale * torch.randn(200, 64, generator=generator) + offset
     code = scale * torch.randn(256, 64, generator=generator) + offset
@@ -97,9 +96,7 @@ def test_not_finite_and_masked_vectors_get_index_0(path, metric, generator):
     assert torch.equal(search(path, x, code, metric, mask), torch.where(mask, clean, 0))
 
 
-@every_path
-@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
-@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pairs(path=PATHS, metric=["euclidean", "cosine", "dot"], value=[NAN, INF, -INF])
 def test_a_code_that_is_not_finite_never_wins(path, metric, value, generator):
     x, code = torch.randn(50, 6, generator=generator), torch.randn(80, 6, generator=generator)
     code[0, 1] = code[7, 3] = code[79] = value

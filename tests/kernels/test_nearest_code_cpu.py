@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kernel_cases import INF, NAN, bound, integers, shortfall
 from test_nearest_code_shapes import LAYOUTS, TYPES, laid_out
 
+from tests.covering import pairs
 from vqmm.kernels.nearest_code import cpu, nearest_code, nearest_code_reference
 from vqmm.kernels.nearest_code.prepare import prepare
 from vqmm.kernels.nearest_code.reference import similarity_reference
@@ -36,10 +37,13 @@ def true_margin(x, code, metric="euclidean"):
     return (best[:, 0] - best[:, 1]) / (2 if metric == "euclidean" else 1)
 
 
-@every_variant
-@pytest.mark.parametrize("width", [1, 3, 8, 15, 16, 17, 100, 513])
-@pytest.mark.parametrize("n, k", [(1, 1), (7, 11), (40, 12), (131, 70), (33, 203)])
-def test_integers_give_the_true_nearest_code_and_margin(variant, width, n, k, generator):
+@pairs(
+    variant=VARIANTS,
+    width=[1, 3, 8, 15, 16, 17, 100, 513],
+    shape=[(1, 1), (7, 11), (40, 12), (131, 70), (33, 203)],
+)
+def test_integers_give_the_true_nearest_code_and_margin(variant, width, shape, generator):
+    n, k = shape
     code = integers(generator, k, width)
     code = torch.cat([code[: k - k // 3], code[: k // 3]])[torch.randperm(k, generator=generator)]  # duplicates
     x = integers(generator, n, width)
@@ -56,10 +60,7 @@ def test_integers_across_the_blocks(variant, n, generator):
     assert torch.equal(search(x, code, variant=variant), nearest_code_reference(x, code))
 
 
-@every_variant
-@pytest.mark.parametrize("k", [2, 3, 7, 13, 37, 130, 700])
-@pytest.mark.parametrize("width", [1, 5, 64, 129])
-@pytest.mark.parametrize("n", [1, 16, 17, 100])
+@pairs(variant=VARIANTS, k=[2, 3, 7, 13, 37, 130, 700], width=[1, 5, 64, 129], n=[1, 16, 17, 100])
 def test_the_lower_of_two_equal_codes_wins_wherever_they_stand(variant, k, width, n, generator):
     code = torch.randn(k, width, generator=generator)
     order = torch.randperm(k, generator=generator)
@@ -75,21 +76,20 @@ def test_the_lower_of_two_equal_codes_wins_wherever_they_stand(variant, k, width
 
 @every_variant
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
-@pytest.mark.parametrize("k", [*range(1, 27), 70])
-def test_a_code_is_not_its_own_second_best(variant, metric, k, generator):
-    """The last codes are searched in a group that reaches back over codes already seen."""
-    x, code = torch.randn(50, 9, generator=generator), torch.randn(k, 9, generator=generator)
-    index, margin = search(x, code, metric, variant, margin=True)
-    assert torch.equal(index, search(x, code, metric, variant))
-    assert torch.equal(index, nearest_code_reference(x, code, metric=metric))
-    torch.testing.assert_close(margin.double(), true_margin(x, code, metric), rtol=1e-4, atol=2e-6)
-    assert (margin > 0).all()
+def test_a_code_is_not_its_own_second_best(variant, metric, generator):
+    """The last codes are searched in a group that reaches back over codes already seen: each size of it."""
+    for k in (*range(1, 27), 70):
+        x, code = torch.randn(50, 9, generator=generator), torch.randn(k, 9, generator=generator)
+        index, margin = search(x, code, metric, variant, margin=True)
+        assert torch.equal(index, search(x, code, metric, variant)), k
+        assert torch.equal(index, nearest_code_reference(x, code, metric=metric)), k
+        torch.testing.assert_close(margin.double(), true_margin(x, code, metric), rtol=1e-4, atol=2e-6)
+        assert (margin > 0).all(), k
 
 
-@every_variant
-@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
-@pytest.mark.parametrize("n, k, width", [(300, 200, 8), (130, 257, 64), (65, 90, 1030)])
-def test_as_near_as_the_best(variant, metric, n, k, width, generator):
+@pairs(variant=VARIANTS, metric=["euclidean", "cosine", "dot"], shape=[(300, 200, 8), (130, 257, 64), (65, 90, 1030)])
+def test_as_near_as_the_best(variant, metric, shape, generator):
+    n, k, width = shape
     x, code = torch.randn(n, width, generator=generator), torch.randn(k, width, generator=generator)
     index, margin = search(x, code, metric, variant, margin=True)
     limit = bound(x, code, metric)
@@ -280,9 +280,7 @@ def test_a_helper_that_is_missing_broken_or_old_is_not_used(monkeypatch, tmp_pat
     assert load() is None
 
 
-@every_variant
-@pytest.mark.parametrize("width", [1, 5, 16, 37])
-@pytest.mark.parametrize("sizes", [(1,), (40,), (3, 30, 7)])
+@pairs(variant=VARIANTS, width=[1, 5, 16, 37], sizes=[(1,), (40,), (3, 30, 7)])
 def test_the_codebook_is_prepared_as_plain_torch_does(variant, width, sizes, generator):
     """Integers to the bit. Elsewhere a mean near the middle of two steps may round either way: its rules still hold."""
     whole = integers(generator, sum(sizes), width) + 9

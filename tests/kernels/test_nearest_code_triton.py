@@ -10,6 +10,7 @@ import torch
 from kernel_cases import INF, INTERPRETER_NOISE, NAN, integers, shortfall
 from torch import Tensor
 
+from tests.covering import pairs
 from vqmm.kernels.nearest_code import nearest_code_reference
 from vqmm.kernels.nearest_code import tables as tables_module
 from vqmm.kernels.nearest_code.prepare import prepare
@@ -23,6 +24,8 @@ pytestmark = [pytest.mark.filterwarnings(noise) for noise in NOISE]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PRECISIONS = ("exact", "fast", "certified")
 every_precision = pytest.mark.parametrize("precision", PRECISIONS)
+METRICS = ("euclidean", "cosine", "dot")
+TILES = ((1, 1024), (8, 1024), (1, 16))  # processors and block_d: whole; codes split among programs; width in parts
 
 
 def small(precision: str, dot: str, block_d: int = 1024) -> tables_module.Config:
@@ -56,10 +59,9 @@ def truth(x: Tensor, code: Tensor, metric: str = "euclidean") -> Tensor:
     return nearest_code_reference(x, code, metric=metric)
 
 
-@every_precision
-@pytest.mark.parametrize("width", [1, 3, 8, 15, 16, 17, 100])
-@pytest.mark.parametrize("n, k, processors", [(1, 1, 1), (70, 83, 1), (33, 203, 4)])
-def test_integers_are_exact_in_every_mode(table, precision, width, n, k, processors, generator):
+@pairs(precision=PRECISIONS, width=[1, 3, 8, 15, 16, 17, 100], shape=[(1, 1, 1), (70, 83, 1), (33, 203, 4)])
+def test_integers_are_exact_in_every_mode(table, precision, width, shape, generator):
+    n, k, processors = shape
     table(processors=processors)
     code = integers(generator, k, width)
     code = torch.cat([code[: k - k // 2], code[: k // 2]])  # duplicates
@@ -67,9 +69,7 @@ def test_integers_are_exact_in_every_mode(table, precision, width, n, k, process
     assert torch.equal(search(x, code, precision)[0], truth(x, code))
 
 
-@pytest.mark.parametrize("dot", ["tf32x3", "fma", "split", "tf32", "bf16"])
-@pytest.mark.parametrize("block_d", [16, 1024])
-@pytest.mark.parametrize("metric", ["euclidean", "dot"])
+@pairs(dot=["tf32x3", "fma", "split", "tf32", "bf16"], block_d=[16, 1024], metric=["euclidean", "dot"])
 def test_every_product_is_exact_on_integers(table, dot, block_d, metric, generator):
     width = 13 if dot == "fma" else 41
     precision = "fast" if dot in ("tf32", "bf16") else "exact"
@@ -89,10 +89,9 @@ def test_the_tables_that_ship(precision, width, generator):
     assert torch.equal(search(x, code, precision)[0], truth(x, code))
 
 
-@every_precision
-@pytest.mark.parametrize("processors, block_d", [(1, 1024), (8, 1024), (1, 16)])
-@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
-def test_margins_are_those_of_float64(table, precision, processors, block_d, metric, generator):
+@pairs(precision=PRECISIONS, tiles=TILES, metric=METRICS)
+def test_margins_are_those_of_float64(table, precision, tiles, metric, generator):
+    processors, block_d = tiles
     table(block_d, processors)
     x, code = torch.randn(37, 24, generator=generator), torch.randn(130, 24, generator=generator)
     index, margin = search(x, code, precision, metric, margin=True)
@@ -120,9 +119,7 @@ def test_no_second_code(table):
         assert index.tolist() == [0, 0, 0] and margin.tolist() == [INF] * 3
 
 
-@pytest.mark.parametrize("dot", ["high", "tf32"])
-@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-@pytest.mark.parametrize("block_d", [1024, 16])
+@pairs(dot=["high", "tf32"], metric=["euclidean", "cosine"], block_d=[1024, 16])
 def test_certified_finds_what_fast_misses(table, dot, metric, block_d, generator):
     """Pairs of codes so near to each other that one TF32 product cannot tell them apart."""
     table(block_d, certified=dot)
@@ -150,9 +147,7 @@ def test_certified_searches_only_what_is_in_doubt(table, monkeypatch, generator)
     assert margin[torch.isin(torch.arange(80), rows, invert=True)].min() > 1e-3
 
 
-@every_precision
-@pytest.mark.parametrize("processors", [1, 16])
-@pytest.mark.parametrize("sizes", [(40, 1, 33), (32, 32)])
+@pairs(precision=PRECISIONS, processors=[1, 16], sizes=[(40, 1, 33), (32, 32)])
 def test_groups_search_their_own_codebook(table, precision, processors, sizes, generator):
     table(processors=processors)
     x = torch.randn(len(sizes), 45, 9, generator=generator)
@@ -174,10 +169,9 @@ def test_a_common_offset_costs_nothing(table, precision, offset, generator):
     assert (excess <= (0.2 if precision == "fast" else 2e-4)).all()
 
 
-@every_precision
-@pytest.mark.parametrize("processors, block_d", [(1, 1024), (8, 1024), (1, 16)])
-@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
-def test_what_is_not_finite(table, precision, processors, block_d, metric, generator):
+@pairs(precision=PRECISIONS, tiles=TILES, metric=METRICS)
+def test_what_is_not_finite(table, precision, tiles, metric, generator):
+    processors, block_d = tiles
     table(block_d, processors)
     x, code = torch.randn(20, 18, generator=generator), torch.randn(70, 18, generator=generator)
     code[0, 1], code[7, 3], code[69] = NAN, INF, -INF
@@ -191,9 +185,12 @@ def test_what_is_not_finite(table, precision, processors, block_d, metric, gener
     assert not index[spoilt].any() and torch.equal(index[rest], clean[rest])
 
 
-@pytest.mark.parametrize("type_", [torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("layout", ["transposed", "every second", "expanded"])
-def test_any_type_and_strides(table, type_, layout, generator):
+@pairs(
+    precision=PRECISIONS,
+    type_=[torch.float64, torch.bfloat16, torch.float16],
+    layout=["transposed", "every second", "expanded"],
+)
+def test_any_type_and_strides(table, precision, type_, layout, generator):
     x = integers(generator, 41, 6, reach=3).to(type_)
     laid = {
         "transposed": lambda: x.t().contiguous().t(),
@@ -201,8 +198,7 @@ def test_any_type_and_strides(table, type_, layout, generator):
         "expanded": lambda: x[:1].expand(41, 6),
     }[layout]()
     code = integers(generator, 30, 6, reach=3)
-    for precision in PRECISIONS:
-        assert torch.equal(search(laid, code, precision)[0], truth(laid, code))
+    assert torch.equal(search(laid, code, precision)[0], truth(laid, code))
 
 
 @every_precision

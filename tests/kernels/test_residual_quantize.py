@@ -10,6 +10,7 @@ from kernel_cases import INF, INTERPRETER_NOISE, NAN, bound, integers, shortfall
 from residual_cases import SIZES, case, per_vector, weighted
 from torch import Tensor
 
+from tests.covering import pairs
 from vqmm.kernels.code_sums import code_sums
 from vqmm.kernels.nearest_code import nearest_code
 from vqmm.kernels.residual_quantize import (
@@ -64,11 +65,14 @@ def compare(got: ResidualQuantized, true: ResidualQuantized) -> None:
             torch.testing.assert_close(ours, theirs.to(ours.dtype), rtol=1e-5, atol=1e-5)
 
 
-@every_path
-@pytest.mark.parametrize("metric", ["euclidean", "dot"])
-@pytest.mark.parametrize("width, sizes", [(1, (3,)), (5, (70, 1, 33)), (16, (64, 20)), (17, (9, 130))])
-@pytest.mark.parametrize("n", [1, 70])
-def test_integers_give_the_true_codes(path, metric, width, sizes, n, take, generator):
+@pairs(
+    path=PATHS,
+    metric=["euclidean", "dot"],
+    shape=[(1, (3,)), (5, (70, 1, 33)), (16, (64, 20)), (17, (9, 130))],
+    n=[1, 70],
+)
+def test_integers_give_the_true_codes(path, metric, shape, n, take, generator):
+    width, sizes = shape
     take(path)
     code = torch.cat([integers(generator, size, width) for size in sizes])
     code[sizes[0] // 2 : 2 * (sizes[0] // 2)] = code[: sizes[0] // 2]  # duplicates
@@ -121,9 +125,7 @@ def test_integers_in_every_configuration(width, config, generator):
     assert torch.equal(vectors.double(), true.vectors_ND)
 
 
-@every_path
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("how", ["all", "two", "each"])
+@pairs(path=PATHS, shared=[False, True], how=["all", "two", "each"])
 def test_forward_and_gradients_equal_the_reference(path, shared, how, take, generator):
     take(path)
     x, code = case(generator)

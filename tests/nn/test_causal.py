@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tests.covering import pairs
 from vqmm.nn.causal import CausalAttention, CausalConv, GatedBlock
 
 EXTENTS = {1: (13,), 2: (5, 7), 3: (3, 5, 4)}
@@ -71,10 +72,9 @@ def test_a_convolution_by_hand():
         assert square(torch.tensor([[[[1.0, 2], [3, 4]]]])).tolist() == [[[[0, 1000], [210, 3021]]]]
 
 
-@pytest.mark.parametrize("batch", [0, 1, 3])
-@pytest.mark.parametrize(("mask", "kernel", "dilation"), [("A", 3, 1), ("B", 5, 1), ("B", 3, 2), ("A", 3, 3)])
-@RANKS
-def test_stepping_a_convolution_is_the_whole(rank, mask, kernel, dilation, batch):
+@pairs(rank=[1, 2, 3], kind=[("A", 3, 1), ("B", 5, 1), ("B", 3, 2), ("A", 3, 3)], batch=[0, 1, 3])
+def test_stepping_a_convolution_is_the_whole(rank, kind, batch):
+    mask, kernel, dilation = kind
     torch.manual_seed(0)
     layer = CausalConv(rank, 2, 3, kernel, dilation=dilation, mask=mask)
     x = torch.randn(batch, 2, *EXTENTS[rank])
@@ -131,9 +131,7 @@ def test_mask_a_can_be_asked_before_the_position_is_known(rank):
         layer.remember(line[..., at], position, state)
 
 
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("window", [None, 1, 2, 3, 100])
-@RANKS
+@pairs(rank=[1, 2, 3], window=[None, 1, 2, 3, 100], strict=[False, True])
 def test_attention_sees_its_past_within_the_window(rank, window, strict):
     torch.manual_seed(0)
     extent = EXTENTS[rank]
@@ -146,10 +144,7 @@ def test_attention_sees_its_past_within_the_window(rank, window, strict):
     assert torch.equal(sees(lambda memory: layer(query, None, memory), (3, *extent)), before & near)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("window", [None, 2])
-@RANKS
+@pairs(rank=[1, 2, 3], window=[None, 2], strict=[False, True], masked=[False, True])
 def test_stepping_attention_is_the_whole(rank, window, strict, masked):
     torch.manual_seed(0)
     extent = EXTENTS[rank]

@@ -5,15 +5,17 @@ import re
 import pytest
 import torch
 
+from tests.covering import pairs
 from vqmm.nn.pixel import PixelNetwork
 
 CLOSE = dict(atol=1e-5, rtol=1e-5)
-GRIDS = pytest.mark.parametrize("grid", [(1, 1), (1, 5), (4, 1), (3, 5), (6, 4), (7,), (1,)], ids=str)
-KINDS = pytest.mark.parametrize(
-    "options",
-    [dict(depth=3), dict(depth=2, kernel=5), dict(depth=2, attention=1, heads=2), dict(depth=3, attention=3, heads=2)],
-    ids=str,
-)
+GRIDS = [(1, 1), (1, 5), (4, 1), (3, 5), (6, 4), (7,), (1,)]
+KINDS = [
+    dict(depth=3),
+    dict(depth=2, kernel=5),
+    dict(depth=2, attention=1, heads=2),
+    dict(depth=3, attention=3, heads=2),
+]
 
 
 def network(grid, width=4, **options):
@@ -43,9 +45,7 @@ def pulls(made, x, condition=None):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("batch", [0, 1, 3])
-@KINDS
-@GRIDS
+@pairs(grid=GRIDS, options=KINDS, batch=[0, 1, 3])
 def test_columns_one_after_the_other_give_what_the_whole_gives(grid, options, batch):
     made = network(grid, **options)
     x = torch.randn(batch, 4, *grid)
@@ -53,8 +53,7 @@ def test_columns_one_after_the_other_give_what_the_whole_gives(grid, options, ba
         torch.testing.assert_close(stepped(made, x, condition), made(x, condition), **CLOSE)
 
 
-@KINDS
-@GRIDS
+@pairs(grid=GRIDS, options=KINDS)
 def test_no_position_sees_itself_or_what_comes_later(grid, options):
     made = network(grid, **options)
     found = pulls(made, torch.randn(2, 4, *grid), torch.randn(2, 4, *grid))

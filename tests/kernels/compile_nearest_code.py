@@ -1,22 +1,9 @@
-"""Compile the kernels of nearest_code for GPUs that need not be there, and print what came out as JSON.
+"""The kernels of nearest_code: every row of every table, with each set of flags that changes what its inner loop holds;
+a script of compile_all."""
 
-Every row of every table, with each set of flags that changes what its inner loop holds. A script of its own, because
-Triton's interpreter (which the other tests use) and its compiler cannot share a process.
-"""
-
-import json
-import re
-import subprocess
-import sys
-import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
+from tests.kernels.compiling import Job, Told, compiled
 from vqmm.kernels.nearest_code import launch
 from vqmm.kernels.nearest_code.fused import block_g
 from vqmm.kernels.nearest_code.scan import pack_kernel
@@ -51,47 +38,23 @@ def flags_of(row: Config) -> dict[str, dict[str, bool]]:
     return {"quantize": QUANTIZE, "margin": MARGIN, "split, margin": SPLIT_MARGIN}
 
 
-def assembled(ptx: str, capability: int) -> dict[str, int]:
-    """What ptxas says: registers, and bytes spilled, stores and loads."""
-    arch = f"sm_{capability}a" if capability == 90 else f"sm_{capability}"
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "kernel.ptx")
-        source.write_text(ptx)
-        command = [triton.knobs.nvidia.ptxas.path, "-v", f"--gpu-name={arch}", str(source), "-o", f"{folder}/out"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    registers = max(int(n) for n in re.findall(r"Used (\d+) registers", said))
-    return {"registers": registers, "spilled": sum(int(n) for n in re.findall(r"(\d+) bytes spill", said))}
-
-
-def compiled(kernel: Any, capability: int, constants: dict[str, Any], types: dict[str, str], **options: int) -> dict:
+def made(kernel: Any, capability: int, constants: Told, types: dict[str, str], **options: int) -> Told:
     types = {**POINTERS, **SCALARS, "K": "i32", **types, **dict.fromkeys(constants, "constexpr")}
-    signature = {name: types[name] for name in kernel.arg_names}
-    aligned = [i for i, name in enumerate(kernel.arg_names) if name.endswith("_ptr") or name == "stride_n"]
-    made = triton.compile(
-        ASTSource(
-            kernel,
-            signature=signature,
-            constexprs={name: constants[name] for name in kernel.arg_names if name in constants},
-            attrs={(i,): [["tt.divisibility", 16]] for i in aligned},
-        ),
-        target=GPUTarget("cuda", capability, 32),
-        options=options,
-    )
-    tensor_core = sorted(set(re.findall(r"(wgmma\.mma_async|mma\.sync)\S*?(tf32|bf16)", made.asm["ptx"])))
-    return {"shared": made.metadata.shared, "tensor_core": tensor_core, **assembled(made.asm["ptx"], capability)}
+    found = compiled(kernel, {name: types[name] for name in kernel.arg_names}, constants, capability, **options)
+    return {key: value for key, value in found.items() if key != "ptx"}
 
 
-def search(table: str, capability: int, number: int, what: str, x_type: str = "*fp32") -> dict[str, Any]:
+def search(table: str, capability: int, number: int, what: str, x_type: str = "*fp32") -> Told:
     row, limit = read_table(FOLDER / table)[number], next(kib for name, _, kib in TABLES if name == table)
     flags = flags_of(row)[what]
     block_k = row.small_k if flags["MARGIN"] or flags["CERTIFY"] or flags["SPLIT"] else row.block_k
-    width = min(row.max_width, 1024 if row.max_width == ANY else row.max_width)
+    width = width_of(row)
     constants = {
         "D": width, "BLOCK_N": row.block_n, "BLOCK_K": block_k, "BLOCK_D": row.block_d, "BLOCK_G": block_g(width),
         "DOT": row.dot, **flags,
     }  # fmt: skip
     types = {"x_ptr": x_type, "code_ptr": "*bf16" if row.dot == "bf16" else "*fp32"}
-    made = compiled(launch.search_kernel, capability, constants, types, num_warps=row.warps, num_stages=row.stages)
+    found = made(launch.search_kernel, capability, constants, types, num_warps=row.warps, num_stages=row.stages)
     return {
         "kernel": "search",
         "table": table,
@@ -100,50 +63,47 @@ def search(table: str, capability: int, number: int, what: str, x_type: str = "*
         "flags": what,
         "capability": capability,
         "limit": limit * 1024,
-        **made,
+        **found,
     }
 
 
-def others(capability: int) -> list[dict[str, Any]]:
+def width_of(row: Config) -> int:
+    return min(row.max_width, 1024 if row.max_width == ANY else row.max_width)
+
+
+def others() -> dict[str, tuple[Any, Told]]:
     """The kernels around the search, whose tiles no table chooses."""
     flags = {"DENSE": False, "KEPT": True}
     blocks = {"D": 200, "BLOCK_N": 128, "BLOCK_G": block_g(200)}
     merge = {**blocks, **flags, "BLOCK_K": 64, "COSINE": True, "ROWS": True, "MARGIN": True, "GATHER": True}
     pack = {"D": 200, "BLOCK_K": 32, "BLOCK_G": block_g(200)}
-    kernels = {
+    return {
         "merge": (launch.merge_kernel, merge),
         "gather": (launch.gather_kernel, {**blocks, **flags}),
         "compact": (launch.compact_kernel, {"BLOCK_N": 1024}),
         "pack split": (pack_kernel, {**pack, "DOT": "split"}),
         "pack tf32": (pack_kernel, {**pack, "DOT": "tf32"}),
     }
-    return [
-        {
-            "kernel": name,
-            "capability": capability,
-            "limit": 99 * 1024,
-            **compiled(kernel, capability, constants, {}, num_warps=8 if name in ("merge", "gather") else 4),
-        }
-        for name, (kernel, constants) in kernels.items()
-    ]
 
 
-def jobs() -> list[tuple[Any, ...]]:
+def other(name: str, capability: int) -> Told:
+    kernel, constants = others()[name]
+    warps = 8 if name in ("merge", "gather") else 4
+    found = made(kernel, capability, constants, {}, num_warps=warps)
+    return {"kernel": name, "capability": capability, "limit": 99 * 1024, **found}
+
+
+def jobs() -> list[Job]:
     """Each distinct compilation once: tables share rows, and precisions share products."""
-    seen: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    seen: dict[tuple[Any, ...], Job] = {}
     for table, capability, _ in reversed(TABLES):  # the least shared memory first
         for number, row in enumerate(read_table(FOLDER / table)):
             for what, flags in flags_of(row).items() if row.dot != "unfused" else ():
-                built = row._replace(measured=False, precision="", max_k=0)
-                seen.setdefault((capability, built, *flags.values()), (table, capability, number, what))
-    return list(seen.values())
+                same = (capability, row._replace(measured=False, precision="", max_k=0), *flags.values())
+                given, traits = (table, capability, number, what), frozenset({row.precision, row.dot, what})
+                seen.setdefault(same, Job((capability,), width_of(row), given, traits, cost=3))
+    return [*seen.values(), *(Job((name, c), 200, (name, c)) for c in (80, 90) for name in others())]
 
 
-def run(job: tuple[Any, ...]) -> list[dict[str, Any]]:
-    return others(*job) if len(job) == 1 else [search(*job)]
-
-
-if __name__ == "__main__":
-    work = [*jobs(), (80,), (90,)]
-    with ProcessPoolExecutor(2) as pool:
-        json.dump([kernel for kernels in pool.map(run, work, chunksize=2) for kernel in kernels], sys.stdout)
+def run(job: Job) -> Told:
+    return other(*job.given) if len(job.given) == 2 else search(*job.given)
