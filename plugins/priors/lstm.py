@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqmm.errors import UserError
+from vqmm.nn.recurrent import recurrent
 from vqmm.prior import Prior
 from vqmm.vocabulary import Vocabulary
 
@@ -62,7 +63,7 @@ class LSTM(Prior):
     def features(self, ids: Tensor, places: Tensor) -> Tensor:
         """Raises UserError where there are more ids than the context has."""
         self._require_room(ids.shape[1])
-        return self.drop(norm(self.lstm(self.drop(self.ids(ids) + self._placed(places)))[0]))
+        return self.drop(norm(recurrent(self.lstm, self.drop(self.ids(ids) + self._placed(places)))[0]))
 
     def start(self, batch: int, length: int) -> State:
         blank = self.head.weight.new_zeros(batch, self.options.width)
@@ -83,7 +84,7 @@ class LSTM(Prior):
         with torch.no_grad():
             x = self.ids(ids) + F.embedding(places, state.placed)
             if ids.shape[1] != 1:
-                found, (out, kept) = self.lstm(x, (torch.stack(state.out), torch.stack(state.kept)))
+                found, (out, kept) = recurrent(self.lstm, x, (torch.stack(state.out), torch.stack(state.kept)))
                 state.out, state.kept = [*out], [*kept]
                 return norm(found)
             x = x[:, 0]
