@@ -1,6 +1,8 @@
 """Which versions pip may choose: the tested sets satisfy the bounds, and nothing is open above."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +68,42 @@ def test_a_dependency_has_the_same_bounds_wherever_it_stands():
     seen: dict[str, Requirement] = {}
     for where, found in requirements():
         assert seen.setdefault(found.name, found).specifier == found.specifier, f"{where}: {found}"
+
+
+def test_a_neighbour_has_an_extra_of_its_name_and_tests():
+    extras = PROJECT["project"]["optional-dependencies"]
+    marks = "".join(path.read_text() for path in sorted((HOME / "tests").rglob("test_*.py")))
+    for line in extras["test-neighbours"]:
+        name = Requirement(line).name
+        assert extras[name] == [line] and f'@pytest.mark.neighbour(name="{name}")' in marks
+
+
+def test_only_neighbours_that_changed_are_tested(tmp_path):
+    for name in (".ci/neighbours", "pyproject.toml", "constraints/newest.txt", "constraints/oldest.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((HOME / name).read_bytes())
+    code, tests = tmp_path / "plugins" / "sound.py", tmp_path / "tests" / "test_curves.py"
+    for path, text in ((code, "from pesq import pesq"), (tests, '@pytest.mark.neighbour(name="tensorboard")')):
+        path.parent.mkdir()
+        path.write_text(text)
+
+    def changed(*more: str) -> list[str]:
+        command = [sys.executable, str(tmp_path / ".ci" / "neighbours"), *more]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    assert changed() == ["pesq", "tensorboard"]
+    assert changed("--renew") == changed() == []
+    code.write_text("import pesq")
+    assert changed() == ["pesq"]
+    changed("--renew")
+    tests.write_text('@pytest.mark.neighbour(name="tensorboard")  # another')
+    assert changed() == ["tensorboard"]
+    changed("--renew")
+    (tmp_path / "plugins" / "other.py").write_text("pesq = 3  # a column's name")
+    assert changed() == []
+    pins = tmp_path / "constraints" / "newest.txt"
+    pins.write_text(pins.read_text().replace("pesq==0.0.4", "pesq==0.0.5"))
+    assert changed() == ["pesq"]
 
 
 def test_both_commands_of_the_readme_take_the_newest_set():
