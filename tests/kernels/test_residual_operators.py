@@ -111,6 +111,8 @@ def test_which_shapes_the_fused_kernel_takes(capability, precision, widest, monk
 
     monkeypatch.setattr(fused, "processors_of", lambda device: 132)
     monkeypatch.setattr(fused, "capability_of", lambda device: capability)
+    if (capability, precision) == ((9, 0), "exact") and fused.TRITON >= (3, 8):
+        widest = 64  # 128 spills: its row is for older ones
     widths = (1, 8, 17, 64, 65, 128, 200, 256, 257)
     assert [w for w in widths if fused.fits(torch.device("cuda"), w, None, None, precision)] == [
         w for w in widths if w <= widest
@@ -124,8 +126,8 @@ def test_few_vectors_with_large_codebooks_go_stage_by_stage(monkeypatch):
 
     monkeypatch.setattr(fused, "processors_of", lambda device: 132)
     monkeypatch.setattr(fused, "capability_of", lambda device: (9, 0))
-    assert not fused.fits(torch.device("cuda"), 128, 16, 2_048)
-    assert fused.fits(torch.device("cuda"), 8, 16, 1_024) and fused.fits(torch.device("cuda"), 128, 12_800, 2_048)
+    assert not fused.fits(torch.device("cuda"), 64, 16, 4_096)
+    assert fused.fits(torch.device("cuda"), 8, 16, 1_024) and fused.fits(torch.device("cuda"), 64, 12_800, 4_096)
 
 
 @pytest.mark.parametrize(
