@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -19,7 +20,8 @@ def full_float32() -> Iterator[None]:
     process: it is put back when the last thread leaves, and not touched where it asks for nothing less.
     """
     global _inside, _before
-    matmul = torch.backends.mkldnn.matmul
+    mkldnn: Any = torch.backends.mkldnn  # its types do not know of matmul
+    matmul = mkldnn.matmul
     with _lock:
         if not _inside:
             _before = matmul.fp32_precision

@@ -13,4 +13,4 @@ def recurrent(lstm: nn.LSTM, x: Tensor | PackedSequence, state: tuple[Tensor, Te
     torch 2.14.1 has no bfloat16 LSTM for a CPU without AVX-512: "could not create a primitive descriptor".
     """
     with torch.autocast("cpu", enabled=False):
-        return lstm(x.to(lstm.weight_ih_l0.dtype), state)
+        return lstm(x.to(next(lstm.parameters()).dtype), state)
