@@ -1,6 +1,7 @@
 """What every test needs."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 # Before NumPy and SciPy load it: its threads, waiting for each other over matrices of 2 x 2, take a busy machine twenty
@@ -16,6 +17,13 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 torch.set_num_threads(1)  # two threads on two busy cores can be ten times slower than one
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("neighbour"):
+        name = mark.kwargs["name"]
+        if find_spec(name) is None:
+            pytest.skip(f'{name} is not installed: pip install -e ".[{name}]" -c constraints/newest.txt')
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from vqmm.errors import UserError
 from vqmm.grammar import Grammar
-from vqmm.nn.linear import linear
 from vqmm.options import PartOptions
 from vqmm.vocabulary import NULL, PAD, Vocabulary
 
@@ -86,7 +85,7 @@ class Prior(nn.Module):
     def score(self, features: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """float32 (..., high - low): the logits of the ids [low, high) after features (..., width)."""
         with torch.autocast(features.device.type, enabled=False):
-            return linear(features.float(), self.head.weight[low:high].float())
+            return F.linear(features.float(), self.head.weight[low:high].float())
 
     def logits(self, ids: Tensor) -> Tensor:
         """(B, L) -> float32 (B, L, ids): of the id after each position; -inf for what is not legal inside a block.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vqmm.kernels.nearest_code.prepare import Prepared, arrange
+from vqmm.kernels.products import full_float32
 
 TILE_K = 512
 TILE_N = 512  # scores: 512 x 512 x 4 bytes = 1 MiB, an L2 cache
@@ -50,6 +51,7 @@ def search_tile(
     return best_n, index_n, second_n
 
 
+@full_float32()
 def search_torch(x_ND: Tensor, prepared: Prepared, metric: str, index_N: Tensor, margin_N: Tensor | None) -> None:
     """Searches one codebook, and writes what it found. Holds one tile of scores for each thread."""
     n, width = x_ND.shape

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vqmm.kernels.nearest_code.prepare import Prepared, arrange, prepare
+from vqmm.kernels.products import full_float32
 
 
 def squared_distance_reference(x_ND: Tensor, code_KD: Tensor) -> Tensor:
@@ -67,6 +68,7 @@ def nearest_code_baseline(
     return index_N if mask_N is None else torch.where(mask_N, index_N, 0)
 
 
+@full_float32()
 def search_baseline(
     x_GND: Tensor, prepared: Prepared, metric: str, margin: bool, chunk_bytes: int = 64 * 2**20
 ) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ A table is a list of rows; the first whose limits hold is taken. A row that was 
 
 import functools
 import json
+import re
 import warnings
 from collections.abc import Iterable
 from importlib import resources
@@ -31,6 +32,7 @@ class Config(NamedTuple):
     dot: str  # see scan; "unfused": a plain product and an argmax, which hold chunks of scores
     small_k: int  # block_k of any other: margins are half as much again in registers
     measured: bool = False
+    below: str = ""  # the first Triton that this row is not for, such as "3.8": it would spill there
 
 
 def file_for(capability: tuple[int, int], folder: Path = FOLDER) -> Path:
@@ -51,13 +53,28 @@ def check_row(row: Config, where: str) -> None:
         wrong = (
             f"blocks are {row.block_n}, {row.block_k}, {row.block_d}, {row.small_k}; each is a power of two, 16 or more"
         )
+    elif not re.fullmatch(r"(\d+\.\d+)?", row.below):
+        wrong = f'below is {row.below!r}; it is a Triton such as "3.8", or ""'
     if wrong:
         raise ValueError(f"{where}: {wrong}.")
 
 
+def as_version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2])
+
+
+def triton_version() -> tuple[int, ...]:
+    """(3, 8); (0, 0) where there is none."""
+    try:
+        import triton
+    except ImportError:
+        return 0, 0
+    return as_version(triton.__version__)
+
+
 @functools.lru_cache
 def read_table(path: Path) -> tuple[Config, ...]:
-    """The rows of a table.
+    """The rows of a table that this Triton takes.
 
     Raises:
         ValueError: a row that cannot be run.
@@ -65,7 +82,7 @@ def read_table(path: Path) -> tuple[Config, ...]:
     rows = tuple(Config(**row) for row in json.loads(path.read_text())["rows"])
     for number, row in enumerate(rows):
         check_row(row, f"{path.name}, row {number}")
-    return rows
+    return tuple(row for row in rows if not row.below or triton_version() < as_version(row.below))
 
 
 def save_table(

@@ -30,24 +30,26 @@ class Config(NamedTuple):
     stages: int
     dot: str
     parked: bool = False  # see walk_kernel
+    below: tuple[int, int] = (99, 0)  # the first Triton that this row is not for
 
 
 # By padded width. Chosen without a measurement: the largest tiles that neither spill nor pass the chip's shared memory;
 # the tests compile every entry. Where a width is missing, stage by stage is the better way: products of exact's kind
-# leave no room for a tile worth having, and certified's second look at few vectors needs a search of its own.
+# leave no room for a tile worth having, and certified's second look at few vectors needs a search of its own. Triton
+# 3.8 takes more registers than 3.6: a row fits both, or says which it is for.
 HOPPER = {
     "exact": {
-        16: Config(128, 128, 8, 3, "split"),
+        16: Config(128, 64, 8, 3, "split"),
         32: Config(128, 64, 8, 3, "split"),
         64: Config(128, 64, 8, 3, "split"),
-        128: Config(128, 32, 8, 2, "split"),
+        128: Config(128, 32, 8, 2, "split", below=(3, 8)),  # 3.8 spills with any tile
     },
     "fast": {
-        16: Config(128, 128, 8, 3, "tf32"),
+        16: Config(128, 64, 8, 3, "tf32"),
         32: Config(128, 64, 8, 3, "tf32"),
         64: Config(128, 64, 8, 3, "tf32"),
         128: Config(128, 32, 8, 2, "tf32"),
-        256: Config(64, 64, 8, 2, "tf32", parked=True),
+        256: Config(64, 64, 8, 1, "tf32", parked=True),
     },
 }
 # Within 99 KiB, which every GPU from 8.0 on has.
@@ -62,9 +64,13 @@ AMPERE = {
         32: Config(128, 64, 8, 3, "tf32"),
         64: Config(128, 64, 8, 3, "tf32"),
         128: Config(128, 64, 8, 2, "tf32", parked=True),
-        256: Config(64, 32, 8, 2, "tf32", parked=True),
+        256: Config(64, 16, 8, 2, "tf32", parked=True),
     },
 }
+TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2])
+for table in (HOPPER, AMPERE):
+    for precision, rows in table.items():
+        table[precision] = {width: config for width, config in rows.items() if config.below > TRITON}
 for table in (HOPPER, AMPERE):  # on chip there is no second look: what certified finds is searched exactly at once
     table["certified"] = {width: config for width, config in table["exact"].items() if width <= 64}
 LOOKUP = (64, 64, 4)  # vectors and dimensions of a tile, warps: nothing but loads and additions

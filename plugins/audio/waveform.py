@@ -23,6 +23,7 @@ from vqmm.errors import UserError
 from vqmm.nn.causal import CausalConv, CausalStack, CausalUpsample, Register, spread
 from vqmm.nn.layers import Attention, Stack
 from vqmm.nn.reach import Span, reach, seen
+from vqmm.nn.recurrent import recurrent
 
 Activation = Literal["elu", "snake"]
 Bottleneck = Literal["none", "lstm", "attention"]
@@ -122,7 +123,7 @@ class Recurrent(nn.Module):
     def step(self, x: Tensor, position: int | None, state: LstmState) -> tuple[Tensor, LstmState]:
         if not x.numel():  # torch refuses sequences of nothing
             return x, state
-        y, state = self.lstm(x.transpose(1, 2), state)
+        y, state = recurrent(self.lstm, x.transpose(1, 2), state)
         return x + y.transpose(1, 2), state
 
     def seen(self, outputs: Span) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqmm.errors import UserError
-from vqmm.nn.linear import Product, laid_out
+from vqmm.nn.recurrent import recurrent
 from vqmm.prior import Prior
 from vqmm.vocabulary import Vocabulary
 
@@ -20,14 +20,14 @@ class State:
 
     Attributes:
         out, kept: what each layer's cells put out and keep, (B, width).
-        products: of each layer what a step multiplies by, and its bias.
+        weights: of each layer what a step multiplies by, (2 width, 4 width), and its bias.
         placed: (places, width), what is added to an id for its place.
         filled: how many ids there were.
     """
 
     out: list[Tensor]
     kept: list[Tensor]
-    products: list[tuple[Product, Tensor]]
+    weights: list[tuple[Tensor, Tensor]]
     placed: Tensor
     filled: int = 0
 
@@ -63,7 +63,7 @@ class LSTM(Prior):
     def features(self, ids: Tensor, places: Tensor) -> Tensor:
         """Raises UserError where there are more ids than the context has."""
         self._require_room(ids.shape[1])
-        return self.drop(norm(self.lstm(self.drop(self.ids(ids) + self._placed(places)))[0]))
+        return self.drop(norm(recurrent(self.lstm, self.drop(self.ids(ids) + self._placed(places)))[0]))
 
     def start(self, batch: int, length: int) -> State:
         blank = self.head.weight.new_zeros(batch, self.options.width)
@@ -73,7 +73,7 @@ class LSTM(Prior):
             return State(
                 [blank for _ in layers],
                 [blank for _ in layers],
-                [self._product(layer, batch) for layer in layers],
+                [self._weights(layer) for layer in layers],
                 placed,
             )
 
@@ -84,22 +84,22 @@ class LSTM(Prior):
         with torch.no_grad():
             x = self.ids(ids) + F.embedding(places, state.placed)
             if ids.shape[1] != 1:
-                found, (out, kept) = self.lstm(x, (torch.stack(state.out), torch.stack(state.kept)))
+                found, (out, kept) = recurrent(self.lstm, x, (torch.stack(state.out), torch.stack(state.kept)))
                 state.out, state.kept = [*out], [*kept]
                 return norm(found)
             x = x[:, 0]
-            for layer, (product, bias) in enumerate(state.products):
-                mixed = product(torch.cat([x, state.out[layer]], dim=1), None) + bias
+            for layer, (weight, bias) in enumerate(state.weights):
+                mixed = torch.addmm(bias, torch.cat([x, state.out[layer]], dim=1), weight)
                 signal = mixed.chunk(4, dim=1)[2].tanh()
                 enter, keep, _, leave = mixed.sigmoid_().chunk(4, dim=1)
                 state.kept[layer] = torch.addcmul(keep * state.kept[layer], enter, signal)
                 x = state.out[layer] = leave * state.kept[layer].tanh()
             return norm(x).unsqueeze(1)
 
-    def _product(self, layer: int, batch: int) -> tuple[Product, Tensor]:
+    def _weights(self, layer: int) -> tuple[Tensor, Tensor]:
         """Of what comes in beside what was put out."""
         own = [getattr(self.lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-        return laid_out(torch.cat(own[:2], dim=1), batch), own[2] + own[3]
+        return torch.cat(own[:2], dim=1).t().contiguous(), own[2] + own[3]
 
     def _placed(self, places: Tensor) -> Tensor:
         """int64 (...) -> (..., width): what an id at such a place stands for, and where on its grid."""

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from vqmm.errors import UserError
 from vqmm.grammar import Grammar
 from vqmm.kernels.cached_attention import cached_attention
-from vqmm.nn.linear import Linear, Product, laid_out
 from vqmm.prior import Prior
 from vqmm.vocabulary import Vocabulary
 
@@ -32,12 +31,12 @@ EPSILON = 1e-6  # a root mean square that counts as none
 @dataclass
 class State:
     """Keys and values of the ids so far, each layer's (B, 2, heads, length, size), of which `filled` are there; what
-    each place adds, (places, width); and what a step multiplies by in each layer, laid out for it: of one run and one
-    set of weights."""
+    each place adds, (places, width); and the weights that a step multiplies by in each layer: of one run and one set of
+    weights."""
 
     standing: Tensor
     caches: list[Tensor]
-    products: list[tuple[Product, ...]]
+    weights: list[tuple[Tensor, ...]]
     filled: int = 0
 
 
@@ -51,10 +50,10 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int, dropout: float):
         super().__init__()
         self.heads = heads
-        self.attend = Linear(width, 3 * width)  # queries, keys, values
-        self.mix = Linear(width, width)
-        self.gate = Linear(width, 2 * hidden)
-        self.out = Linear(hidden, width)
+        self.attend = linear(width, 3 * width)  # queries, keys, values
+        self.mix = linear(width, width)
+        self.gate = linear(width, 2 * hidden)
+        self.out = linear(hidden, width)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, turn: Tensor, cache: Tensor | None = None, first: int = 0) -> Tensor:
@@ -73,26 +72,25 @@ class Block(nn.Module):
         gate, up = self.gate(norm(x)).chunk(2, dim=-1)
         return x + self.drop(self.out(F.silu(gate) * up))
 
-    def step(self, x: Tensor, turn: Tensor, cache: Tensor, first: int, products: tuple[Product, ...]) -> Tensor:
+    def step(self, x: Tensor, turn: Tensor, cache: Tensor, first: int, weights: tuple[Tensor, ...]) -> Tensor:
         """The same for one id of each sequence, x (B, width), in as few calls as it takes."""
-        attend, mix, gated, out = products
+        attend, mix, gated, out = weights
         batch, width = x.shape
-        mixed = rotate(attend(unit(x), None).view(batch, 3, self.heads, -1), turn)
+        mixed = rotate(torch.mm(unit(x), attend).view(batch, 3, self.heads, -1), turn)
         cache.select(3, first).copy_(mixed[:, 1:])
         seen = cached_attention(mixed[:, 0], cache, first + 1)
-        x = mix(seen.reshape(batch, width).to(x.dtype), x)  # under autocast it is bfloat16
-        gate, up = gated(unit(x), None).chunk(2, dim=1)
-        return out(F.silu(gate).mul_(up), x)
+        x = torch.addmm(x, seen.reshape(batch, width).to(x.dtype), mix)  # under autocast it is bfloat16
+        gate, up = torch.mm(unit(x), gated).chunk(2, dim=1)
+        return torch.addmm(x, F.silu(gate).mul_(up), out)
 
-    def products(self, batch: int) -> tuple[Product, ...]:
-        """What `step` multiplies by. `unit` is `norm` without its factor, which is put into the matrix that follows."""
+    def weights(self) -> tuple[Tensor, ...]:
+        """What `step` multiplies by, transposed: few rows are multiplied faster so.
+
+        `unit` is `norm` without its factor, which is put into the matrix that follows.
+        """
         scale = math.sqrt(self.mix.weight.shape[0])
-        return (
-            laid_out(self.attend.weight * scale, batch),
-            laid_out(self.mix.weight, batch),
-            laid_out(self.gate.weight * scale, batch),
-            laid_out(self.out.weight, batch),
-        )
+        by = self.attend.weight * scale, self.mix.weight, self.gate.weight * scale, self.out.weight
+        return tuple(weight.t().contiguous() for weight in by)
 
 
 class Transformer(Prior):
@@ -146,7 +144,7 @@ class Transformer(Prior):
         heads = self.options.heads
         caches = [weight.new_empty(batch, 2, heads, length, weight.shape[1] // heads) for _ in self.blocks]
         with torch.no_grad():
-            return State(self._standing(), caches, [block.products(batch) for block in self.blocks])
+            return State(self._standing(), caches, [block.weights() for block in self.blocks])
 
     def step(self, ids: Tensor, places: Tensor, state: State) -> Tensor:
         """In evaluation, and without gradients."""
@@ -159,8 +157,8 @@ class Transformer(Prior):
             ids, places = ids[:, 0], places[:, 0]
             x = F.embedding(ids, self.ids.weight) + F.embedding(places, state.standing)
             turn = torch.view_as_complex(self.by_index[first]) * torch.view_as_complex(self.by_place)[places]
-            for block, cache, products in zip(self.blocks, state.caches, state.products, strict=True):
-                x = block.step(x, turn, cache, first, products)
+            for block, cache, weights in zip(self.blocks, state.caches, state.weights, strict=True):
+                x = block.step(x, turn, cache, first, weights)
             return norm(x).unsqueeze(1)
 
     def _through(self, ids: Tensor, places: Tensor, state: State | None, first: int = 0) -> Tensor:
@@ -180,6 +178,13 @@ class Transformer(Prior):
     def _require_room(self, length: int) -> None:
         if length > self.context:
             raise UserError(f"a sequence of {length} ids: this prior's context is {self.context}")
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """Without a bias; what comes out of it is at first as large as what goes in."""
+    made = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
+    nn.init.normal_(made.weight, std=inputs**-0.5)
+    return made
 
 
 def norm(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from vqmm.nn.layers import Attention, ChannelNorm, ResidualBlock, Stack, conv
 from vqmm.nn.reach import Span, reach
+from vqmm.nn.recurrent import recurrent
 
 Kind = Literal["convolution", "lstm"]
 
@@ -34,9 +35,9 @@ class Recurrent(nn.Module):
         if not line.numel():
             return x
         if mask is None:
-            return x + self.lstm(line)[0].transpose(1, 2)
+            return x + recurrent(self.lstm, line)[0].transpose(1, 2)
         packed = pack_padded_sequence(line, mask.sum(dim=1).clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-        read, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=line.shape[1])
+        read, _ = pad_packed_sequence(recurrent(self.lstm, packed)[0], batch_first=True, total_length=line.shape[1])
         return x + read.transpose(1, 2)
 
     def seen(self, outputs: Span) -> None:

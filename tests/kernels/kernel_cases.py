@@ -1,5 +1,8 @@
 """What the kernel tests share: the paths of a search, inputs, and the error bound that nearest_code states."""
 
+import warnings
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,6 +17,17 @@ NAN, INF = float("nan"), float("inf")
 
 # The interpreter says these of a kernel whose loops end at run time, and of products with NaN and Inf.
 INTERPRETER_NOISE = ("ignore:Conversion of an array:DeprecationWarning", "ignore:invalid value:RuntimeWarning")
+
+
+def opcheck(op: Any, arguments: tuple[Any, ...]) -> None:
+    """torch's own check of an operator, all of it.
+
+    torch 2.14.1 differentiates copies of what it is given. They are no leaves; torch warns of that and hides it again,
+    but where warnings are errors, as here, it is raised before it can be hidden.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf")
+        torch.library.opcheck(op, arguments)
 
 
 def search(path: str, x_ND: Tensor, code_KD: Tensor, metric: str = "euclidean", mask_N: Tensor | None = None) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import INF, INTERPRETER_NOISE, NAN, LargestTensor, integers
+from kernel_cases import INF, INTERPRETER_NOISE, NAN, LargestTensor, integers, opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -285,7 +285,7 @@ def test_operator(generator):
     x, index = torch.randn(2, 40, 3, generator=generator), torch.randint(0, 4, (2, 40), generator=generator).int()
     keep = torch.rand(2, 40, generator=generator) < 0.5
     for arguments in ((x, index, None, [4, 5], True), (x.half().mT.contiguous().mT, index, keep, [4, 5], False)):
-        torch.library.opcheck(code_sums_op, arguments)
+        opcheck(code_sums_op, arguments)
 
 
 def test_compiled(generator):

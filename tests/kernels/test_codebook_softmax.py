@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from kernel_cases import INF, INTERPRETER_NOISE, NAN, LargestTensor, integers
+from kernel_cases import INF, INTERPRETER_NOISE, NAN, LargestTensor, integers, opcheck
 
 import vqmm.kernels.codebook_softmax as module
 from tests.covering import pairs
@@ -383,14 +383,14 @@ def test_triton_shares_the_vectors_evenly():
 def test_opcheck(generator):
     problem, _, _ = module.posed(*case(generator, 9, 5), "euclidean", 0.5, None)
     problem = problem._replace(target_N=torch.zeros(9, dtype=torch.int32), seed_1=torch.tensor([3]))
-    torch.library.opcheck(module.forward_op, (*[v.detach() for v in problem], "exact", True, True))
+    opcheck(module.forward_op, (*[v.detach() for v in problem], "exact", True, True))
     wanting = [v.detach().requires_grad_(v.is_floating_point() and i < 3) for i, v in enumerate(problem)]
-    torch.library.opcheck(module.forward_op, (*wanting, "exact", True, True))
+    opcheck(module.forward_op, (*wanting, "exact", True, True))
     problem = [v.detach() for v in problem]
     rows = [torch.rand(9) for _ in range(5)]
     rest = (*rows, torch.rand(5), torch.rand(9, 7), "exact")
     for asked in ((True, True), (False, True), (True, False)):
-        torch.library.opcheck(module.backward_op, (*problem, *rest, *asked))
+        opcheck(module.backward_op, (*problem, *rest, *asked))
 
 
 def test_compiles_in_one_graph(generator):

@@ -305,3 +305,14 @@ def test_a_table_can_be_written_and_read(tmp_path):
     with pytest.raises(ValueError, match="row 0: dot is 'tf32', which is not as good as float32"):
         tables_module.save_table((9, 0), [small("exact", "tf32")], folder=tmp_path)
     assert tables_module.read_table(path) == tuple(rows)
+
+
+def test_a_row_that_is_not_for_this_triton_is_left_out(tmp_path, monkeypatch):
+    wide = small("exact", "fma")
+    path = tables_module.save_table((9, 0), [wide._replace(block_n=128, below="3.8"), wide], folder=tmp_path)
+    for version, first in (((3, 6), 128), ((3, 7), 128), ((3, 8), wide.block_n), ((3, 10), wide.block_n)):
+        monkeypatch.setattr(tables_module, "triton_version", lambda version=version: version)
+        tables_module.read_table.cache_clear()
+        assert tables_module.read_table(path)[0].block_n == first
+    with pytest.raises(ValueError, match=r"below is '3'; it is a Triton such as \"3.8\""):
+        tables_module.save_table((9, 0), [wide._replace(below="3")], folder=tmp_path)

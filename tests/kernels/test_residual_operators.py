@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_cases import LargestTensor, integers
+from kernel_cases import LargestTensor, integers, opcheck
 from residual_cases import SIZES, case, per_vector, weighted
 from torch import Tensor
 
@@ -61,16 +61,16 @@ def test_it_is_a_well_made_operator(generator):
     mask, used = torch.rand(40, generator=generator) < 0.8, per_vector(generator, 40, 3)
     rows, first = list(SIZES), [0, 11, 16]
     for arguments in ((None, None, rows, first, 2), (mask, used, rows, first, 3)):
-        torch.library.opcheck(operators.quantize, (x, code, *arguments, "euclidean", "exact"))
+        opcheck(operators.quantize, (x, code, *arguments, "euclidean", "exact"))
     got = residual_quantize(x, code, SIZES)
     through, pull = torch.randn(40, 6), torch.randn(40, 3)
     x, code, keep = x.detach(), code.detach(), torch.ones(40, dtype=torch.bool)
     index = got.index_NQ
     for needs in ([True, True], [True, False], [False, True]):
         both = (through, pull, pull, x, code, index, keep, rows, first, 3, needs)
-        torch.library.opcheck(operators.pull_back, both)
-    torch.library.opcheck(operators.residual_sums, (x, code, index, keep, rows, first, 3))
-    torch.library.opcheck(operators.lookup, (index, code, rows, first))
+        opcheck(operators.pull_back, both)
+    opcheck(operators.residual_sums, (x, code, index, keep, rows, first, 3))
+    opcheck(operators.lookup, (index, code, rows, first))
 
 
 def test_torch_compile_takes_it_whole(generator):
@@ -111,6 +111,8 @@ def test_which_shapes_the_fused_kernel_takes(capability, precision, widest, monk
 
     monkeypatch.setattr(fused, "processors_of", lambda device: 132)
     monkeypatch.setattr(fused, "capability_of", lambda device: capability)
+    if (capability, precision) == ((9, 0), "exact") and fused.TRITON >= (3, 8):
+        widest = 64  # 128 spills: its row is for older ones
     widths = (1, 8, 17, 64, 65, 128, 200, 256, 257)
     assert [w for w in widths if fused.fits(torch.device("cuda"), w, None, None, precision)] == [
         w for w in widths if w <= widest
@@ -124,8 +126,8 @@ def test_few_vectors_with_large_codebooks_go_stage_by_stage(monkeypatch):
 
     monkeypatch.setattr(fused, "processors_of", lambda device: 132)
     monkeypatch.setattr(fused, "capability_of", lambda device: (9, 0))
-    assert not fused.fits(torch.device("cuda"), 128, 16, 2_048)
-    assert fused.fits(torch.device("cuda"), 8, 16, 1_024) and fused.fits(torch.device("cuda"), 128, 12_800, 2_048)
+    assert not fused.fits(torch.device("cuda"), 64, 16, 4_096)
+    assert fused.fits(torch.device("cuda"), 8, 16, 1_024) and fused.fits(torch.device("cuda"), 64, 12_800, 4_096)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import INTERPRETER_NOISE
+from kernel_cases import INTERPRETER_NOISE, opcheck
 
 from vqmm.kernels.code_sums import code_sums
 from vqmm.kernels.update_codebook import update_codebook_, update_codebook_reference, update_op_
@@ -195,7 +195,7 @@ def test_operator(generator):
     masters = case(generator, 12)
     for sizes in ([12], [5, 7]):
         arguments = (*masters, torch.tensor(0.9).double(), 1e-5, 0.5, True, sizes)
-        torch.library.opcheck(update_op_, arguments)
+        opcheck(update_op_, arguments)
 
 
 def test_compiled_once_for_a_schedule(generator):

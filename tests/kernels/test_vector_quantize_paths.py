@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_cases import INTERPRETER_NOISE, NAN
+from kernel_cases import INTERPRETER_NOISE, NAN, opcheck
 
 from vqmm.kernels.code_sums import code_sums
 from vqmm.kernels.nearest_code import nearest_code
@@ -97,11 +97,11 @@ def test_torch_knows_the_ops(sizes, gradient, generator):
     inputs = x.detach().view(len(rows), -1, 6), code.detach(), keep.view(len(rows), -1)
     grouped_inputs = [inputs[0].requires_grad_(), inputs[1].requires_grad_(), inputs[2]]
     given = torch.empty(0, dtype=torch.int32)
-    torch.library.opcheck(
+    opcheck(
         torch.ops.vqmm.vector_quantize.default,
         (*grouped_inputs, given, rows, "euclidean", "exact", gradient == "rotation"),
     )
-    torch.library.opcheck(
+    opcheck(
         torch.ops.vqmm.nearest_code.default, (inputs[0].detach(), inputs[1].detach(), rows, "euclidean", "exact", True)
     )
 
@@ -115,7 +115,7 @@ def test_the_twin_is_right_about_strides(given, rotate, generator):
     keep = torch.ones(20, 3, dtype=torch.bool).mT
     index = nearest_code(x, code, sizes=SIZES) if given else torch.empty(0, dtype=torch.int32)
     inputs = (x, code, keep, index, list(SIZES), "euclidean", "exact", rotate)
-    torch.library.opcheck(torch.ops.vqmm.vector_quantize.default, inputs)
+    opcheck(torch.ops.vqmm.vector_quantize.default, inputs)
     vectors, found, *_ = torch.ops.vqmm.vector_quantize.default(*inputs)
     assert vectors.is_contiguous() and found.is_contiguous()
 

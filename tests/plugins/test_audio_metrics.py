@@ -20,7 +20,6 @@ pytest.importorskip("pystoi", reason="needs the extra audio")
 pytest.importorskip("torchaudio", reason="needs the extra audio")
 
 RATE = 8000
-with_pesq = pytest.mark.skipif("pesq" not in sound_judges(RATE), reason="needs pesq, which needs a C compiler")
 
 
 def voice(seconds: float, rate: int = RATE, seed: int = 0) -> torch.Tensor:
@@ -54,7 +53,7 @@ def judged(outputs, originals, rate=RATE):
 def test_a_perfect_reconstruction_has_the_best_of_every_figure():
     clips = [voice(0.5, seed=seed) for seed in range(6)]
     values, _ = judged(clips, clips)
-    assert values.pop("pesq", 4.5) > 4.4
+    values.pop("pesq", None)
     assert values == {
         "mse": 0,
         "nmse": 0,
@@ -103,18 +102,36 @@ def test_a_sine_of_full_scale_has_magnitude_one(n_fft):
     assert float(magnitudes(torch.sin(2 * math.pi * t / 16)[None], n_fft).max()) == pytest.approx(1, abs=1e-3)
 
 
-def test_stoi_and_pesq_are_those_of_their_libraries():
-    from pystoi import stoi
-
+def spoilt_clips():
+    """Clips, noisy ones, and the same two joined as the libraries take them."""
     clips = [voice(0.6, seed=i) for i in range(5)]
     spoilt = [noisy(clip, 0.1) for clip in clips]
-    joined = [torch.cat(side, 1)[0].double().numpy() for side in (clips, spoilt)]
-    values, _ = judged(spoilt, clips)
-    assert values["stoi"] == pytest.approx(stoi(*joined, RATE), abs=1e-6)
-    if "pesq" in values:
-        from pesq import pesq
+    return clips, spoilt, [torch.cat(side, 1)[0].double().numpy() for side in (clips, spoilt)]
 
-        assert values["pesq"] == pytest.approx(pesq(RATE, *joined, "nb"), abs=1e-3)
+
+def test_stoi_is_that_of_its_library():
+    from pystoi import stoi
+
+    clips, spoilt, joined = spoilt_clips()
+    assert judged(spoilt, clips)[0]["stoi"] == pytest.approx(stoi(*joined, RATE), abs=1e-6)
+
+
+@pytest.mark.neighbour(name="pesq")
+def test_pesq_is_that_of_its_library():
+    from pesq import pesq
+
+    clips, spoilt, joined = spoilt_clips()
+    assert judged(spoilt, clips)[0]["pesq"] == pytest.approx(pesq(RATE, *joined, "nb"), abs=1e-3)
+
+
+@pytest.mark.neighbour(name="pesq")
+def test_what_pesq_says_of_a_perfect_reconstruction_of_silence_and_of_too_little():
+    x, clips = voice(2), [voice(0.5, seed=seed) for seed in range(6)]
+    assert judged(clips, clips)[0]["pesq"] > 4.4
+    values, rules = judged([torch.zeros_like(x)], [x])
+    assert values["pesq"] == 1 and "silence for sound counts 1" in rules["pesq"]
+    for output, original in ((x, torch.zeros_like(x)), (noisy(voice(0.1), 0.1), voice(0.1))):
+        assert judged([output], [original])[0]["pesq"] is None
 
 
 # Clips, joined and in pieces
@@ -214,10 +231,8 @@ def test_too_little_sound_for_stoi_is_left_out_and_does_not_count_as_zero():
 
 def test_silence_for_sound_is_the_worst_and_not_left_out():
     x = voice(2)
-    values, rules = judged([torch.zeros_like(x)], [x])
+    values, _ = judged([torch.zeros_like(x)], [x])
     assert values["si_sdr_db"] == -100 and values["stoi"] == pytest.approx(0, abs=1e-6)
-    if "pesq" in values:
-        assert values["pesq"] == 1 and "silence for sound counts 1" in rules["pesq"]
 
 
 def test_a_network_that_has_gone_wrong_has_no_figures():
@@ -226,7 +241,7 @@ def test_a_network_that_has_gone_wrong_has_no_figures():
     assert set(values.values()) == {None} and all("null: nan came out" in rule for rule in rules.values())
 
 
-@with_pesq
+@pytest.mark.neighbour(name="pesq")
 def test_an_original_without_an_utterance_is_left_out_of_pesq_and_a_reconstruction_without_one_is_not():
     click, x = noisy(torch.zeros(2 * RATE), 0.1).double().numpy(), voice(2)[0].double().numpy()
     click[400:] = 0  # 50 ms

@@ -70,8 +70,8 @@ def test_a_run_saves_the_average_and_trains_as_without_it(tmp_path):
     assert torch.equal(saved, averaged["average.encoder.layers.0.weight"]) and not torch.equal(saved, plain[name])
 
 
+@pytest.mark.neighbour(name="tensorboard")
 def test_curves_for_tensorboard(tmp_path):
-    pytest.importorskip("tensorboard")
     settings = [*TINY, "train.tensorboard=true"]
     vqmm.train("image", "builtin:digits", tmp_path / "run", steps=20, settings=settings, quiet=True)
     (events,) = (tmp_path / "run" / "tensorboard").iterdir()
