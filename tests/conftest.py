@@ -1,6 +1,7 @@
 """What every test needs."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,30 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip("real data: set VQMM_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tiny_trainings_draw_no_page() -> Iterator[None]:
+    """A page takes three times as long as the training of a few steps it is about. What is trained in a test's own
+    process gets an empty one, unless the test asks for `pages`."""
+    from vqmm.training import run
+
+    def empty(out: str | Path, **_: object) -> dict[str, str]:
+        page = Path(out) / "report.html"
+        page.touch()
+        return {"report": str(page)}
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run, "report", empty)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pages() -> Iterator[None]:
+    """Trainings in this module end with the page that a user gets."""
+    from vqmm.report.page import report
+    from vqmm.training import run
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run, "report", report)
+        yield
