@@ -14,8 +14,8 @@ if not torch.cuda.is_available():
 
 torch.set_num_threads(1)  # two threads on two busy cores can be ten times slower than one
 
-# Besides what is marked so, these are tried with the oldest set of versions: the kernels, which a change of torch, Triton
-# or numpy is most likely to break; without a GPU in Triton's interpreter.
+# Tried with the oldest set of versions besides what is marked so: kernels, which a change of torch, Triton or numpy is
+# most likely to break; without a GPU in Triton's interpreter.
 OLDEST = ("test_nearest_code.py", "test_code_sums.py", "test_vector_quantize.py", "test_residual_operators.py")
 OLDEST += ("test_update_codebook.py", "test_cached_attention.py")
 

@@ -77,21 +77,22 @@ def dialled_digit(values: np.ndarray, rate_hz: int = TONES_RATE_HZ) -> str:
 
     Goertzel's filter at each frequency of the keypad and at those near it, as far as Q.23 allows. `values` (T,).
     """
-    if len(values) > LONG:
-        waves = _waves.__wrapped__(len(values), rate_hz)
-    else:
-        waves = _waves(LONG, rate_hz)[..., : len(values)]
+    length = len(values)
+    waves = _kept_waves(rate_hz)[..., :length] if length <= LONG else _waves(length, rate_hz)
     levels = np.abs(waves @ values).max(axis=1)  # of rows, then of columns
     row, column = levels[: len(ROWS_HZ)].argmax(), levels[len(ROWS_HZ) :].argmax()
     return KEYS[int(row)][int(column)]
 
 
-@lru_cache(maxsize=2)
 def _waves(length: int, rate_hz: int) -> np.ndarray:
-    """(tones, frequencies, length): what each tone of the keypad and those near it look like; they take far longer to
-    make than to use."""
+    """(tones, frequencies, length): what each tone of the keypad, and those near it, look like."""
     near = np.multiply.outer(np.array(ROWS_HZ + COLUMNS_HZ), np.linspace(1 - OFF, 1 + OFF, 13))
     return np.exp(-near[..., None] * (2j * np.pi / rate_hz * np.arange(length)))
+
+
+@lru_cache(maxsize=2)
+def _kept_waves(rate_hz: int) -> np.ndarray:
+    return _waves(LONG, rate_hz)  # takes far longer to make than to use
 
 
 def _topics(folder: Path) -> Path:
