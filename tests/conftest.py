@@ -16,8 +16,9 @@ torch.set_num_threads(1)  # two threads on two busy cores can be ten times slowe
 
 # Tried with the oldest set of versions besides what is marked so: kernels, which a change of torch, Triton or numpy is
 # most likely to break; without a GPU in Triton's interpreter.
-OLDEST = ("test_nearest_code.py", "test_code_sums.py", "test_vector_quantize.py", "test_residual_operators.py")
-OLDEST += ("test_update_codebook.py", "test_cached_attention.py")
+OLDEST = ("test_nearest_code.py", "test_nearest_code_triton.py", "test_vector_quantize.py", "test_cached_attention.py")
+OLDEST += ("test_vector_quantize_paths.py", "test_update_codebook.py", "test_codebook_softmax.py")
+OLDEST += ("test_residual_quantize.py", "test_residual_operators.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
