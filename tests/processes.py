@@ -40,7 +40,7 @@ class Program:
         if self.process.is_alive():
             os.kill(self.process.pid, signum)
 
-    def ended(self, within: float = 120) -> tuple[int, str, str]:
+    def ended(self, within: float = 300) -> tuple[int, str, str]:
         """Its exit code, standard output and standard error."""
         self.process.join(within)
         assert not self.process.is_alive(), f"still running after {within} s"

@@ -97,7 +97,7 @@ def test_every_way_of_starting_processes_gives_the_same_bits(tmp_path):
         if strategy == "ddp":  # starts the same command again, so there must be one
             command = [sys.executable, "-m", "vqmm", *arguments]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            said = subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120).stdout
+            said = subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300).stdout
         else:
             said = output_of(*arguments)
         assert json.loads(said)["run"] == out, "one process prints, and one object"
