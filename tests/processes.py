@@ -29,6 +29,8 @@ class Program:
     def __exit__(self, *_: object) -> None:
         """Whatever became of the test, nothing runs on and nothing is left."""
         if self.process.is_alive():
+            self.process.terminate()  # it passes that on to those that it has started
+            self.process.join(10)
             self.process.kill()
         self.process.join()
         shutil.rmtree(self.folder)
