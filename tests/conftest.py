@@ -1,6 +1,7 @@
 """What every test needs."""
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,18 @@ if not torch.cuda.is_available():
 
 torch.set_num_threads(1)  # two threads on two busy cores can be ten times slower than one
 
+# Tried with the oldest set of versions besides what is marked so: kernels, which a change of torch, Triton or numpy is
+# most likely to break; without a GPU in Triton's interpreter.
+OLDEST = ("test_nearest_code.py", "test_nearest_code_triton.py", "test_vector_quantize.py", "test_cached_attention.py")
+OLDEST += ("test_vector_quantize_paths.py", "test_update_codebook.py", "test_codebook_softmax.py")
+OLDEST += ("test_residual_quantize.py", "test_residual_operators.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "kernels" and item.path.name in OLDEST:
+            item.add_marker(pytest.mark.oldest)
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("neighbour"):
@@ -33,3 +46,30 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip("real data: set VQMM_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tiny_trainings_draw_no_page() -> Iterator[None]:
+    """A page takes three times as long as the training of a few steps it is about. What is trained in a test's own
+    process gets an empty one, unless the test asks for `pages`."""
+    from vqmm.training import run
+
+    def empty(out: str | Path, **_: object) -> dict[str, str]:
+        page = Path(out) / "report.html"
+        page.touch()
+        return {"report": str(page)}
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run, "report", empty)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pages() -> Iterator[None]:
+    """Trainings in this module end with the page that a user gets."""
+    from vqmm.report.page import report
+    from vqmm.training import run
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run, "report", report)
+        yield

@@ -1,8 +1,10 @@
 """A line of samples for tests of streams and pieces: int16 in .npy files, networks on the waveform, few weights."""
 
+import resource
 from collections.abc import Iterator
 from functools import partial
 from math import prod
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +101,17 @@ def exceptions(found: Tensor, expected: Tensor) -> float:
     """The share of codes that differ. One in a thousand may: two codes equally near but for rounding."""
     assert found.shape == expected.shape, f"{tuple(found.shape)}, not {tuple(expected.shape)}"
     return float((found != expected).float().mean()) if expected.numel() else 0.0
+
+
+def peaks_of_memory(causal: bool, wanted: SimpleQueue) -> None:
+    """In a process of its own: the most MiB it took until one minute, then ten, were encoded and decoded."""
+    from vqmm.chunks import decode_long, encode_long
+
+    torch.set_num_threads(1)
+    tokenizer = line_tokenizer(causal=causal, strides=(2, 4, 10), width=64)
+    for minutes in (1, 10):
+        samples = (torch.rand(1, 8000 * 60 * minutes) * 65535 - 32768).to(torch.int16)
+        codes = encode_long(tokenizer, tokenizer.modality.collate([samples], ["one"]))
+        (again,) = decode_long(tokenizer, codes)
+        assert again.shape == samples.shape
+        wanted.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

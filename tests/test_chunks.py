@@ -1,10 +1,5 @@
 """Long lines in pieces: what the whole gives, in flat memory."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import vqmm
-from tests.lines import DIM, Line, exceptions, line_tokenizer, noise
+from tests.lines import DIM, Line, exceptions, line_tokenizer, noise, peaks_of_memory
+from tests.processes import SERVER
 from vqmm import chunks
 from vqmm.chunks import decode_long, encode_long, pieces, reconstruct_long
 from vqmm.decoders.direct import DirectDecoder
@@ -199,33 +195,16 @@ def test_files_go_there_and_back_in_pieces(run, tmp_path, monkeypatch):
         np.testing.assert_allclose(in_pieces, whole, atol=1e-5)
 
 
-MEMORY = """
-import json, resource, sys
-import torch
-from tests.lines import Line, line_tokenizer
-from vqmm.chunks import decode_long, encode_long
-
-torch.set_num_threads(1)
-tokenizer = line_tokenizer(causal=sys.argv[1] == "causal", strides=(2, 4, 10), width=64)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-told = []
-for minutes in (1, 10):
-    samples = (torch.rand(1, 8000 * 60 * minutes) * 65535 - 32768).to(torch.int16)
-    codes = encode_long(tokenizer, tokenizer.modality.collate([samples], ["one"]))
-    (again,) = decode_long(tokenizer, codes)
-    assert again.shape == samples.shape
-    told.append(peak())
-print(json.dumps(told))
-"""
-
-
 @pytest.mark.parametrize("kind", ["causal", "centred"])
 def test_ten_minutes_take_little_more_memory_than_one(kind, record_property):
     """At 8 kHz ten minutes are 18 MiB in float32. What may grow is some copies of that; a single layer of the networks
     over all of it, 8 channels wide, would take 146 MiB."""
-    top = Path(__file__).resolve().parents[1]
-    told = subprocess.run([sys.executable, "-c", MEMORY, kind], capture_output=True, text=True, cwd=top, check=True)
-    one, ten = json.loads(told.stdout)
+    queue = SERVER.SimpleQueue()
+    process = SERVER.Process(target=peaks_of_memory, args=(kind == "causal", queue))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    one, ten = queue.get(), queue.get()
     record_property("peak_mib", [one, ten])
     assert ten - one < 110, f"peak memory: {one} MiB for a minute, {ten} MiB for ten"
 

@@ -1,6 +1,6 @@
 """vqmm encode over several shards: the same bytes however it was made, and nothing lost or twice."""
 
-import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,6 +15,7 @@ from PIL import Image
 
 import vqmm
 from tests.cli.runner import TINY_CODES
+from tests.processes import SERVER
 from vqmm.data.source import Source
 from vqmm.data.tokens import TokenSet
 from vqmm.encode import EncodeStopped, Work, check_decodes
@@ -113,7 +114,13 @@ def test_resuming_what_is_finished_or_not_begun(run, whole, tmp_path):
         assert contents(out) == contents(whole[0])
 
 
-def test_several_processes_name_a_mistake_and_go_on_to_the_same_bytes(run, whole, tmp_path):
+@pytest.fixture
+def forked(monkeypatch):
+    """Processes that need not import torch first; the last test has those that a user gets."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: SERVER)
+
+
+def test_several_processes_name_a_mistake_and_go_on_to_the_same_bytes(run, whole, tmp_path, forked):
     out = tmp_path / "tokens"
     with pytest.raises(vqmm.Unreadable, match=r"a/06\.png"):
         vqmm.encode(run, run.parent / "pictures", out, processes=2, strict=True, **HALF)
@@ -167,7 +174,7 @@ def test_views_stand_beside_training_samples_and_are_none_of_held_out_ones(run, 
     assert altered > 5  # half are mirrored
 
 
-def test_views_are_the_same_by_two_processes_and_go_on_as_they_began(run, tmp_path):
+def test_views_are_the_same_by_two_processes_and_go_on_as_they_began(run, tmp_path, forked):
     one, two = tmp_path / "one", tmp_path / "two"
     vqmm.encode(run, run.parent / "pictures/a", one, views=1, shard_samples=8)
     vqmm.encode(run, run.parent / "pictures/a", two, views=1, shard_samples=8, processes=2)
@@ -281,6 +288,6 @@ def test_a_killed_encode_of_two_processes_ends_with_the_same_bytes(run, whole, t
             time.sleep(0.002)
         first.kill()
         first.communicate(timeout=30)  # at its end when nobody holds the other end of the pipe any more
-    told = subprocess.run([*words, "--resume", "--json"], env=environment, check=True, capture_output=True, text=True)
-    assert json.loads(told.stdout) == {**whole[1], "tokens": str(out)}
+    told = vqmm.encode(run, run.parent / "pictures", out, resume=True, **HALF)
+    assert told == {**whole[1], "tokens": str(out)}
     assert contents(out) == contents(whole[0])

@@ -149,5 +149,6 @@ def test_an_installed_package_is_found_by_its_entry_point(tmp_path):
 def test_the_public_names_are_all_there():
     for name in vqmm.__all__:
         assert getattr(vqmm, name) is not None
+    assert set(vqmm.__all__) <= set(dir(vqmm))
     with pytest.raises(AttributeError, match="no attribute 'Modalty'"):
         vqmm.Modalty  # noqa: B018

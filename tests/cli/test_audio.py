@@ -1,10 +1,9 @@
 """Sound from the command line: trained, judged, encoded at a bitrate, decoded, compressed."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+
+from tests.processes import Program
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -50,13 +49,12 @@ def test_train_and_eval_name_what_they_could_not_read(vqmm, tones, codec, tmp_pa
 
 
 def test_views_longer_than_every_file_are_said_to_be(tones, tmp_path):
-    words = [sys.executable, "-m", "vqmm", "train", "audio", "--data", str(tones), "--out", str(tmp_path / "run")]
-    done = subprocess.run(
-        [*words, "--recipe", "rvq", "--steps", "1", *SET, "--set", "modality.seconds=2"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    arguments = ["train", "audio", "--data", tones, "--out", tmp_path / "run", "--recipe", "rvq", "--steps", "1", *SET]
+    with Program(*arguments, "--set", "modality.seconds=2") as program:
+        code, _, err = program.ended()
+    assert code == 0, err
     said = "vqmm: modality.seconds: a training view is 2 s, and the longest of all sounds 0.3 s: each is taken whole"
-    assert sum(line.startswith(said) for line in done.stderr.splitlines()) == 1
+    assert sum(line.startswith(said) for line in err.splitlines()) == 1
 
 
 def test_encoded_and_decoded_files_play_and_have_their_length(vqmm, tones, codec, tmp_path):

@@ -1,10 +1,10 @@
 """Text from the command line: trained, judged, encoded, decoded, compressed; and what mistakes are answered with."""
 
 import gzip
-import subprocess
-import sys
 
 import pytest
+
+from tests.processes import Program
 
 SMALL = (
     "modality.width=16",
@@ -99,9 +99,10 @@ def test_compare_puts_modes_side_by_side(vqmm, poems, tmp_path):
 
 def remarks(*words) -> str:
     """What a process of its own says: here warnings are errors."""
-    done = subprocess.run([sys.executable, "-m", "vqmm", *map(str, words)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+    with Program(*words) as program:
+        code, _, said = program.ended()
+    assert code == 0, said
+    return said
 
 
 def test_a_vocabulary_that_the_text_does_not_support_is_said_and_used(poems, tmp_path):

@@ -24,10 +24,14 @@ def sound(path):
         return np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
 
 
-def loudest_near(values, frequency):
-    """The largest amplitude of a sine within 1.6 % of a frequency, and where it is (0.5 Hz steps, a Hann window)."""
+def spectrum_of(values):
+    """Amplitudes of sines in steps of 0.5 Hz, through a Hann window."""
     window = np.hanning(len(values))
-    spectrum = np.abs(np.fft.rfft(values * window, 16000)) * 2 / window.sum()
+    return np.abs(np.fft.rfft(values * window, 16000)) * 2 / window.sum()
+
+
+def loudest_near(spectrum, frequency):
+    """The largest amplitude within 1.6 % of a frequency, and where it is."""
     first, last = int(frequency * 0.984 * 2), int(frequency * 1.016 * 2) + 1
     at = first + int(spectrum[first : last + 1].argmax())
     return spectrum[at], at / 2
@@ -42,7 +46,8 @@ def tones():
 def test_every_file_holds_the_two_tones_of_its_digit(tones):
     off = []
     for name, values in tones.items():
-        found = {frequency: loudest_near(values, frequency) for frequency in GRID_HZ}
+        spectrum = spectrum_of(values)
+        found = {frequency: loudest_near(spectrum, frequency) for frequency in GRID_HZ}
         by_level = sorted(GRID_HZ, key=lambda frequency: -found[frequency][0])
         assert tuple(sorted(by_level[:2])) == KEYS[name[0]], name
         assert found[by_level[1]][0] > 4 * found[by_level[2]][0], f"{name}: a third tone"

@@ -1,13 +1,11 @@
 """A critic in several processes: the same weights as in one process that accumulates as many batches."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
 import vqmm
+from tests.processes import output_of
 from vqmm.training.checkpoint import checkpoints, read_checkpoint
 
 TINY = [
@@ -32,12 +30,9 @@ def test_two_processes_equal_one_that_accumulates(tmp_path):
         (data / f"bad{i}.png").write_bytes(b"\x89PNG broken")
     plan = [*TINY, "adversary.start=0.2", "adversary.warm=0.1", "adversary.spectral_norm=true"]
     plan += ["train.evaluate_every=10", "quantizer.start=random"]
-    words = [sys.executable, "-m", "vqmm", "train", "image", "--data", str(data), "--out", str(tmp_path / "two")]
-    words += ["--recipe", "vqgan", "--steps", "10"]
-    words += [word for setting in (*plan, "train.devices=2") for word in ("--set", setting)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    told = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
-    assert told.returncode == 0, told.stderr
+    arguments = ["train", "image", "--data", data, "--out", tmp_path / "two", "--recipe", "vqgan", "--steps", "10"]
+    settings = (*plan, "train.devices=2")
+    output_of(*arguments, *(word for setting in settings for word in ("--set", setting)))
     settings = [*plan, "train.accumulate=2"]
     vqmm.train("image", data, tmp_path / "one", "vqgan", steps=10, settings=settings, quiet=True)
     one, two = (last_tensors(tmp_path / name) for name in ("one", "two"))

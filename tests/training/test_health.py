@@ -1,6 +1,7 @@
 """What a run says when it is not well."""
 
 import json
+import sys
 
 import torch
 
@@ -72,7 +73,8 @@ def test_a_decoder_that_ignores_the_codes_is_found_out(tmp_path):
     assert shuffled_loss_ratio(tokenizer, tokenizer.modality.collate(pictures[:1], ["a"])) is None
 
 
-def test_a_run_records_epochs_events_its_command_and_a_profile(tmp_path):
+def test_a_run_records_epochs_events_its_command_and_a_profile(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bin/mine", "--data", "two words"])
     settings = [
         "modality.size=8",
         "modality.channels=1",
@@ -96,7 +98,7 @@ def test_a_run_records_epochs_events_its_command_and_a_profile(tmp_path):
     assert told["profile"].keys() == {"data", "forward", "quantizer", "backward", "optimizer"}
     assert abs(sum(told["profile"].values()) - 1) < 1e-6 and min(told["profile"].values()) > 0
     made = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert "pytest" in made["command"] and made["machine"]["torch"] == torch.__version__
+    assert made["command"] == "mine --data 'two words'" and made["machine"]["torch"] == torch.__version__
 
 
 def test_the_profile_takes_a_watched_module_out_of_the_part_around_it():

@@ -35,7 +35,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_built_before_or_after_the_group_all_ranks_hold_the_same_bits(tmp_path):
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+    mp.start_processes(work, (str(tmp_path),), nprocs=2, start_method="forkserver")
     states = [load_file(file) for file in sorted(tmp_path.glob("*.safetensors"))]
     assert len(states) == 4
     start = make().state_dict()

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import vqmm
+from tests.processes import Program, output_of
 
 TINY = ["modality.size=8", "modality.channels=1", "modality.stride=2", "modality.width=16", "train.device=cpu"]
 PLAN = [
@@ -38,35 +39,29 @@ def run_two(tmp_path_factory):
     return folder, data
 
 
-def arguments(data, out, *more):
-    words = [sys.executable, "-m", "vqmm", "train", "image", "--data", str(data), "--out", str(out), "--steps", "24"]
-    settings = [s for s in PLAN if "batch_size" not in s and "channels" not in s]
-    settings += ["train.batch_size=2", "train.checkpoint_every=6", *more]
-    return [*words, *(word for setting in settings for word in ("--set", setting))]
+def words(*settings):
+    return [word for setting in settings for word in ("--set", setting)]
 
 
 def test_two_processes_equal_one_that_accumulates_with_bad_batches_and_a_stop(run_two):
     folder, data = run_two
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    two = subprocess.Popen(
-        arguments(data, folder / "two", "train.devices=2"), env=environment, stderr=subprocess.PIPE, text=True
-    )
+    settings = [s for s in PLAN if "batch_size" not in s and "channels" not in s]
+    settings += ["train.batch_size=2", "train.checkpoint_every=6"]
+    arguments = ["train", "image", "--data", data, "--out", folder / "two", "--steps", "24"]
+    arguments += words(*settings, "train.devices=2")
     checkpoint = folder / "two" / "checkpoints" / "step-00000006"
-    deadline = time.monotonic() + 120
-    while two.poll() is None and not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    two.send_signal(signal.SIGTERM)
-    _, said = two.communicate(timeout=120)
-    assert two.returncode in (0, 143), said
-    assert two.returncode == 0 or "saved: go on with --resume" in said
-    again = [*arguments(data, folder / "two", "train.devices=2"), "--resume", "--json"]
-    told = subprocess.run(again, env=environment, check=True, capture_output=True, text=True, timeout=120)
-    result = json.loads(told.stdout)
+    with Program(*arguments) as two:
+        deadline = time.monotonic() + 120
+        while two.running() and not checkpoint.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        two.send(signal.SIGTERM)
+        code, _, said = two.ended()
+    assert code in (0, 143), said
+    assert code == 0 or "saved: go on with --resume" in said
+    result = json.loads(output_of(*arguments, "--resume", "--json"))
     assert 0 < len(result["unreadable"]) <= 12
 
-    settings = [s for s in PLAN if "batch_size" not in s and "channels" not in s]
-    settings += ["train.batch_size=2", "train.checkpoint_every=6", "train.accumulate=2"]
-    vqmm.train("image", data, folder / "one", steps=24, settings=settings, quiet=True)
+    vqmm.train("image", data, folder / "one", steps=24, settings=[*settings, "train.accumulate=2"], quiet=True)
     one, two = (vqmm.Tokenizer.load(folder / name).state_dict() for name in ("one", "two"))
     for name in one:
         tolerance = 0 if name in ("quantizer.counts", "quantizer.steps") else 2e-4
@@ -77,21 +72,14 @@ def test_two_nodes_equal_one_process_that_accumulates(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, "-m", "vqmm", "train", "image", "--data", "builtin:digits", "--out", str(tmp_path / "two")]
-    words += [
-        "--steps",
-        "6",
-        *(word for setting in (*PLAN, "train.accumulate=4", "train.nodes=2") for word in ("--set", setting)),
-    ]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    nodes = [
-        subprocess.Popen(
-            words, env={**os.environ, **meeting, "NODE_RANK": str(rank)}, stdout=subprocess.PIPE, text=True
-        )
-        for rank in (0, 1)
-    ]
-    said = [node.communicate(timeout=120)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0]
+    arguments = ["train", "image", "--data", "builtin:digits", "--out", tmp_path / "two", "--steps", "6"]
+    arguments += words(*PLAN, "train.accumulate=4", "train.nodes=2")
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    first, second = (Program(*arguments, **meeting, NODE_RANK=str(rank)) for rank in (0, 1))
+    with first, second:
+        ended = [node.ended() for node in (first, second)]
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    said = [out for _, out, _ in ended]
     assert "psnr_db" in said[0] and said[1] == "", "the first node tells, and only it"
     vqmm.train("image", "builtin:digits", tmp_path / "one", steps=6, settings=[*PLAN, "train.accumulate=8"], quiet=True)
     one, two = (vqmm.Tokenizer.load(tmp_path / name).state_dict() for name in ("one", "two"))
@@ -100,18 +88,20 @@ def test_two_nodes_equal_one_process_that_accumulates(tmp_path):
 
 
 def test_every_way_of_starting_processes_gives_the_same_bits(tmp_path):
-    prints = set()
-    for strategy in ("ddp_spawn", "ddp_fork", "ddp"):
-        out = tmp_path / strategy
-        words = [sys.executable, "-m", "vqmm", "train", "image", "--data", "builtin:digits", "--out", str(out)]
-        settings = (*PLAN, "train.devices=2", f"train.strategy={strategy}")
-        words += ["--steps", "6", *(word for setting in settings for word in ("--set", setting))]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        told = subprocess.run(
-            [*words, "--json"], env=environment, check=True, capture_output=True, text=True, timeout=120
-        )
-        assert json.loads(told.stdout)["run"] == str(out), "one process prints, and one object"
-        prints.add(vqmm.Tokenizer.load(out).code_fingerprint())
+    data, plan = "builtin:digits", [*PLAN, "train.devices=2"]
+    vqmm.train("image", data, tmp_path / "ddp_spawn", steps=6, settings=plan, quiet=True)  # the default
+    for strategy in ("ddp_fork", "ddp"):
+        out = str(tmp_path / strategy)
+        arguments = ["train", "image", "--data", data, "--out", out, "--steps", "6", "--json"]
+        arguments += words(*plan, f"train.strategy={strategy}")
+        if strategy == "ddp":  # starts the same command again, so there must be one
+            command = [sys.executable, "-m", "vqmm", *arguments]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            said = subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300).stdout
+        else:
+            said = output_of(*arguments)
+        assert json.loads(said)["run"] == out, "one process prints, and one object"
+    prints = {vqmm.Tokenizer.load(tmp_path / each).code_fingerprint() for each in ("ddp_spawn", "ddp_fork", "ddp")}
     assert len(prints) == 1
 
 
@@ -126,9 +116,11 @@ def test_more_devices_than_there_are_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_mistake_is_told_once_whatever_the_number_of_processes(tmp_path):
-    settings = [*PLAN, "train.devices=2", "condition=label"]
     (tmp_path / "data").mkdir()
     vqmm.Registry.discover().modality("image")().write(torch.rand(3, 8, 8), tmp_path / "data" / "one")
-    with pytest.raises(vqmm.UserError, match="condition: label needs a label for every sample"):
-        vqmm.train("image", tmp_path / "data", tmp_path / "run", steps=1, settings=settings, quiet=True)
+    arguments = ["train", "image", "--data", tmp_path / "data", "--out", tmp_path / "run", "--steps", "1"]
+    with Program(*arguments, *words(*PLAN, "train.devices=2", "condition=label")) as program:
+        code, out, err = program.ended()
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1, err
+    assert err.startswith("vqmm: condition: label needs a label for every sample")
     assert not (tmp_path / "run").exists()

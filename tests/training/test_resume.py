@@ -1,17 +1,17 @@
 """A run that was stopped goes on as if nothing had been, bit for bit."""
 
 import json
-import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
+from functools import cache
 
 import pytest
 import torch
 
 import vqmm
+from tests.processes import Program, output_of
 from vqmm.errors import Stopped
 from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, write_checkpoint
 from vqmm.training.log import MetricsLog
@@ -59,67 +59,71 @@ def killed_at(monkeypatch):
     return die_at
 
 
-@pytest.mark.parametrize(
-    ("recipe", "settings"),
-    [("vqvae-ema", VECTOR), ("vqvae", [*VECTOR, "train.accumulate=2"]), ("vae", SETTINGS)],
-    ids=["ema", "gradient-accumulated", "noise"],
-)
+RUNS = {
+    "ema": ("vqvae-ema", VECTOR),
+    "gradient-accumulated": ("vqvae", [*VECTOR, "train.accumulate=2"]),
+    "noise": ("vae", SETTINGS),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The undisturbed run of each of RUNS, made once; only read."""
+    folder = tmp_path_factory.mktemp("whole")
+
+    @cache
+    def made(name):
+        run(folder / name, *RUNS[name])
+        return folder / name
+
+    return made
+
+
+@pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("step", [3, 5, 17])
-def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(recipe, settings, step, tmp_path, killed_at):
-    run(tmp_path / "whole", recipe, settings)
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(name, step, tmp_path, killed_at, whole):
+    recipe, settings = RUNS[name]
+    undisturbed = whole(name)
     live = killed_at(step)
     with pytest.raises(KilledError):
         run(tmp_path / "killed", recipe, settings)
     live()
     told = run(tmp_path / "killed", recipe, settings, resume=True)
-    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert weights(tmp_path / "killed") == weights(undisturbed)
     held_out = [
-        [line["metrics"] for line in lines(tmp_path / out) if line["kind"] == "held-out"] for out in ("whole", "killed")
+        [line["metrics"] for line in lines(out) if line["kind"] == "held-out"]
+        for out in (undisturbed, tmp_path / "killed")
     ]
     for each in (m for one in held_out for m in one):
         each.pop("samples_per_second")
     assert held_out[0] == held_out[1]
     assert [line["step"] for line in lines(tmp_path / "killed") if line["kind"] == "train"] == [20]
-    assert told["best"] == read_checkpoint(checkpoints(tmp_path / "whole" / "checkpoints")[-1])[1]["best"]
+    assert told["best"] == read_checkpoint(checkpoints(undisturbed / "checkpoints")[-1])[1]["best"]
 
 
-def test_sigterm_saves_and_leaves_and_sigkill_at_random_moments_changes_nothing(tmp_path):
+def test_sigterm_saves_and_leaves_and_sigkill_at_random_moments_changes_nothing(tmp_path, whole):
     """The real thing, in processes of their own."""
-    run(tmp_path / "whole", settings=[*VECTOR, "train.steps=20"])
-    arguments = [
-        sys.executable,
-        "-m",
-        "vqmm",
-        "train",
-        "image",
-        "--data",
-        "builtin:digits",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    arguments += ["--steps", "20", *(word for setting in VECTOR for word in ("--set", setting))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = ["train", "image", "--data", "builtin:digits", "--out", tmp_path / "run", "--steps", "20"]
+    arguments += [word for setting in VECTOR for word in ("--set", setting)]
     moments = random.Random(0)
     resume: list[str] = []
     for how in (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
-        process = subprocess.Popen(
-            [*arguments, *resume], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        while process.poll() is None and not (tmp_path / "run" / "recipe.yaml").exists():
-            time.sleep(0.05)
-        time.sleep(moments.random() * 0.3)
-        process.send_signal(how)
-        _, said = process.communicate(timeout=60)
-        if how == signal.SIGTERM and process.returncode:
-            assert process.returncode == 128 + signal.SIGTERM, said
+        with Program(*arguments, *resume) as program:
+            while program.running() and not (tmp_path / "run" / "recipe.yaml").exists():
+                time.sleep(0.05)
+            time.sleep(moments.random() * 0.3)
+            program.send(how)
+            code, _, said = program.ended(within=60)
+        if how == signal.SIGTERM and code:
+            assert code == 128 + signal.SIGTERM, said
             assert said.splitlines()[-1].startswith("vqmm: stopped at step")
         resume = ["--resume"]
-    subprocess.run([*arguments, *resume], env=environment, check=True, capture_output=True)
-    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    output_of(*arguments, *resume)
+    assert weights(tmp_path / "run") == weights(whole("ema"))
 
 
-def test_another_recipe_is_refused_with_the_fields_that_differ(tmp_path):
-    run(tmp_path / "run")
+def test_another_recipe_is_refused_with_the_fields_that_differ(tmp_path, whole):
+    shutil.copytree(whole("ema"), tmp_path / "run")
     before = weights(tmp_path / "run")
     with pytest.raises(vqmm.UserError, match=r"quantizer.commitment was 0.25 and is 0.5, train.seed was 0 and is 7"):
         run(tmp_path / "run", settings=[*VECTOR, "quantizer.commitment=0.5", "train.seed=7"], resume=True)

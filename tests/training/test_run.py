@@ -24,7 +24,7 @@ SMALL = [*TINY, "train.batch_size=16", "train.evaluate_every=20", "train.evaluat
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, pages):
     out = tmp_path_factory.mktemp("runs") / "digits"
     settings = [*SMALL, "train.learning_rate=4e-3", "train.evaluate_every=50"]
     return vqmm.train("image", "builtin:digits", out, steps=100, settings=settings, quiet=True)

@@ -4,7 +4,7 @@ import atexit
 import shutil
 import tempfile
 import wave
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ TONES_EACH = 200  # files of each digit
 ROWS_HZ, COLUMNS_HZ = (697, 770, 852, 941), (1209, 1336, 1477)  # ITU-T Q.23; its fourth column has no digit
 KEYS = ("123", "456", "789", "*0#")
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+LONG = 4096  # values; waves of so many are kept
 OFF = 0.015  # the most that a frequency is off; Q.23 allows a telephone 1.8 %
 
 
@@ -76,14 +77,22 @@ def dialled_digit(values: np.ndarray, rate_hz: int = TONES_RATE_HZ) -> str:
 
     Goertzel's filter at each frequency of the keypad and at those near it, as far as Q.23 allows. `values` (T,).
     """
-    allowed = np.linspace(1 - OFF, 1 + OFF, 13)
-    turns = 2j * np.pi / rate_hz * np.arange(len(values))
+    length = len(values)
+    waves = _kept_waves(rate_hz)[..., :length] if length <= LONG else _waves(length, rate_hz)
+    levels = np.abs(waves @ values).max(axis=1)  # of rows, then of columns
+    row, column = levels[: len(ROWS_HZ)].argmax(), levels[len(ROWS_HZ) :].argmax()
+    return KEYS[int(row)][int(column)]
 
-    def loudest(group: tuple[int, ...]) -> int:
-        near = np.multiply.outer(np.array(group), allowed)  # (tones, frequencies)
-        return int(np.abs(np.exp(-near[..., None] * turns) @ values).max(axis=1).argmax())
 
-    return KEYS[loudest(ROWS_HZ)][loudest(COLUMNS_HZ)]
+def _waves(length: int, rate_hz: int) -> np.ndarray:
+    """(tones, frequencies, length): what each tone of the keypad, and those near it, look like."""
+    near = np.multiply.outer(np.array(ROWS_HZ + COLUMNS_HZ), np.linspace(1 - OFF, 1 + OFF, 13))
+    return np.exp(-near[..., None] * (2j * np.pi / rate_hz * np.arange(length)))
+
+
+@lru_cache(maxsize=2)
+def _kept_waves(rate_hz: int) -> np.ndarray:
+    return _waves(LONG, rate_hz)  # takes far longer to make than to use
 
 
 def _topics(folder: Path) -> Path:
