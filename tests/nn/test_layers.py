@@ -71,3 +71,17 @@ def test_the_norm_looks_at_one_position_alone_and_keeps_zero():
 def test_attention_refuses_a_width_that_its_heads_do_not_divide():
     with pytest.raises(ValueError, match="a width of 10 does not divide into 4 heads"):
         layers.Attention(10)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_signal_keeps_its_variance_through_the_networks(rank):
+    torch.manual_seed(0)
+    encoder = layers.Encoder(rank, 3, 16, (8,) * rank, 64, 1, False)
+    decoder = layers.Decoder(rank, 3, 16, (8,) * rank, 64, 1, False)
+    x = torch.randn(4, 3, *(64,) * rank)
+    with torch.no_grad():
+        z, again = encoder(x), encoder(x + 0.1 * torch.randn_like(x))
+        y = decoder(torch.randn_like(z))
+    assert 0.1 < float(z.std()) < 3 and 0.03 < float(y.std()) < 3
+    assert float((again - z).std() / z.std()) > 0.02, "what differs between samples is lost on the way"
+    assert all(not p.any() for name, p in encoder.named_parameters() if name.endswith("bias"))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
-from vqmm.nn.layers import Attention, ResidualBlock, Stack, conv, down, up
+from vqmm.nn.layers import Attention, ResidualBlock, Stack, conv, down, keep_variance, up
 from vqmm.nn.reach import reach
 
 
@@ -38,6 +38,7 @@ class Encoder(nn.Module):
             layers += [down(rank, widths[level], widths[level + 1], factor), nn.SiLU()]
         layers += [conv(rank, widths[-1], width), *bottom(rank, width, blocks, attention)]
         self.layers = Stack([*layers, nn.SiLU(), conv(rank, width, dim, kernel=1)])
+        keep_variance(self.layers)
         self.reach = farthest(reach(self.layers, s, 1, axis) for axis, s in enumerate(stride))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -62,6 +63,7 @@ class Decoder(nn.Module):
         if not factors:
             layers += [nn.SiLU(), conv(rank, width, channels)]
         self.layers = Stack(layers)
+        keep_variance(self.layers)
         self.reach = farthest(reach(self.layers, 1, s, axis) for axis, s in enumerate(stride))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
