@@ -1,7 +1,7 @@
 """Prior: a distribution over sequences of ids."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -79,6 +79,9 @@ class Prior(nn.Module):
     def step(self, ids: Tensor, places: Tensor, state: Any) -> Tensor:
         """The features (B, T, width) of the next T ids and their places, (B, T). It changes the state."""
         raise NotImplementedError(f"{type(self).__name__} needs a method step(ids, places, state)")
+
+    def begin_with(self, vectors: Mapping[str, Sequence[Tensor]]) -> None:
+        """Before training: by range the vectors (K, D) of the codes of each stage, where they are known."""
 
     # What the core makes of it
 

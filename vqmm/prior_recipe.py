@@ -39,6 +39,12 @@ class PriorRecipe(PartOptions):
     pair: Literal["label"] = Field("label", description="what the items of several token folders have in common")
     drop: float = Field(0.1, ge=0, lt=1, description="the share of examples whose condition is left out")
     hide: float = Field(0.0, ge=0, le=0.5, description="the share of codes that the prior is not shown in training")
+    hide_from: Literal["all", "last"] = Field(
+        "all", description="the blocks that codes are hidden from; last: a condition is shown whole, so it is leant on"
+    )
+    given: int | None = Field(
+        None, ge=1, description="blocks before the last one, at most; 1: pairs, each learnt sooner; null: all others"
+    )
     longest: int | None = Field(None, ge=1, description="frames that a line of free length has at most")
     cut: Literal["beginning", "windows"] = Field(
         "beginning", description="what is taken of longer lines; windows (of one modality alone): all of it, in pieces"

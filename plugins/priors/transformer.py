@@ -10,6 +10,7 @@ Not built on `vqmm.nn.causal`: sequences of blocks of different grids have no ra
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from vqmm.prior import Prior
 from vqmm.vocabulary import Vocabulary
 
 SLOWEST = 10_000.0, 100.0  # the longest period of a rotation over 2 pi: of the index, and of coordinates
+LIKE, OWN = 0.3, 0.1  # deviations of embeddings that begin with vectors: of what those add, and of each code's own
 EPSILON = 1e-6  # a root mean square that counts as none
 
 
@@ -134,6 +136,29 @@ class Transformer(Prior):
             for block in blocks:  # so that the sum over all blocks keeps its size
                 block.mix.weight.div_(math.sqrt(2 * o.depth))
                 block.out.weight.div_(math.sqrt(2 * o.depth))
+
+    @torch.no_grad()
+    def begin_with(self, vectors: Mapping[str, Sequence[Tensor]]) -> None:
+        """Codes of like vectors get like embeddings, so what is learnt of one holds for its neighbours from the start.
+
+        Places are brought to the same scale: beside a code, where it stands must count as much as which it is.
+        """
+        if not vectors:
+            return
+        nn.init.normal_(self.ids.weight, std=OWN)
+        for embedding in (self.kinds, self.places):
+            if embedding is not None:
+                nn.init.normal_(embedding.weight, std=LIKE)
+        for own in self.vocabulary.ranges:
+            stages = [each - each.mean(dim=0) for each in vectors.get(own.name, ())[: len(own.sizes[0])]]
+            if not stages:
+                continue
+            dim = stages[0].shape[1]
+            turn = torch.randn(dim, self.ids.embedding_dim) * dim**-0.5 / torch.cat(stages).cpu().std().clamp(min=1e-6)
+            first = own.end + 1
+            for stage in stages:
+                self.ids.weight[first : first + len(stage)] += (LIKE * stage.cpu() @ turn).to(self.ids.weight)
+                first += len(stage)
 
     def features(self, ids: Tensor, places: Tensor) -> Tensor:
         """Raises UserError where there are more ids than the context has."""

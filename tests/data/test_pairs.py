@@ -16,7 +16,7 @@ from vqmm.vocabulary import NULL, PAD, Vocabulary
 SOUND, PICTURE, TEXT = [(3,), (5,), (2,), (5,)], [(2, 3)] * 4, [(1,), (2,), (4,), (2,)]
 
 
-def examples(names=("sound", "picture"), drop=0.0, hide=0.0, seed=0, pairing=None):
+def examples(names=("sound", "picture"), drop=0.0, hide=0.0, seed=0, pairing=None, **more):
     grids = {"sound": SOUND, "picture": PICTURE, "text": TEXT}
     every = {name: rows(grids[name], stages=2 if name == "sound" else 1) for name in names if name != "label"}
     vocabulary = Vocabulary()
@@ -29,7 +29,7 @@ def examples(names=("sound", "picture"), drop=0.0, hide=0.0, seed=0, pairing=Non
         else:
             vocabulary = vocabulary.add(name, [[9, 9] if name == "sound" else [9]], longest=5)
     pairing = pairing or Aligned({name: [0, 1, 2, 1] if name == "label" else range(4) for name in names})
-    return Examples(vocabulary, every, pairing, drop, hide, seed)
+    return Examples(vocabulary, every, pairing, drop, hide, seed, **more)
 
 
 def split(found, line):
@@ -108,6 +108,28 @@ def test_codes_are_hidden_and_nothing_else():
     assert 0.25 < float(shares.mean()) < 0.35 and float(shares.min()) == 0 and float(shares.max()) > 0.5
     again = found.training(indices[7:9])
     assert torch.equal(again.hidden, hidden[7:9, : again.hidden.shape[1]])  # of the example, not of the batch
+
+
+def test_a_condition_stays_whole_where_codes_are_hidden_from_the_last_block_alone():
+    found = examples(("sound", "picture"), hide=0.5, hide_from="last")
+    indices = [(epoch, number) for epoch in range(40) for number in range(4)]
+    ids, _, hidden = found.training(indices)
+    for line, gone in zip(ids, hidden, strict=True):
+        names = list(split(found, line))
+        first = found.vocabulary[names[0]]
+        condition = (line >= first.begin) & (line < first.stop)
+        assert len(names) == 2 and not (gone & condition).any()
+    assert 0.1 < float(hidden.float().mean()) < 0.5
+
+
+def test_pairs_alone_where_one_other_block_is_given_at_most():
+    three = ("sound", "picture", "text")
+    found = examples(three, given=1)
+    lengths = {len(split(found, line)) for line in found.training([(e, n) for e in range(50) for n in range(4)]).ids}
+    assert lengths == {2}
+    assert {len(split(found, line)) for line in found.judged("sound", range(4)).ids} == {2}
+    every = {len(split(examples(three), line)) for line in examples(three).training([(e, 0) for e in range(50)]).ids}
+    assert every == {2, 3}
 
 
 def test_each_example_hides_a_share_of_its_own_up_to_twice_the_mean():

@@ -216,3 +216,28 @@ def test_it_is_offered_as_a_plugin():
     assert found is Transformer and (options.width, options.depth) == (32, 6)
     with pytest.raises(UserError, match="heads: 0 does not fit"):
         registry.part("prior", {"name": "transformer", "heads": 0})
+
+
+def test_codes_of_like_vectors_begin_with_like_embeddings():
+    vocabulary = Vocabulary().add("picture", [[6, 4]], grids=[[2, 2]]).add("word", [[5]], longest=3)
+    prior = made(vocabulary, places=True)
+    untouched = prior.ids.weight.clone()
+    prior.begin_with({})
+    assert torch.equal(prior.ids.weight, untouched)
+    first = torch.randn(6, 8)
+    first[1] = first[0] + 1e-3
+    prior.begin_with({"picture": [first, torch.randn(4, 8)]})
+    begin = vocabulary["picture"].end + 1
+    weight = prior.ids.weight.detach()
+    codes = weight[begin : begin + 6] - weight[begin : begin + 6].mean(dim=0)
+    near = torch.nn.functional.cosine_similarity(codes[0], codes[1:], dim=1)
+    assert int(near.argmax()) == 0 and float(near[0]) > 0.5
+    word = weight[vocabulary["word"].end + 1 : vocabulary["word"].stop]
+    assert 0.02 < float(word.std()) < 0.2 and 0.2 < float(prior.places.weight.detach().std()) < 0.4
+
+
+def test_as_many_vectors_are_taken_as_the_prior_has_stages():
+    vocabulary = Vocabulary().add("picture", [[6]], grids=[[2, 2]])
+    prior = made(vocabulary)
+    prior.begin_with({"picture": [torch.randn(6, 3), torch.randn(6, 3)]})
+    assert prior.ids.weight.isfinite().all()

@@ -184,3 +184,23 @@ def test_more_stages_than_there_are():
     quantizer = residual().eval()
     one = quantizer.lookup(Codes((torch.zeros(1, 1, 2, 2, dtype=torch.int32),), torch.tensor([[2, 2]])))
     assert torch.equal(one[0, :, 0, 0], quantizer.codebook[0])
+
+
+def test_the_vectors_of_codes_add_up_to_what_is_looked_up():
+    made = ResidualQuantizer(ResidualQuantizer.Options(dim=4, stages=3, codebook_size=5), rank=2)
+    made.initialise(torch.randn(2, 4, 8, 8))
+    vectors = made.code_vectors()
+    assert [tuple(stage.shape) for stage in vectors] == [(5, 4)] * 3
+    maps = torch.randint(5, (6, 3, 1, 1))
+    looked_up = made.lookup(Codes((maps,), torch.ones(6, 2, dtype=torch.int64)))[:, :, 0, 0]
+    sums = sum(stage[maps[:, s, 0, 0]] for s, stage in enumerate(vectors))
+    zero = made.lookup(Codes((torch.zeros(1, 3, 1, 1, dtype=torch.int64),), torch.ones(1, 2, dtype=torch.int64)))
+    assert torch.allclose(sums - 2 * zero.flatten(), looked_up, atol=1e-5)
+
+
+def test_ids_and_several_maps_have_no_vectors():
+    from vqmm.quantizers.hierarchical import HierarchicalQuantizer
+    from vqmm.quantizers.identity import IdentityQuantizer
+
+    assert HierarchicalQuantizer(HierarchicalQuantizer.Options(dim=8), rank=1).code_vectors() is None
+    assert IdentityQuantizer(rank=1).code_vectors() is None

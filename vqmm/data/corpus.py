@@ -90,7 +90,8 @@ class Corpus:
         rows: dict[str, Rows] = {column.name: column.rows[split] for column in self.columns}
         if self.labels:
             rows[LABEL] = label_rows(self.labels)
-        return Examples(self.vocabulary, rows, pairing, self.recipe.drop, self.recipe.hide, seed)
+        r = self.recipe
+        return Examples(self.vocabulary, rows, pairing, r.drop, r.hide, seed, r.given, r.hide_from)
 
     def _aligned(self, split: str, numbers: Mapping[str, int]) -> Pairing:
         """One modality by itself, or the rows of a table; `numbers`: of the classes, where they are a condition."""

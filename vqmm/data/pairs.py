@@ -6,7 +6,7 @@ Everything random about an example is a function of (seed, epoch, number); in ju
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from vqmm.prior import without_condition
 from vqmm.prompts import LABEL
 from vqmm.shards import Row
 from vqmm.vocabulary import PAD, Range, Vocabulary
+
+KEPT = 4_000_000  # ids of blocks that are kept: 32 MB
 
 Members = Mapping[str, Mapping[str, Sequence[int]]]  # for each modality and class the rows that are of it
 
@@ -141,6 +143,7 @@ class Examples:
         rows: of each range.
         drop: the share of training examples whose condition, all blocks but the last, is left out.
         hide: the share of their codes that the prior is not shown, each example's own between 0 and twice that.
+        given: how many other blocks come before the last, at most; None: all.
     """
 
     def __init__(
@@ -151,9 +154,13 @@ class Examples:
         drop: float = 0.0,
         hide: float = 0.0,
         seed: int = 0,
+        given: int | None = None,
+        hide_from: Literal["all", "last"] = "all",
     ):
         self.vocabulary, self.rows, self.pairing, self.seed = vocabulary, rows, pairing, seed
-        self.drop, self.hide = drop, hide
+        self.drop, self.hide, self.given, self.hide_from = drop, hide, given, hide_from
+        self._kept: dict[tuple[str, Place], Tensor] = {}
+        self._room = KEPT
 
     def __len__(self) -> int:
         return len(self.pairing)
@@ -188,6 +195,8 @@ class Examples:
         if self.hide:
             chance = torch.tensor([_chances(self.hide, ids.shape[1], self.seed, *index) for index in indices])
             hidden = (chance < 0) & self._codes(ids)
+            if self.hide_from == "last":
+                hidden &= torch.arange(ids.shape[1]) >= condition[:, None]
         return Sequences(without_condition(ids, condition, gone), torch.where(gone, condition, first), hidden)
 
     def _codes(self, ids: Tensor) -> Tensor:
@@ -212,7 +221,8 @@ class Examples:
     def _names(self, draw: Random, last: str) -> list[str]:
         """One or more of the others in any order, the label in front, then the last."""
         others = [own.name for own in self.vocabulary.ranges if own.name != last]
-        chosen = draw.sample(others, draw.randint(min(1, len(others)), len(others)))
+        most = len(others) if self.given is None else min(self.given, len(others))
+        chosen = draw.sample(others, draw.randint(min(1, most), most))
         return [*sorted(chosen, key=lambda name: name != LABEL), last]
 
     def _sequences(self, planned: Sequence[_Planned]) -> tuple[Tensor, Tensor]:
@@ -227,7 +237,16 @@ class Examples:
         return ids, torch.tensor([sum(map(len, line[:-1])) for line in lines])
 
     def blocks(self, own: Range, places: Sequence[Place]) -> list[Tensor]:
-        """The ids of items, begin and end included."""
+        """The ids of items, begin and end included. What was made is kept while there is room: it comes every epoch."""
+        missing = [place for place in dict.fromkeys(places) if (own.name, place) not in self._kept]
+        made = dict(zip(missing, self._made(own, missing), strict=True))
+        for place, block in made.items():
+            if self._room >= len(block):
+                self._kept[own.name, place] = block
+                self._room -= len(block)
+        return [made[place] if place in made else self._kept[own.name, place] for place in places]
+
+    def _made(self, own: Range, places: Sequence[Place]) -> list[Tensor]:
         maps = [cut(own, self.rows[own.name][place.row].maps, place.start) for place in places]
         alike: dict[tuple[tuple[int, ...], ...], list[int]] = {}
         for i, one in enumerate(maps):

@@ -94,6 +94,21 @@ class Quantizer(nn.Module):
         """The vectors (B, D, *grid) that codes stand for."""
         raise NotImplementedError(f"{type(self).__name__} needs a method lookup(codes)")
 
+    @torch.no_grad()
+    def code_vectors(self) -> list[Tensor] | None:
+        """For each stage (K, D): the vectors of its codes beside code 0 of the other stages. None for several maps."""
+        if len(self.sizes) != 1:
+            return None
+        stages, ones = self.sizes[0], [1] * self.rank
+        vectors = []
+        for number, size in enumerate(stages):
+            maps = torch.zeros(size, len(stages), *ones, dtype=torch.int64)
+            maps[:, number] = torch.arange(size).view(-1, *ones)
+            codes = Codes((maps,), torch.ones(size, self.rank, dtype=torch.int64))
+            device = next((each.device for each in (*self.parameters(), *self.buffers())), None)
+            vectors.append(self.lookup(codes if device is None else codes.to(device)).flatten(1).float())
+        return vectors
+
     def initialise(self, z: Tensor, mask: Tensor | None = None) -> None:
         """Start from data. The loop calls it once before the first step, on the same z in every process."""
 

@@ -53,3 +53,6 @@ class IdentityQuantizer(Quantizer):
 
     def lookup(self, codes: Codes) -> Tensor:
         return codes.maps[0].long()
+
+    def code_vectors(self) -> None:
+        """An id is no vector: two that are near each other have nothing in common."""

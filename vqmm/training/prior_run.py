@@ -121,6 +121,8 @@ class PriorRun:
         self.corpus = corpus_of(tokenizers, data.tokens, data.pairs, recipe)
         torch.manual_seed(plan.seed)
         self.prior = _prior(recipe, self.corpus, registry)
+        known = {name: each.quantizer.code_vectors() for name, each in self.corpus.tokenizers.items()}
+        self.prior.begin_with({name: vectors for name, vectors in known.items() if vectors is not None})
         self.generator = Generator(self.prior, self.corpus.tokenizers, self.corpus.labels)
         self.loop = PriorLoop(self.prior, self.corpus.training, plan, fabric)
         torch.manual_seed(plan.seed)
