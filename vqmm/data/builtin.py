@@ -1,23 +1,41 @@
-"""Small data that needs no download: `builtin:digits`, `builtin:tones`, `builtin:names` and `builtin:topics`."""
+"""Small data that needs no download: `builtin:digits`, `:drawn`, `:tones`, `:names` and `:topics`.
+
+Of those that are made here (`drawn`, `tones`, `names`) the test split is of another kind than what is trained on: other
+fonts, levels or phrasings. `builtin:NAME-validation` has the same training split and a third kind for its test split:
+settings are chosen by that one, so that `builtin:NAME` tells how well they do on what no choice was made by.
+"""
 
 import atexit
 import shutil
 import tempfile
 import wave
-from functools import cache, lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from vqmm.data.drawn import draw_digits
 from vqmm.errors import UserError, unknown
 
 BUILTIN = "builtin:"  # how such a source is written where a path is expected
 
+DRAWN, DRAWN_TEST = 9000, 600  # pictures
 TONES_RATE_HZ = 8000
-TONES_EACH = 200  # files of each digit
+TONES_EACH, TONES_EACH_TEST = 180, 40  # files of each digit
+LEVELS = {"train": ((0.08, 0.25),), "validation": ((0.06, 0.08), (0.25, 0.32)), "test": ((0.04, 0.06), (0.32, 0.4))}
 ROWS_HZ, COLUMNS_HZ = (697, 770, 852, 941), (1209, 1336, 1477)  # ITU-T Q.23; its fourth column has no digit
 KEYS = ("123", "456", "789", "*0#")
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+OPENINGS = (
+    *("", "a", "the", "this is", "this is a", "this is the", "that is", "that is the", "it is", "it is a", "here is"),
+    *("here is the", "is it", "is this the", "press", "press the", "dial", "dial a", "now", "now the", "and"),
+)
+NOUNS = ("", "digit", "number")
+ENDS = ("", "please", "again", "now")
+ALONE = ("{}",) * 40  # as people type it most, so it is trained on more often than other phrasings
+REMAINDERS = {"train": (0, 1, 2), "validation": (3,), "test": (4,)}  # which phrasings are of which part
 LONG = 4096  # values; waves of so many are kept
 OFF = 0.015  # the most that a frequency is off; Q.23 allows a telephone 1.8 %
 
@@ -45,27 +63,44 @@ def _digits(folder: Path) -> Path:
     return path
 
 
-def _tones(folder: Path) -> Path:
-    """2,000 dialled digits, made here, the same every time: `7/031.wav`, 8 kHz, 16 bits, mono, 0.25 to 0.5 s."""
-    generator = np.random.default_rng(0)
-    for digit in "0123456789":
-        (folder / digit).mkdir()
-        for number in range(TONES_EACH):
-            values = np.rint(_dialled(digit, generator) * 32767).astype("<i2")
-            with wave.open(str(folder / digit / f"{number:03}.wav"), "wb") as file:
-                file.setparams((1, 2, TONES_RATE_HZ, 0, "NONE", ""))
-                file.writeframes(values.tobytes())
+def _drawn(folder: Path, part: str) -> Path:
+    """9,600 digits in the fonts of matplotlib, 32 x 32 in colour, the same every time; fonts of one split alone."""
+    x_train, y_train = draw_digits("train", DRAWN)
+    x_test, y_test = draw_digits(part, DRAWN_TEST)
+    path = folder / "drawn.npz"
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    return path
+
+
+def _tones(folder: Path, part: str) -> Path:
+    """2,200 dialled digits, the same every time: `train/7/031.wav`, 8 kHz, 16 bits, mono, 0.25 to 0.5 s.
+
+    The test split's are quieter or louder than those trained on.
+    """
+    for split, own, each in (("train", "train", TONES_EACH), ("test", part, TONES_EACH_TEST)):
+        generator = np.random.default_rng(list(LEVELS).index(own))
+        for digit in "0123456789":
+            (folder / split / digit).mkdir(parents=True)
+            for number in range(each):
+                level = generator.uniform(*LEVELS[own][number % len(LEVELS[own])])
+                values = np.rint(_dialled(digit, level, generator) * 32767).astype("<i2")
+                with wave.open(str(folder / split / digit / f"{number:03}.wav"), "wb") as file:
+                    file.setparams((1, 2, TONES_RATE_HZ, 0, "NONE", ""))
+                    file.writeframes(values.tobytes())
     return folder
 
 
-def _dialled(digit: str, generator: np.random.Generator) -> np.ndarray:
-    """(T,) in [-1, 1]: a key held for a while, between two short pauses, on a line that hisses."""
+def _dialled(digit: str, level: float, generator: np.random.Generator) -> np.ndarray:
+    """(T,) in [-1, 1]: a key held for a while, between two short pauses, on a line that hisses.
+
+    `level`: the amplitude of its tones, before they are made to differ.
+    """
     row = next(i for i, keys in enumerate(KEYS) if digit in keys)
     pair = np.array([ROWS_HZ[row], COLUMNS_HZ[KEYS[row].index(digit)]])
     length, before, after = (generator.uniform(*span) for span in ((0.25, 0.5), (0.01, 0.06), (0.01, 0.06)))
     t = np.arange(round(length * TONES_RATE_HZ)) / TONES_RATE_HZ
     frequencies = pair * generator.uniform(1 - OFF, 1 + OFF, 2)
-    levels = generator.uniform(0.05, 0.4) * 10 ** (generator.uniform(-2, 2, 2) / 20)  # at most 4 dB apart
+    levels = level * 10 ** (generator.uniform(-2, 2, 2) / 20)  # at most 4 dB apart
     turns = frequencies[:, None] * t + generator.uniform(0, 1, 2)[:, None]
     held = np.clip(np.minimum(t - before, length - after - t) / 0.005, 0, 1)  # 5 ms up and down
     hiss = generator.uniform(0.0005, 0.005) * generator.standard_normal(len(t))
@@ -109,17 +144,30 @@ def _topics(folder: Path) -> Path:
     return folder
 
 
-def _names(folder: Path) -> Path:
-    """The English names of the ten digits in four phrasings each, with the digit as label; both splits have all."""
+def _names(folder: Path, part: str) -> Path:
+    """The English names of the ten digits in many phrasings, with the digit as label; phrasings of one split alone."""
     rows = [
         f"{split}\t{digit}\t{phrase.format(name)}\n"
-        for split in ("train", "test")
+        for split, own in (("train", "train"), ("test", part))
+        for phrase in [*_phrasings(own), *(ALONE if split == "train" else ())]
         for digit, name in enumerate(DIGIT_NAMES)
-        for phrase in ("{}", "a {}", "digit {}", "the number {}")
     ]
     path = folder / "names.tsv"
     path.write_bytes(f"split\tlabel\ttext\n{''.join(rows)}".encode())
     return path
 
 
-MAKERS = {"digits": _digits, "tones": _tones, "names": _names, "topics": _topics}
+def _phrasings(part: str) -> list[str]:
+    """Openings, nouns and ends, joined. All words are trained on; which of them come together is a part's own."""
+    joined = product(enumerate(OPENINGS), enumerate(NOUNS), enumerate(ENDS))
+    words = [
+        (opening, noun, "{}", end)
+        for (a, opening), (b, noun), (c, end) in joined
+        if (a + 2 * b + 3 * c) % 5 in REMAINDERS[part]
+    ]
+    return [" ".join(filter(None, each)) for each in words]
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {"digits": _digits, "topics": _topics}
+for _name, _make in (("drawn", _drawn), ("tones", _tones), ("names", _names)):
+    MAKERS |= {_name: partial(_make, part="test"), f"{_name}-validation": partial(_make, part="validation")}
