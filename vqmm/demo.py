@@ -1,117 +1,81 @@
 """`vqmm demo`: small tokenizers and a prior on built-in data, trained, judged and used in minutes, with no network.
 
-The demo is a list of parts (`PARTS`). Each gets a folder and what the parts before it have made, so that one may build
-upon another (a prior over the tokens of several tokenizers, say).
+What does not need each other runs side by side, in two processes:
+
+    first    pictures, then the joint prior, then what it makes
+    second   sounds, then the classifiers that judge, text, and the pages
+
+Each part of `PARTS` is small enough for one thread. Nothing is chosen by what the demo judges on: no checkpoint, and no
+setting either (those were chosen on `builtin:NAME-validation`).
 """
 
-import re
-import shlex
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from vqmm.demo_joint import JointPart
-from vqmm.files import must_be_free
-
-USED = 8  # held-out samples that are encoded and decoded
-
-Told = dict[str, Any]  # `about`, `metrics`, `report`, `seconds`, `next` and the paths of what was made
-
-
-class Part(Protocol):
-    """One thing that the demo does."""
-
-    @property
-    def name(self) -> str:
-        """The folder's name, and the key of the result."""
-        ...
-
-    def go(self, folder: Path, done: Mapping[str, Told], quiet: bool) -> Told:
-        """Do it, in a folder of its own; `done`: what the parts before this one have told, by name."""
-        ...
+from vqmm.demo_joint import JointPart, fit_judges
+from vqmm.demo_parts import Finished, TokenizerPart, write_pages
+from vqmm.demo_progress import DemoProgress, Stage
+from vqmm.errors import UserError
+from vqmm.files import must_be_free, write_text
+from vqmm.lanes import lanes
+from vqmm.requirements import must_load, problem
 
 
 @dataclass(frozen=True)
-class TokenizerPart:
-    """Train a tokenizer on built-in data, judge it, encode a few held-out samples and decode them."""
+class Parts:
+    """What the demo does. `audio` is None where sound is left out."""
 
-    name: str
-    about: str
-    modality: str
-    data: str
-    steps: int
-    settings: Sequence[str]  # what the data itself asks for
-    small: Sequence[str]  # what makes it quick
-    recipe: str = "vqvae-ema"
+    image: TokenizerPart
+    audio: TokenizerPart | None
+    text: TokenizerPart
+    joint: JointPart
 
-    def go(self, folder: Path, done: Mapping[str, Told], quiet: bool) -> Told:
-        from vqmm.report import report
-        from vqmm.training.run import train
-        from vqmm.transcode import decode, encode
+    def without_sound(self) -> "Parts":
+        return replace(self, audio=None)
 
-        run, originals, tokens, decoded = (folder / name for name in ("run", "originals", "tokens", "decoded"))
-        settings = [*self.settings, *self.small]
-        told = train(self.modality, self.data, run, self.recipe, steps=self.steps, settings=settings, quiet=quiet)
-        _write_held_out(run, self.data, originals)
-        encoded = encode(run, originals, tokens)
-        decode(run, tokens, decoded)
-        return {
-            "about": self.about,
-            "run": str(run),
-            "metrics": told["metrics"],
-            "originals": str(originals),
-            "tokens": str(tokens),
-            "codes": encoded["codes"],
-            "decoded": str(decoded),
-            "report": told.get("report") or report(run)["report"],
-            "next": self._next(folder, run, originals),
-        }
-
-    def _next(self, folder: Path, run: Path, originals: Path) -> list[str]:
-        """Commands that work as they stand."""
-        again = ["vqmm", "train", self.modality, "--data", self.data, "--recipe", "vqvae"]
-        again += ["--out", str(folder / "vqvae")]
-        for setting in self.settings:
-            again += ["--set", setting]
-        judge = ["vqmm", "eval", str(run), "--data", self.data, "--whole"]
-        encode = ["vqmm", "encode", str(run), str(originals), "--out", str(folder / "more-tokens")]
-        return [shlex.join(words) for words in (judge, encode, again)]
+    def shortened(self) -> "Parts":
+        """Every part with a few steps: shows that all of it works, and nothing else."""
+        audio = None if self.audio is None else replace(self.audio, steps=QUICK_STEPS)
+        image, text = (replace(part, steps=QUICK_STEPS) for part in (self.image, self.text))
+        joint = replace(self.joint, steps=QUICK_STEPS, count=10, fitted=100)
+        return Parts(image, audio, text, joint)
 
 
-PARTS: list[Part] = [
-    TokenizerPart(
+QUICK_STEPS = 4
+ROOM = 200_000_000  # bytes that the demo's folder may take
+NO_LOOPS = (
+    "vqmm: the C++ loops of the kernels were not built, and plain torch takes their place, in more time: get a C++ "
+    "compiler (g++ or clang++) and install vqmm again"
+)
+SOUND = ("torchaudio", "soundfile", "pystoi")  # what sound needs; importing its plugin would import torch
+SHARES = {"image": 0.25, "joint": 0.6, "judging": 0.12, "pages": 0.03}  # of the time of the first process
+
+PARTS = Parts(
+    image=TokenizerPart(
         name="image",
-        about="1,797 handwritten digits of 8 x 8 pixels, 16 pairs of codes each",
+        about="digits in the fonts of matplotlib, 32 x 32 pixels, 16 codes each: 128 bits",
         modality="image",
-        data="builtin:digits",
-        steps=1000,
-        settings=("modality.size=8", "modality.channels=1", "modality.stride=2"),
-        # digits are not mirrored; codes that are few, and of what is near (no blocks), soon tell a prior which digit
-        small=(
-            "modality.flip=false",
-            "modality.affine=0.1",
-            "modality.width=64",
-            "modality.blocks=0",
-            "quantizer.groups=2",
-            "quantizer.codebook_size=8",
-            "quantizer.dim=16",
-            "train.batch_size=64",
-        ),
-        recipe="gvq",
+        data="builtin:drawn",
+        steps=600,
+        settings=("modality.size=32", "modality.stride=8", "modality.flip=false"),
+        small=("modality.width=64", "modality.blocks=1", "quantizer.codebook_size=256", "quantizer.dim=32"),
+        for_prior=True,
     ),
-    TokenizerPart(
+    audio=TokenizerPart(
         name="audio",
-        about="2,000 dialling tones of about 0.4 s, 25 codes a second: 150 bit/s",
+        about="dialling tones of about 0.4 s, 20 codes a second: 140 bit/s",
         modality="audio",
         data="builtin:tones",
-        steps=800,
+        steps=600,
         # at so low a rate phases cannot be kept: spectra are what counts
         settings=(
             "modality.sample_rate_hz=8000",
-            "modality.stride=320",
+            "modality.stride=400",
             "modality.seconds=0.4",
             "modality.waveform_weight=0",
             "modality.mel_weight=1",
@@ -119,88 +83,140 @@ PARTS: list[Part] = [
         ),
         small=(
             "modality.width=64",
-            "modality.blocks=2",
-            "quantizer.codebook_size=64",
+            "modality.blocks=1",
+            "quantizer.codebook_size=128",
             "quantizer.dim=32",
             "train.batch_size=8",
         ),
+        for_prior=True,
     ),
-    TokenizerPart(
+    text=TokenizerPart(
         name="text",
         about="8,000 lines of Python's own help, 2 characters a code: 4.5 bits a character",
         modality="text",
         data="builtin:topics",
         steps=150,
         settings=(),
-        small=("modality.width=96", "modality.blocks=2", "train.batch_size=32"),
+        small=("modality.width=96", "modality.blocks=2"),
     ),
-    JointPart(
+    joint=JointPart(
         name="joint",
-        about="One prior over digits that are written, dialled and named: each of them from each other",
-        data={"image": "builtin:digits", "audio": "builtin:tones", "text": "builtin:names"},
-        built_on={"image": "image", "audio": "audio"},
-        views={"image": 4},
-        steps=4000,
+        about="One prior over digits that are drawn, dialled and named: each of them from each other",
+        names="builtin:names",
+        steps=2200,
         settings=(
-            "hide=0.15",
-            "prior.width=112",
+            "given=1",
+            "hide=0.25",  # of what is to come: else a picture is guessed from its own first codes, not from the word
+            "hide_from=last",
+            "prior.width=64",
             "prior.depth=3",
             "prior.dropout=0",
             "prior.places=true",
-            "train.batch_size=16",
-            "train.learning_rate=2e-3",
-            "train.evaluate_every=2000",
+            "train.batch_size=32",
+            "train.learning_rate=1e-2",
             "train.evaluate_samples=128",
         ),
-        names=("modality.front=subwords", "modality.vocabulary=300"),
+        names_settings=("modality.front=subwords", "modality.vocabulary=300"),
         guidance=3.0,
+        temperature=0.6,
     ),
-]
+)
 
 
-def demo(out: str | Path = "vqmm-demo", *, quiet: bool = False) -> dict[str, Any]:
+def demo(out: str | Path = "vqmm-demo", *, seed: int = 0, quick: bool = False, quiet: bool = False) -> dict[str, Any]:
     """Train small tokenizers and a joint prior on built-in data and use them. Needs the extra `demo`, and no network.
 
+    Args:
+        seed: of all that is random in training and drawing; the data stay the same.
+        quick: a few steps of everything: whether the demo runs here, not what it can do.
+
     Returns:
-        `parts`: for each its metrics, its page (`report`; that of the joint part is of all parts), its folders and
-        seconds, of the joint part `coherence` and what belongs to it; `next`: commands to try.
+        What `demo.json` in the folder holds too. `parts`: for each its metrics, its page (`report`; that of the joint
+        part is of all parts), its folders and seconds, of the joint part `coherence` and what belongs to it;
+        `left_out`: modalities whose libraries do not load, and why; `seconds`, `seed`; `next`: commands to try.
 
     Raises:
-        UserError: `out` holds something already; scikit-learn is absent.
+        UserError: `out` holds something already, or cannot be written; there is no room; scikit-learn does not load.
     """
     out = Path(out)
-    must_be_free(out, "the demo folder")
-    done: dict[str, Told] = {}
-    with _one_thread():
-        for part in PARTS:
-            start = time.perf_counter()
-            told = part.go(out / part.name, done, quiet)
-            done[part.name] = {**told, "seconds": time.perf_counter() - start}
-    following = [commands for told in reversed(done.values()) for commands in told.pop("next")[:1]]
-    return {"out": str(out), "parts": done, "next": following}
+    must_be_free(out, "the demo folder", ROOM)
+    must_load({"matplotlib": "matplotlib", "sklearn": "vqmm[demo]"}, "the demo")
+    left_out = _left_out()
+    parts = PARTS.without_sound() if "audio" in left_out else PARTS
+    parts = parts.shortened() if quick else parts
+    record = _claimed(out)
+    start = time.perf_counter()
+    with DemoProgress(quiet) as progress:
+        for name, why in left_out.items():
+            progress.say(f"vqmm: the demo leaves out {name}: {why}")
+        if not _has_loops():
+            progress.say(NO_LOOPS)
+        finished = _run(parts, out, seed, progress)
+    following = [part.pop("next") for part in finished.values()]
+    result = {
+        "out": str(out),
+        "seed": seed,
+        "parts": finished,
+        "left_out": left_out,
+        "seconds": time.perf_counter() - start,
+        "next": [commands[0] for commands in reversed(following) if commands],
+    }
+    write_text(record, json.dumps(result, indent=2) + "\n")
+    return result
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Networks this small gain nothing from a second thread, and lose much where another program wants the core."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _claimed(out: Path) -> Path:
+    """The file of the result, made at once: of two demos that begin together one is told to go elsewhere."""
+    record = out / "demo.json"
+    out.mkdir(parents=True, exist_ok=True)
     try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        record.touch(exist_ok=False)
+    except FileExistsError:
+        raise UserError(f"the demo folder {out} is another demo's, which has just begun: choose another name") from None
+    return record
 
 
-def _write_held_out(run: Path, data: str, folder: Path) -> None:
-    """A few samples that were not trained on, as files."""
-    from vqmm.data.source import Source
-    from vqmm.evaluation.evaluate import originals_of
-    from vqmm.tokenizer import Tokenizer
+def _left_out() -> dict[str, str]:
+    """The modalities whose libraries do not load, and why."""
+    wrong = next(filter(None, (problem(library, "vqmm[audio]") for library in SOUND)), None)
+    return {} if wrong is None else {"audio": f"sound needs {wrong}"}
 
-    modality = Tokenizer.load(run).modality
-    folder.mkdir()
-    for sample in Source(modality, data).held_out()[:USED]:
-        (original,) = originals_of(modality.collate([sample.read()], [sample.key]))
-        modality.write(original, folder / re.sub(r"\W+", "-", sample.key))
+
+def _has_loops() -> bool:
+    """Whether the kernels' loops for a CPU were built when vqmm was installed; without importing torch."""
+    spec = find_spec("vqmm.kernels")
+    folder = Path(spec.origin or "").parent if spec is not None else Path()
+    names = ("nearest_code/_search", "cached_attention/_attend")
+    return all(any((folder / f"{name}{suffix}").exists() for suffix in EXTENSION_SUFFIXES) for name in names)
+
+
+def _run(parts: Parts, out: Path, seed: int, progress: DemoProgress) -> dict[str, Finished]:
+    """What each part has made, by name, in the order in which the parts are listed."""
+    quantized, joint = [part for part in (parts.image, parts.audio) if part is not None], parts.joint
+    data = {part.modality: part.data for part in quantized}
+    tokenizers = [*quantized, parts.text]
+    said = {name: f"part {i} of {len(tokenizers) + 1}, {name}" for i, name in enumerate([*data, "text", "joint"], 1)}
+    with lanes(2, said=["compiled loop"]) as (first, second):
+        making = {
+            part.name: lane.submit(part.make, out, seed) for part, lane in zip(quantized, (first, second), strict=False)
+        }
+        judges = second.submit(fit_judges, quantized, joint.fitted)
+        making["text"] = second.submit(parts.text.make, out, seed)
+        for part in tokenizers:
+            share = SHARES.get(part.name, 0.0)
+            progress.add(Stage(said[part.name], share, making[part.name], out / part.name / "run", part.steps))
+        finished = {part.name: progress.wait(making[part.name]) for part in quantized}
+        start = time.perf_counter()
+        training = first.submit(joint.train, out, seed, {name: Path(made["run"]) for name, made in finished.items()})
+        progress.add(Stage(said["joint"], SHARES["joint"], training, out / "joint" / "prior", joint.steps))
+        prior = progress.wait(training)
+        judging = first.submit(joint.judge, prior, seed, data, progress.wait(judges))
+        progress.add(Stage("what it makes, judged", SHARES["judging"], judging))
+        finished["text"] = progress.wait(making["text"])
+        pages = second.submit(write_pages, [Path(made["run"]) for made in finished.values()])
+        finished["joint"] = progress.wait(judging) | {"seconds": time.perf_counter() - start}
+        page = first.submit(joint.page, out, prior, data, finished)
+        progress.add(Stage("the pages", SHARES["pages"], page))
+        finished["joint"]["report"] = progress.wait(page)
+        progress.wait(pages)
+    return finished

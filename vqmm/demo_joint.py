@@ -1,112 +1,185 @@
-"""The demo's joint part: one prior over the tokens of handwritten digits, of dialling tones and of digits' names."""
+"""The demo's joint part: one prior over the tokens of drawn digits, of dialling tones and of digits' names."""
 
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vqmm.data.builtin import DIGIT_NAMES, dialled_digit
+from vqmm.demo_parts import ALL, Finished, TokenizerPart
 from vqmm.files import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vqmm.evaluation.labels import LabelJudge
     from vqmm.generator import Generator
+    from vqmm.modality import Modality
 
 LABELS = "0123456789"
+NAMES = "text"  # the modality of names, which are not quantized
 HEARD = 100  # generated sounds that Goertzel's filter listens to
 
 
 @dataclass(frozen=True)
 class JointPart:
-    """Encode what earlier parts tokenize, train one prior over all of it, count coherence and show what it makes.
+    """Train one prior over what earlier parts have encoded, count coherence and show what it makes.
 
     Attributes:
-        data: by modality its labelled data; for "text" names of the labels, which are not quantized.
-        built_on: for each other modality the part whose tokenizer it is.
-        views: how many altered ones stand beside each training sample of a modality, if any.
+        names: the names' data.
+        settings: of the prior.
+        names_settings: of the names' tokenizer, which does not quantize.
+        count: samples of each cell of the coherence.
+        fitted: real samples of each modality that a classifier learns from.
     """
 
     name: str
     about: str
-    data: Mapping[str, str]
-    built_on: Mapping[str, str]
-    views: Mapping[str, int]
+    names: str
     steps: int
     settings: Sequence[str]
-    names: Sequence[str]  # settings of the names' tokenizer
+    names_settings: Sequence[str]
     guidance: float
+    temperature: float
     count: int = 200
+    fitted: int = 1000
 
-    def go(self, folder: Path, done: Mapping[str, dict[str, Any]], quiet: bool) -> dict[str, Any]:
-        """`coherence` and the like as of `vqmm.coherence`; `report`: a page of this and of the parts before."""
-        from vqmm.evaluation.coherence import coherence
-        from vqmm.generator import Generator
-        from vqmm.report.demo import render
+    def train(self, out: Path, seed: int, runs: Mapping[str, Path]) -> Path:
+        """The prior's run below `out`, in a process of one torch thread. `runs`: the tokenizers, by modality."""
         from vqmm.training.prior_run import train_prior
         from vqmm.training.run import train
         from vqmm.transcode import encode
 
-        runs = {name: Path(done[part]["run"]) for name, part in self.built_on.items()}
-        runs["text"] = folder / "names"
-        train("text", self.data["text"], runs["text"], "identity", settings=self.names, quiet=True)
-        for name, run in runs.items():
-            encode(run, self.data[name], folder / "tokens" / name, views=self.views.get(name, 0))
-        tokens = [folder / "tokens" / name for name in runs]
-        prior = folder / "prior"
-        train_prior([*runs.values()], prior, tokens=tokens, steps=self.steps, settings=self.settings, quiet=quiet)
-        found = coherence(prior, self.data, count=self.count, guidance=self.guidance)
-        generator = Generator.load(prior)
-        cells = [cell for one, row in found["coherence"].items() for other, cell in row.items() if one != other]
-        told = {
-            "about": self.about,
-            "run": str(prior),
-            "metrics": {"coherence": sum(cells) / len(cells), "lowest_cell": min(cells), **self._heard(generator)},
-            **{name: found[name] for name in ("coherence", "intervals", "control", "judges", "chance", "rules")},
-            "next": self._next(prior),
-        }
-        page = folder.parent / "index.html"
-        modalities = {name: tokenizer.modality for name, tokenizer in generator.tokenizers.items()}
-        write_text(page, render(page.parent, done, told, modalities, self.examples(generator)))
-        return {**told, "report": str(page)}
+        folder = out / self.name
+        names, tokens, prior = folder / "names", folder / "names-tokens", folder / "prior"
+        train(NAMES, self.names, names, "identity", settings=self.names_settings, quiet=True, page=False)
+        encode(names, self.names, tokens)
+        once = f"train.evaluate_every={self.steps}"  # at the end: nothing is chosen by held-out samples
+        train_prior(
+            [*runs.values(), names],
+            prior,
+            tokens=[*(run.parent / ALL for run in runs.values()), tokens],
+            steps=self.steps,
+            settings=[*self.settings, once, f"train.seed={seed}"],
+            quiet=True,
+        )
+        return prior
 
-    def examples(self, generator: "Generator") -> "list[tuple[str, list[Tensor], dict[str, list[Tensor]]]]":
-        """For each modality: its name, a sample of every digit, held-out where there are such, and what the prior makes
-        of each of them in the others."""
+    def judge(self, prior: Path, seed: int, data: Mapping[str, str], judges: "Mapping[str, LabelJudge]") -> Finished:
+        """What the prior makes of each modality in the others, and how often that is right: as of `coherence_of`.
+
+        Args:
+            data: where held-out items are, by modality.
+            judges: fitted classifiers; of names one is fitted here.
+        """
+        from vqmm.evaluation.coherence import coherence_of, judge_of
+        from vqmm.generator import Generator
         from vqmm.sampling import Draw
 
-        draw = Draw(guidance=self.guidance)
+        data = {**data, NAMES: self.names}
+        generator = Generator.load(prior)
+        modalities = {name: generator.tokenizers[name].modality for name in data}
+        held_out = {name: items(modalities[name], path, held_out=True) for name, path in data.items()}
+        names = judge_of(modalities[NAMES], items(modalities[NAMES], self.names, held_out=False))
+        found = coherence_of(
+            generator,
+            {},
+            held_out,
+            LABELS,
+            judges={**judges, NAMES: names},
+            count=self.count,
+            draw=Draw(guidance=self.guidance, temperature=self.temperature),
+            seed=seed,
+        )
+        cells = [cell for one, row in found["coherence"].items() for other, cell in row.items() if one != other]
+        metrics = {"coherence": sum(cells) / len(cells), "lowest_cell": min(cells)}
+        if "audio" in data:
+            metrics["goertzel"] = self._heard(generator, seed)
+        return {
+            "about": self.about,
+            "run": str(prior),
+            "metrics": metrics,
+            **{name: found[name] for name in ("coherence", "intervals", "control", "judges", "chance", "rules")},
+            "next": self._next(prior, [*data]),
+        }
+
+    def page(self, out: Path, prior: Path, data: Mapping[str, str], done: Mapping[str, Finished]) -> str:
+        """Write the page of all parts; `done`: all of them, this one's too. Its path."""
+        from vqmm.generator import Generator
+        from vqmm.report.demo import render
+
+        generator = Generator.load(prior)
+        modalities = {name: tokenizer.modality for name, tokenizer in generator.tokenizers.items()}
+        tokenizers = {name: part for name, part in done.items() if name != self.name}
+        examples = self._examples(generator, {**data, NAMES: self.names})
+        page = out / "index.html"
+        write_text(page, render(out, tokenizers, done[self.name], modalities, examples))
+        return str(page)
+
+    def _examples(
+        self, generator: "Generator", data: Mapping[str, str]
+    ) -> "list[tuple[str, list[Tensor], dict[str, list[Tensor]]]]":
+        """For each modality: its name, a held-out sample of every digit, and what the prior makes of each of them in
+        the others."""
+        from vqmm.sampling import Draw
+
+        draw = Draw(guidance=self.guidance, temperature=self.temperature)
         found = []
-        for one in self.data:
-            given = self._one_of_each(generator, one)
+        for one, path in data.items():
+            given = _one_of_each(generator.tokenizers[one].modality, path)
             prompts = [{one: sample} for sample in given]
-            others = [other for other in self.data if other != one]
+            others = [other for other in data if other != one]
             found.append((one, given, {o: generator.generate(o, given=prompts, draw=draw, seed=1) for o in others}))
         return found
 
-    def _one_of_each(self, generator: "Generator", name: str) -> "list[Tensor]":
-        from vqmm.data.source import Source
-
-        modality = generator.tokenizers[name].modality
-        if name == "text":
-            return [modality.ids_of(word) for word in DIGIT_NAMES]
-        held_out = {sample.label: sample for sample in Source(modality, self.data[name]).held_out()}
-        return [modality.collate([held_out[label].read()], [label]).goals[0] for label in LABELS]
-
-    def _heard(self, generator: "Generator") -> dict[str, float]:
+    def _heard(self, generator: "Generator", seed: int) -> float:
         """The share of sounds made from names in which Goertzel's filter hears the right two tones."""
         from vqmm.sampling import Draw
 
         goals = [LABELS[i % len(LABELS)] for i in range(HEARD)]
-        prompts = [{"text": DIGIT_NAMES[int(goal)]} for goal in goals]
-        sounds = generator.generate("audio", given=prompts, draw=Draw(guidance=self.guidance), seed=2)
+        prompts = [{NAMES: DIGIT_NAMES[int(goal)]} for goal in goals]
+        draw = Draw(guidance=self.guidance, temperature=self.temperature)
+        sounds = generator.generate("audio", given=prompts, draw=draw, seed=seed)
         right = [dialled_digit(sound[0].numpy()) == goal for sound, goal in zip(sounds, goals, strict=True)]
-        return {"goertzel": sum(right) / len(right)}
+        return sum(right) / len(right)
 
-    def _next(self, prior: Path) -> list[str]:
+    def _next(self, prior: Path, modalities: Sequence[str]) -> list[str]:
         def make(want: str, given: str, out: str) -> str:
             words = ["vqmm", "generate", str(prior), "--want", want, "--given", given]
-            return shlex.join([*words, "--guidance", f"{self.guidance:g}", "--out", str(prior.parent / out)])
+            words += ["--guidance", f"{self.guidance:g}", "--temperature", f"{self.temperature:g}"]
+            return shlex.join([*words, "--out", str(prior.parent / out)])
 
-        return [make("image", "text=seven", "sevens"), make("audio", "text=three", "threes")]
+        made = {"image": make("image", "text=seven", "sevens"), "audio": make("audio", "text=three", "threes")}
+        return [command for name, command in made.items() if name in modalities]
+
+
+def fit_judges(parts: Sequence[TokenizerPart], count: int) -> "Mapping[str, LabelJudge]":
+    """Classifiers of the digits of real samples, `count` of each part's data, by modality."""
+    from vqmm.evaluation.coherence import judge_of
+    from vqmm.recipe import read_recipe
+    from vqmm.registry import Registry
+    from vqmm.tokenizer import build_modality
+
+    registry = Registry.discover()
+    found: dict[str, LabelJudge] = {}
+    for part in parts:
+        recipe = read_recipe(part.recipe, registry, part.modality, part.settings)
+        modality = build_modality(recipe.model_dump(), registry)
+        found[part.modality] = judge_of(modality, items(modality, part.data, held_out=False, most=count))
+    return found
+
+
+def items(modality: "Modality", path: str, held_out: bool, most: int = 10_000) -> "list[tuple[Tensor, int]]":
+    """Samples of a built-in source and the numbers of their labels, at most so many, evenly over the labels."""
+    from vqmm.data.source import Source
+    from vqmm.evaluation.coherence import read_items, spread
+
+    source = Source(modality, path)
+    return read_items(modality, spread(source.held_out() if held_out else source.training(), LABELS, most), LABELS, [])
+
+
+def _one_of_each(modality: "Modality", path: str) -> "list[Tensor]":
+    """A held-out sample of each digit."""
+    first = {label: sample for sample, label in reversed(items(modality, path, held_out=True, most=1000))}
+    return [first[number] for number in range(len(LABELS))]

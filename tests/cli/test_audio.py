@@ -1,5 +1,7 @@
 """Sound from the command line: trained, judged, encoded at a bitrate, decoded, compressed."""
 
+import sys
+
 import numpy as np
 import pytest
 

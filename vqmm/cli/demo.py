@@ -12,13 +12,17 @@ def demo(
     out: Annotated[Path, typer.Option(help="The folder for all that is made; must not hold anything yet.")] = Path(
         "vqmm-demo"
     ),
+    seed: Annotated[int, typer.Option(help="Of all that is random in training and drawing.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few steps of everything: whether it runs here, not what it can do.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train small tokenizers and a joint prior on built-in data, judge and use them: no files, no network."""
     from vqmm.cli.coherence import print_coherence
     from vqmm.demo import demo as run_demo
 
-    result = run_demo(out)
+    result = run_demo(out, seed=seed, quick=quick)
     if as_json:
         print_json(result)
         return
@@ -32,6 +36,8 @@ def demo(
             continue
         print(f"\nThe page of this run:    {part['report']}")
         print(f"Samples not trained on:  {part['originals']} -> {part['tokens']} -> {part['decoded']}")
+    for name, why in result["left_out"].items():
+        print(f"\nLeft out: {name}. {why[0].upper()}{why[1:]}")
     print("\nTry next:")
     for command in result["next"]:
         print(f"  {command}")

@@ -72,8 +72,8 @@ def coherence(
     for name, source in sources.items():
         training, rest, split[name] = _parted(source, labels)
         modality = generator.tokenizers[name].modality
-        fitted[name] = read_items(modality, _spread(training, labels, FITTED), labels, unreadable)
-        held_out[name] = read_items(modality, _spread(rest, labels, JUDGED), labels, unreadable)
+        fitted[name] = read_items(modality, spread(training, labels, FITTED), labels, unreadable)
+        held_out[name] = read_items(modality, spread(rest, labels, JUDGED), labels, unreadable)
     told = coherence_of(generator, fitted, held_out, labels, count=count, draw=draw, seed=seed)
     return {
         "run": str(run),
@@ -121,7 +121,7 @@ def coherence_of(
             f"speaks {', '.join(generator.tokenizers)}"
         )
     if judges is None:
-        judges = {name: _judge_of(generator.tokenizers[name].modality, items) for name, items in fitted.items()}
+        judges = {name: judge_of(generator.tokenizers[name].modality, items) for name, items in fitted.items()}
     cells: dict[str, dict[str, Cell]] = {one: {} for one in rows}
     for one in rows:
         given, goals = _conditions(one, held_out.get(one), labels, count)
@@ -175,7 +175,7 @@ def _parted(source: Source, labels: Sequence[str]) -> tuple[list[Sample], list[S
     return training, held_out, "the source's own test split" if source.has_split else "the held-out tenth"
 
 
-def _spread(samples: Sequence[Sample], labels: Sequence[str], most: int) -> list[Sample]:
+def spread(samples: Sequence[Sample], labels: Sequence[str], most: int) -> list[Sample]:
     """At most so many, as evenly over the labels as they come."""
     own = {label: [sample for sample in samples if sample.label == label] for label in labels}
     rounds = max(map(len, own.values()), default=0)
@@ -208,7 +208,7 @@ def _wording(sample: Tensor) -> tuple[int, ...]:
     return tuple(sample.long().flatten().tolist())
 
 
-def _judge_of(modality: Modality, items: Items) -> LabelJudge:
+def judge_of(modality: Modality, items: Items) -> LabelJudge:
     """A fitted judge: of few distinct samples of ids by their wording, else the modality's own."""
     samples, labels = [sample for sample, _ in items], [label for _, label in items]
     judge: LabelJudge | None = None

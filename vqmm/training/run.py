@@ -38,7 +38,8 @@ from vqmm.training.signals import StopRequest
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # or it greets once per process
+for _name in ("distributed", "rank_zero"):  # they greet once per process; the library sets its own level when it loads
+    logging.getLogger(f"lightning_fabric.utilities.{_name}").setLevel(logging.WARNING)
 
 STARTS: dict[str, Literal["spawn", "fork", "popen"]] = {"ddp_spawn": "spawn", "ddp_fork": "fork", "ddp": "popen"}
 REPORT_EVERY = 20  # steps between lines of metrics.jsonl
@@ -62,6 +63,7 @@ class Job:
     resume: bool
     quiet: bool
     command: str
+    page: bool = True
 
 
 def train(
@@ -76,6 +78,7 @@ def train(
     strict: bool = False,
     plugins: Sequence[str] = (),
     quiet: bool = False,
+    page: bool = True,
 ) -> dict[str, Any]:
     """Train a tokenizer on a file, folder or archive of samples.
 
@@ -84,6 +87,7 @@ def train(
         settings: `a.b=c` changes to it.
         resume: go on from the last checkpoint of `out`, with the same arguments as before.
         strict: refuse damaged samples; otherwise they are skipped, counted and named.
+        page: write `report.html` at the end. It takes seconds; `vqmm.report` writes it at any time.
 
     Returns:
         The run's folder, its number of weights, and the held-out metrics at its end; on all nodes but the first,
@@ -98,7 +102,7 @@ def train(
     registry = Registry.discover(plugins)
     extra = [f"train.steps={steps}"] if steps is not None else []
     plan = read_recipe(recipe, registry, modality, [*settings, *extra])
-    job = Job(plan, str(data), out, tuple(plugins), strict, resume, quiet, command_line())
+    job = Job(plan, str(data), out, tuple(plugins), strict, resume, quiet, command_line(), page)
     if plan.train.tensorboard:
         check_tensorboard()
     fabric = make_fabric(plan.train)
@@ -329,7 +333,7 @@ class Run:
         if profile:
             progress.say("a step's time: " + ", ".join(f"{name} {share:.0%}" for name, share in profile.items()))
         weights = sum(p.numel() for p in self.tokenizer.parameters())
-        page = report(out, plugins=self.job.plugins)["report"]
+        page = report(out, plugins=self.job.plugins)["report"] if self.job.page else None
         told = {"run": str(out), "weights": weights, "best": self.best, **found.as_dict(), "unreadable": unreadable}
         return {**told, "profile": profile, "shown": None if picture is None else str(picture), "report": page}
 
