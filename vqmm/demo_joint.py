@@ -43,7 +43,7 @@ class JointPart:
     guidance: float
     temperature: float
     count: int = 200
-    fitted: int = 1000
+    fitted: int = 2000
 
     def train(self, out: Path, seed: int, runs: Mapping[str, Path]) -> Path:
         """The prior's run below `out`, in a process of one torch thread. `runs`: the tokenizers, by modality."""
