@@ -5,8 +5,8 @@ What does not need each other runs side by side, in two processes:
     first    pictures, then the joint prior, then what it makes
     second   sounds, then the classifiers that judge, text, and the pages
 
-Each part of `PARTS` is small enough for one thread. Nothing is chosen by what the demo judges on: no checkpoint, and no
-setting either (those were chosen on `builtin:NAME-validation`).
+Each part of `PARTS` is small enough for one thread. No checkpoint is chosen by what the demo judges on; settings are to
+be chosen on `builtin:NAME-validation`.
 """
 
 import json

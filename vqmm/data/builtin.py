@@ -1,8 +1,8 @@
 """Small data that needs no download: `builtin:digits`, `:drawn`, `:tones`, `:names` and `:topics`.
 
 Of those that are made here (`drawn`, `tones`, `names`) the test split is of another kind than what is trained on: other
-fonts, levels or phrasings. `builtin:NAME-validation` has the same training split and a third kind for its test split:
-settings are chosen by that one, so that `builtin:NAME` tells how well they do on what no choice was made by.
+fonts, levels or phrasings. `builtin:NAME-validation` has the same training split and a third kind for its test split.
+Choose settings by that one: then `builtin:NAME` says how well they do on what no choice was made by.
 """
 
 import atexit
