@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,18 @@ def test_each_lane_is_one_process_of_one_thread_and_keeps_the_order(tmp_path):
     assert ours.result() == again.result() and ours.result() != theirs.result()
     assert ours.result()[0] != os.getpid() and ours.result()[1] == theirs.result()[1] == 1
     assert (tmp_path / "order").read_text() == "a\nb\nc\n"
+
+
+def shown(text: str) -> int:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.warn(text, stacklevel=1)
+    return len(caught)
+
+
+def test_a_warning_that_the_first_process_gave_is_not_given_again():
+    with lanes(1, said=["compiled loop"]) as (lane,):
+        again, other = lane.submit(shown, "vqmm: the compiled loop was not built"), lane.submit(shown, "another matter")
+    assert again.result() == 0 and other.result() == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
