@@ -42,6 +42,9 @@ class PriorRecipe(PartOptions):
     hide_from: Literal["all", "last"] = Field(
         "all", description="the blocks that codes are hidden from; last: a condition is shown whole, so it is leant on"
     )
+    loss_on: Literal["all", "last"] = Field(
+        "all", description="the blocks that count in the loss; last: those before it are a condition and no more"
+    )
     given: int | None = Field(
         None, ge=1, description="blocks before the last one, at most; 1: pairs, each learnt sooner; null: all others"
     )

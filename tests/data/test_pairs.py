@@ -122,6 +122,18 @@ def test_a_condition_stays_whole_where_codes_are_hidden_from_the_last_block_alon
     assert 0.1 < float(hidden.float().mean()) < 0.5
 
 
+def test_the_loss_is_on_the_last_block_alone_if_so_wanted():
+    names = ("label", "sound", "picture")
+    indices = [(epoch, number) for epoch in range(40) for number in range(4)]
+    last, every = (examples(names, loss_on=which).training(indices) for which in ("last", "all"))
+    assert torch.equal(last.ids, every.ids), "nothing else changes"
+    ranges = [examples(names).vocabulary[name] for name in names]
+    begins = torch.tensor([own.begin for own in ranges])
+    for line, given in zip(last.ids, last.given.tolist(), strict=True):
+        assert torch.isin(line, begins).nonzero()[-1].item() == given, "so many come before the last block"
+    assert set(every.given.tolist()) == {0, ranges[0].block}, "all but the label"
+
+
 def test_pairs_alone_where_one_other_block_is_given_at_most():
     three = ("sound", "picture", "text")
     found = examples(three, given=1)

@@ -144,6 +144,8 @@ class Examples:
         drop: the share of training examples whose condition, all blocks but the last, is left out.
         hide: the share of their codes that the prior is not shown, each example's own between 0 and twice that.
         given: how many other blocks come before the last, at most; None: all.
+        hide_from: the blocks whose codes may be hidden.
+        loss_on: the blocks that count in training; "all" leaves out labels.
     """
 
     def __init__(
@@ -156,9 +158,11 @@ class Examples:
         seed: int = 0,
         given: int | None = None,
         hide_from: Literal["all", "last"] = "all",
+        loss_on: Literal["all", "last"] = "all",
     ):
         self.vocabulary, self.rows, self.pairing, self.seed = vocabulary, rows, pairing, seed
-        self.drop, self.hide, self.given, self.hide_from = drop, hide, given, hide_from
+        self.drop, self.hide, self.given = drop, hide, given
+        self.hide_from, self.loss_on = hide_from, loss_on
         self._kept: dict[tuple[str, Place], Tensor] = {}
         self._room = KEPT
 
@@ -176,7 +180,8 @@ class Examples:
         return len(self.vocabulary.ranges) > 1
 
     def training(self, indices: Sequence[tuple[int, int]]) -> Sequences:
-        """The sequences of these (epoch, number). Counted are all blocks but the label; after a drop only the last.
+        """The sequences of these (epoch, number). Counted are all blocks but the label; after a drop, and where
+        `loss_on` is "last", only the last.
 
         Codes are hidden as those who learn to denoise hide them: the prior must not lean on any single one, and a
         small corpus is not learnt by heart as soon.
@@ -197,7 +202,8 @@ class Examples:
             hidden = (chance < 0) & self._codes(ids)
             if self.hide_from == "last":
                 hidden &= torch.arange(ids.shape[1]) >= condition[:, None]
-        return Sequences(without_condition(ids, condition, gone), torch.where(gone, condition, first), hidden)
+        given = condition if self.loss_on == "last" else torch.where(gone, condition, first)
+        return Sequences(without_condition(ids, condition, gone), given, hidden)
 
     def _codes(self, ids: Tensor) -> Tensor:
         """bool, like ids: which are codes of a modality, and no edges, class numbers or padding."""
