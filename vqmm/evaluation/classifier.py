@@ -62,7 +62,7 @@ class PlaneClassifier:
         batch = min(BATCH, len(planes))
         epoch = len(planes) // batch
         steps = min(self.steps, EPOCHS * epoch)
-        optimizer = torch.optim.AdamW(self._network.parameters(), lr=3e-3, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(self._network.parameters(), lr=3e-3, weight_decay=0.01, fused=True)
         order = torch.randperm(len(planes))
         for step in range(steps):
             if step % epoch == 0:

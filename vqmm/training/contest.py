@@ -91,7 +91,9 @@ class Contest:
         self.adversary, self.tokenizer, self.plan, self.fabric = adversary, tokenizer, plan, fabric
         options = adversary.options
         self.inner = CriticStep(adversary)
-        optimizer = torch.optim.AdamW(adversary.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(
+            adversary.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
+        )
         self.model, self.optimizer = fabric.setup(self.inner, optimizer)
         self.course = Course(options, plan.steps, higher_is_better)
         self.balance = Balance(adversary.weights, options.balance, options.memory)

@@ -83,7 +83,7 @@ class Loop:
         self.contest = contest
         self.tokenizer, self.views, self.recipe, self.fabric = tokenizer, views, recipe, fabric
         optimizer = torch.optim.AdamW(
-            parameter_groups(tokenizer, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.99)
+            parameter_groups(tokenizer, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True
         )
         self.inner = TrainingStep(tokenizer, contest)
         self.model, self.optimizer = fabric.setup(self.inner, optimizer)

@@ -58,7 +58,7 @@ class PriorLoop:
     def __init__(self, prior: Prior, examples: Examples, plan: PriorTrain, fabric: "Fabric"):
         self.prior, self.examples, self.plan, self.fabric = prior, examples, plan, fabric
         optimizer = torch.optim.AdamW(
-            parameter_groups(prior, plan.weight_decay), lr=plan.learning_rate, betas=(0.9, 0.99)
+            parameter_groups(prior, plan.weight_decay), lr=plan.learning_rate, betas=(0.9, 0.99), fused=True
         )
         self.model, self.optimizer = fabric.setup(PriorStep(prior), optimizer)
         self.average = Average(prior, plan.average)

@@ -87,7 +87,8 @@ def train(
         settings: `a.b=c` changes to it.
         resume: go on from the last checkpoint of `out`, with the same arguments as before.
         strict: refuse damaged samples; otherwise they are skipped, counted and named.
-        page: write `report.html` at the end. It takes seconds; `vqmm.report` writes it at any time.
+        page: write `report.html` and a picture of reconstructions at the end. It takes seconds; `vqmm.report` writes
+            the page at any time.
 
     Returns:
         The run's folder, its number of weights, and the held-out metrics at its end; on all nodes but the first,
@@ -325,7 +326,8 @@ class Run:
         if not self.is_first:
             return {}
         out = self.job.out
-        picture = write_shown(self.modality, found.rows, out / "reconstructions") if found.count else None
+        shown = found.count and self.job.page
+        picture = write_shown(self.modality, found.rows, out / "reconstructions") if shown else None
         unreadable = list(dict.fromkeys([*self.loop.unreadable, *found.unreadable]))
         if unreadable:
             progress.say(f"{len(unreadable)} damaged samples were skipped: {'; '.join(unreadable[:10])}")
