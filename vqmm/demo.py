@@ -2,8 +2,8 @@
 
 What does not need each other runs side by side, in two processes:
 
-    first    pictures, then the joint prior, then what it makes
-    second   sounds, then the classifiers that judge, text, and the pages
+    first    pictures, then the joint prior, then what it makes of pictures
+    second   sounds, then the classifiers that judge, text, the pages, then what the prior makes of the others
 
 Each part of `PARTS` is small enough for one thread. No checkpoint is chosen by what the demo judges on; settings are to
 be chosen on `builtin:NAME-validation`.
@@ -40,9 +40,9 @@ class Parts:
 
     def shortened(self) -> "Parts":
         """Every part with a few steps: shows that all of it works, and nothing else."""
-        audio = None if self.audio is None else replace(self.audio, steps=QUICK_STEPS)
-        image, text = (replace(part, steps=QUICK_STEPS) for part in (self.image, self.text))
-        joint = replace(self.joint, steps=QUICK_STEPS, count=10, fitted=100)
+        image, text = (replace(part, steps=QUICK_STEPS, fitted=100) for part in (self.image, self.text))
+        audio = None if self.audio is None else replace(self.audio, steps=QUICK_STEPS, fitted=100)
+        joint = replace(self.joint, steps=QUICK_STEPS, count=10)
         return Parts(image, audio, text, joint)
 
 
@@ -65,6 +65,7 @@ PARTS = Parts(
         settings=("modality.size=32", "modality.stride=8", "modality.flip=false"),
         small=("modality.width=64", "modality.blocks=1", "quantizer.codebook_size=256", "quantizer.dim=32"),
         for_prior=True,
+        fitted=1000,
     ),
     audio=TokenizerPart(
         name="audio",
@@ -89,6 +90,7 @@ PARTS = Parts(
             "train.batch_size=8",
         ),
         for_prior=True,
+        fitted=2000,
     ),
     text=TokenizerPart(
         name="text",
@@ -108,6 +110,7 @@ PARTS = Parts(
             "given=1",
             "hide=0.25",  # of what is to come: else a picture is guessed from its own first codes, not from the word
             "hide_from=last",
+            "loss_on=last",  # all of it goes into making one from another
             "prior.width=64",
             "prior.depth=3",
             "prior.dropout=0",
@@ -200,8 +203,9 @@ def _run(parts: Parts, out: Path, seed: int, progress: DemoProgress) -> dict[str
         making = {
             part.name: lane.submit(part.make, out, seed) for part, lane in zip(quantized, (first, second), strict=False)
         }
-        judges = second.submit(fit_judges, quantized, joint.fitted)
+        judges = second.submit(fit_judges, quantized)
         making["text"] = second.submit(parts.text.make, out, seed)
+        pages = second.submit(write_pages, [out / part.name / "run" for part in tokenizers])
         for part in tokenizers:
             share = SHARES.get(part.name, 0.0)
             progress.add(Stage(said[part.name], share, making[part.name], out / part.name / "run", part.steps))
@@ -210,11 +214,14 @@ def _run(parts: Parts, out: Path, seed: int, progress: DemoProgress) -> dict[str
         training = first.submit(joint.train, out, seed, {name: Path(made["run"]) for name, made in finished.items()})
         progress.add(Stage(said["joint"], SHARES["joint"], training, out / "joint" / "prior", joint.steps))
         prior = progress.wait(training)
-        judging = first.submit(joint.judge, prior, seed, data, progress.wait(judges))
-        progress.add(Stage("what it makes, judged", SHARES["judging"], judging))
+        known = progress.wait(judges)
+        halves = (first, ["image"]), (second, [name for name in (*data, "text") if name != "image"])
+        judging = [lane.submit(joint.judge, prior, seed, data, known, into) for lane, into in halves]
+        for half, (_, into) in zip(judging, halves, strict=True):
+            progress.add(Stage(f"{' and '.join(into)} from the others, judged", SHARES["judging"] / 2, half))
         finished["text"] = progress.wait(making["text"])
-        pages = second.submit(write_pages, [Path(made["run"]) for made in finished.values()])
-        finished["joint"] = progress.wait(judging) | {"seconds": time.perf_counter() - start}
+        finished["joint"] = joint.summed(prior, data, [progress.wait(half) for half in judging])
+        finished["joint"]["seconds"] = time.perf_counter() - start
         page = first.submit(joint.page, out, prior, data, finished)
         progress.add(Stage("the pages", SHARES["pages"], page))
         finished["joint"]["report"] = progress.wait(page)

@@ -1,10 +1,11 @@
 """The demo's joint part: one prior over the tokens of drawn digits, of dialling tones and of digits' names."""
 
 import shlex
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vqmm.data.builtin import DIGIT_NAMES, dialled_digit
 from vqmm.demo_parts import ALL, Finished, TokenizerPart
@@ -31,7 +32,6 @@ class JointPart:
         settings: of the prior.
         names_settings: of the names' tokenizer, which does not quantize.
         count: samples of each cell of the coherence.
-        fitted: real samples of each modality that a classifier learns from.
     """
 
     name: str
@@ -42,8 +42,7 @@ class JointPart:
     names_settings: Sequence[str]
     guidance: float
     temperature: float
-    count: int = 200
-    fitted: int = 2000
+    count: int = 400
 
     def train(self, out: Path, seed: int, runs: Mapping[str, Path]) -> Path:
         """The prior's run below `out`, in a process of one torch thread. `runs`: the tokenizers, by modality."""
@@ -66,12 +65,20 @@ class JointPart:
         )
         return prior
 
-    def judge(self, prior: Path, seed: int, data: Mapping[str, str], judges: "Mapping[str, LabelJudge]") -> Finished:
-        """What the prior makes of each modality in the others, and how often that is right: as of `coherence_of`.
+    def judge(
+        self,
+        prior: Path,
+        seed: int,
+        data: Mapping[str, str],
+        judges: "Mapping[str, LabelJudge]",
+        into: Sequence[str],
+    ) -> Finished:
+        """What the prior makes of each modality in some of the others, and how often that is right: of `coherence_of`.
 
         Args:
             data: where held-out items are, by modality.
             judges: fitted classifiers; of names one is fitted here.
+            into: what is made and judged.
         """
         from vqmm.evaluation.coherence import coherence_of, judge_of
         from vqmm.generator import Generator
@@ -91,16 +98,31 @@ class JointPart:
             count=self.count,
             draw=Draw(guidance=self.guidance, temperature=self.temperature),
             seed=seed,
+            into=into,
         )
+        if "audio" in into:
+            found["goertzel"] = self._heard(generator, seed)
+        return found
+
+    def summed(self, prior: Path, data: Mapping[str, str], judged: Sequence[Finished]) -> Finished:
+        """The part, from what `judge` gave for some modalities each."""
+        found: dict[str, dict[str, Any]] = {name: {} for name in ("coherence", "intervals", "control")}
+        heard = {}
+        for each in judged:
+            for name, table in found.items():
+                for one, row in each[name].items():
+                    table.setdefault(one, {}).update(row)
+            if "goertzel" in each:
+                heard = {"goertzel": each["goertzel"]}
         cells = [cell for one, row in found["coherence"].items() for other, cell in row.items() if one != other]
-        metrics = {"coherence": sum(cells) / len(cells), "lowest_cell": min(cells)}
-        if "audio" in data:
-            metrics["goertzel"] = self._heard(generator, seed)
+        metrics = {"coherence": sum(cells) / len(cells), "lowest_cell": min(cells), **heard}
         return {
             "about": self.about,
             "run": str(prior),
             "metrics": metrics,
-            **{name: found[name] for name in ("coherence", "intervals", "control", "judges", "chance", "rules")},
+            **found,
+            **{name: dict(ChainMap(*(each[name] for each in reversed(judged)))) for name in ("judges", "rules")},
+            "chance": judged[0]["chance"],
             "next": self._next(prior, [*data]),
         }
 
@@ -154,8 +176,8 @@ class JointPart:
         return [command for name, command in made.items() if name in modalities]
 
 
-def fit_judges(parts: Sequence[TokenizerPart], count: int) -> "Mapping[str, LabelJudge]":
-    """Classifiers of the digits of real samples, `count` of each part's data, by modality."""
+def fit_judges(parts: Sequence[TokenizerPart]) -> "Mapping[str, LabelJudge]":
+    """Classifiers of digits, fitted to real samples of each part's data, by modality."""
     from vqmm.evaluation.coherence import judge_of
     from vqmm.recipe import read_recipe
     from vqmm.registry import Registry
@@ -166,7 +188,7 @@ def fit_judges(parts: Sequence[TokenizerPart], count: int) -> "Mapping[str, Labe
     for part in parts:
         recipe = read_recipe(part.recipe, registry, part.modality, part.settings)
         modality = build_modality(recipe.model_dump(), registry)
-        found[part.modality] = judge_of(modality, items(modality, part.data, held_out=False, most=count))
+        found[part.modality] = judge_of(modality, items(modality, part.data, held_out=False, most=part.fitted))
     return found
 
 

@@ -94,6 +94,7 @@ def coherence_of(
     draw: Draw | None = None,
     seed: int = 0,
     judges: Mapping[str, LabelJudge] | None = None,
+    into: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The coherence of a generator, by labelled items of each modality.
 
@@ -103,6 +104,7 @@ def coherence_of(
         fitted: what the judges learn from.
         held_out: what samples are drawn from, and the judges tried on. Every label comes in each modality.
         judges: ones that are fitted already; without them fresh ones of the modalities.
+        into: the modalities that are drawn and judged, the columns of the table; None: all.
 
     Returns:
         `coherence`: {FROM: {TO: share}}, on the diagonal the judge's own accuracy on held-out data; `intervals` (95%,
@@ -120,18 +122,19 @@ def coherence_of(
             f"coherence is between modalities, and there are data of {', '.join(held_out) or 'none'} alone: this prior "
             f"speaks {', '.join(generator.tokenizers)}"
         )
+    columns = {name: items for name, items in held_out.items() if into is None or name in into}
     if judges is None:
-        judges = {name: judge_of(generator.tokenizers[name].modality, items) for name, items in fitted.items()}
+        judges = {name: judge_of(generator.tokenizers[name].modality, fitted[name]) for name in columns}
     cells: dict[str, dict[str, Cell]] = {one: {} for one in rows}
     for one in rows:
         given, goals = _conditions(one, held_out.get(one), labels, count)
-        for other, items in held_out.items():
+        for other, items in columns.items():
             if one == other:
                 samples, theirs = [sample for sample, _ in items], [label for _, label in items]
             else:
                 samples, theirs = generator.generate(other, given=given, draw=draw, seed=seed), goals
             cells[one][other] = (judges[other].predict(samples), theirs)
-    return _told(cells, labels, count, seed, {name: judges[name].rule for name in held_out})
+    return _told(cells, labels, count, seed, {name: judges[name].rule for name in columns})
 
 
 def common_labels(sources: Mapping[str, Source], known: Sequence[str] | None) -> list[str]:
