@@ -26,7 +26,20 @@ OLDEST += ("test_vector_quantize_paths.py", "test_update_codebook.py", "test_cod
 OLDEST += ("test_residual_quantize.py", "test_residual_operators.py")
 
 
+# Few tests that take long: begun last, as they are by their number, one of two processes would wait for the other.
+FIRST = ("test_demo.py", "test_processes.py", "test_quantizer_benchmark.py", "test_chunks.py", "test_lanes.py")
+FIRST += ("test_class_priors.py", "test_audio_continuation.py", "test_adversarial_processes.py", "test_encode.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist: files with the most tests first
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     for item in items:
         if item.path.parent.name == "kernels" and item.path.name in OLDEST:
             item.add_marker(pytest.mark.oldest)
@@ -50,17 +63,12 @@ def data() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _tiny_trainings_draw_no_page() -> Iterator[None]:
-    """A page takes three times as long as the training of a few steps it is about. What is trained in a test's own
-    process gets an empty one, unless the test asks for `pages`."""
+    """Unless a test asks for `pages`."""
+    from tests.processes import empty_page
     from vqmm.training import run
 
-    def empty(out: str | Path, **_: object) -> dict[str, str]:
-        page = Path(out) / "report.html"
-        page.touch()
-        return {"report": str(page)}
-
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(run, "report", empty)
+        patched.setattr(run, "report", empty_page)
         yield
 
 

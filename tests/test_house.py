@@ -109,7 +109,8 @@ def test_importing_vqmm_loads_nothing_else():
     assert told == "[]"
 
 
-def test_what_is_tried_with_the_oldest_versions_is_there():
-    from tests.conftest import OLDEST
+def test_files_that_are_listed_by_name_are_there():
+    from tests.conftest import FIRST, OLDEST
 
+    assert [name for name in FIRST if len([*(TOP / "tests").rglob(name)]) != 1] == []
     assert [name for name in OLDEST if not (TOP / "tests" / "kernels" / name).is_file()] == []

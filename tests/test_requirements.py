@@ -10,41 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.libraries import SAID, SYMBOL, put, put_broken_sound
 from vqmm import requirements
 from vqmm.errors import UserError
 from vqmm.registry import Registry
 from vqmm.requirements import TESTED, Problem, libraries, load, must_load, problem
 
 TOP = Path(__file__).parents[1]
-SYMBOL = "undefined symbol: torch_exception_get_what_without_backtrace"
-
-
-def put(folder: Path, package: str, version: str | None, code: str) -> None:
-    """A library in the place of the real one; with a version as if pip had installed it."""
-    (folder / package).mkdir(parents=True)
-    (folder / package / "__init__.py").write_text(code)
-    if version is not None:
-        put_version(folder, package, version)
-
-
-def put_version(folder: Path, package: str, version: str) -> None:
-    info = folder / f"{package}-{version}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
 
 
 @pytest.fixture
 def stub(tmp_path) -> dict[str, str]:
     """The environment of a process that has torchaudio 2.11.1 beside torch 2.11.0."""
-    put(tmp_path / "site", "torchaudio", "2.11.1", f"raise OSError('/site/torchaudio/lib/_torchaudio.so: {SYMBOL}')")
-    put_version(tmp_path / "site", "torch", "2.11.0")
+    put_broken_sound(tmp_path / "site")
     return {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-
-
-SAID = (
-    f"torchaudio, which did not load (/site/torchaudio/lib/_torchaudio.so: {SYMBOL}; torchaudio 2.11.1, torch 2.11.0): "
-    "pip install torchaudio==2.11.0"
-)
 
 
 def test_a_verb_of_sound_says_it_before_anything_is_read_or_made(stub, tmp_path):
