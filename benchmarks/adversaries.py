@@ -22,11 +22,12 @@ from typing import Any
 import torch
 
 import vqmm
+from vqmm.contracts.features import Features
 from vqmm.data.source import Source
-from vqmm.evaluation.realism import Features, features_of, realism
-from vqmm.files import write_text
-from vqmm.machine import machine
+from vqmm.evaluation.realism import features_of, realism
 from vqmm.recipe import read_named_recipe
+from vqmm.utils.files import write_text
+from vqmm.utils.machine import machine
 
 RECIPES = ("vqvae-ema", "vqgan", "vqgan-wgan-gp", "cvqgan", "gan")
 FALL = 0.5  # of the headline metric: dB of PSNR

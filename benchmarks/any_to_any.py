@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import vqmm
-from vqmm.machine import machine
+from vqmm.utils.machine import machine
 
 RECIPES = {"image": "vqvae-ema", "audio": "rvq", "text": "identity"}
 SETTINGS: dict[str, tuple[str, ...]] = {

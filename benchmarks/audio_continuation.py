@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqmm.data.sample import Sample
+from vqmm.contracts.sample import Sample
 from vqmm.data.source import Source
 from vqmm.evaluation.coherence import JUDGED, read_items
 from vqmm.evaluation.distances import frechet_distance
 from vqmm.evaluation.labels import wilson_interval
-from vqmm.files import write_text
-from vqmm.generator import Generator
-from vqmm.machine import machine
-from vqmm.sampling import Draw
+from vqmm.generation.generator import Generator
+from vqmm.generation.sampling import Draw
+from vqmm.utils.files import write_text
+from vqmm.utils.machine import machine
 
 SHOWN = 8
 RULES = {

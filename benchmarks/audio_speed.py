@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 import vqmm
-from vqmm.batch import Codes
-from vqmm.machine import machine
-from vqmm.tokenizer import Tokenizer
+from vqmm.contracts.batch import Codes
+from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.utils.machine import machine
 
 RATE_HZ, STRIDES = 24_000, (2, 4, 5, 8)
 QUANTIZER = {"name": "residual", "dim": 128, "stages": 8, "codebook_size": 1024}

@@ -22,15 +22,15 @@ import yaml
 from PIL import Image as Pillow
 
 import vqmm
+from vqmm.comparison.timing import train_seconds
 from vqmm.data.source import Source
-from vqmm.evaluation.compare_timing import train_seconds
 from vqmm.evaluation.memorisation import memorisation
-from vqmm.files import write_text
-from vqmm.generator import Generator
-from vqmm.machine import machine
+from vqmm.generation.generator import Generator
+from vqmm.generation.sampling import Draw
 from vqmm.plugins.image.files import to_pillow
 from vqmm.recipe import Train
-from vqmm.sampling import Draw
+from vqmm.utils.files import write_text
+from vqmm.utils.machine import machine
 
 PICTURED = 8  # samples of each class in the picture
 AS_FILES = 200  # test pictures that are written with `--bytes`

@@ -25,11 +25,11 @@ from PIL import Image
 from torch import Tensor
 
 import vqmm
-from vqmm.compress import compress, decompress
+from vqmm.commands.compress import compress, decompress
 from vqmm.data.source import Source
-from vqmm.machine import machine
 from vqmm.plugins.image.files import read_picture, to_pillow, to_tensor
 from vqmm.plugins.image.metrics import psnr_db
+from vqmm.utils.machine import machine
 
 SETTINGS = (
     "modality.size=96",

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from vqmm.demo import PARTS, Parts, demo
-from vqmm.machine import machine
-from vqmm.requirements import installed
+from vqmm.commands.demo import PARTS, Parts, demo
+from vqmm.utils.machine import machine
+from vqmm.utils.requirements import installed
 
 
 def run(seeds: list[int], validation: bool) -> dict[str, Any]:
     """One row a seed: seconds, seconds of all processors, coherence by cell, the lowest cell off the diagonal."""
     rows = []
-    with mock.patch("vqmm.demo.PARTS", on_validation(PARTS) if validation else PARTS):
+    with mock.patch("vqmm.commands.demo.PARTS", on_validation(PARTS) if validation else PARTS):
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
                 before = processor_seconds()

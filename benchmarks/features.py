@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from vqmm.errors import UserError
-from vqmm.machine import machine
 from vqmm.plugins.image import Image
-from vqmm.shards import Header, Row, read_header, read_rows
+from vqmm.tokens.shards import Header, Row, read_header, read_rows
+from vqmm.utils.errors import UserError
+from vqmm.utils.machine import machine
 
 ITERATIONS = 200
 

@@ -20,18 +20,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vqmm.bench import SHAPES, Shape
-from vqmm.bench.check import MOST_PAIRS, MOST_ROWS, Outcome, verdict
-from vqmm.bench.contenders import ours, tasks_of
-from vqmm.bench.repeat import same_bits
-from vqmm.bench.roofline import product_of
-from vqmm.bench.shapes import Operands, operands
 from vqmm.kernels.code_sums import code_sums
 from vqmm.kernels.codebook_softmax import codebook_softmax
 from vqmm.kernels.nearest_code import nearest_code, nearest_code_with_margin
 from vqmm.kernels.residual_quantize import residual_lookup, residual_quantize
 from vqmm.kernels.update_codebook import update_codebook_
 from vqmm.kernels.vector_quantize import vector_quantize
+from vqmm.measure import SHAPES, Shape
+from vqmm.measure.check import MOST_PAIRS, MOST_ROWS, Outcome, verdict
+from vqmm.measure.contenders import ours, tasks_of
+from vqmm.measure.repeat import same_bits
+from vqmm.measure.roofline import product_of
+from vqmm.measure.shapes import Operands, operands
 
 TINY = (Shape("tiny", 70, 33, 8), Shape("tiny-stack", 70, 20, 16, 3))
 PRECISIONS = ("exact", "fast", "certified")

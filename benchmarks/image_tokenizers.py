@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import vqmm
-from vqmm.machine import machine
+from vqmm.utils.machine import machine
 
 RECIPES = ("ae", "vae", "vqvae", "vqvae-ema")
 

@@ -17,9 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from vqmm.machine import machine
-from vqmm.tokenizer import Tokenizer
+from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.training.checkpoint import checkpoints
+from vqmm.utils.machine import machine
 
 SETTINGS = (
     *("modality.size=8", "modality.channels=1", "modality.stride=2", "modality.width=16", "train.batch_size=16"),

@@ -3,9 +3,9 @@
     python -m vqmm.benchmarks.prior_sampling --out benchmarks/results
 
 Untrained priors of their default sizes draw maps of 32 x 32 codes of 512, by class, on one thread. "Kept" is
-`vqmm.sampling.sample`. "Anew" makes the features of the sequence so far for every code, scores those of the last one
-and draws; it is timed at some codes spread evenly over the map, and their mean counts for all. Before anything is timed
-the scores of both ways are compared.
+`vqmm.generation.sampling.sample`. "Anew" makes the features of the sequence so far for every code, scores those of the
+last one and draws; it is timed at some codes spread evenly over the map, and their mean counts for all. Before anything
+is timed the scores of both ways are compared.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqmm.machine import machine
-from vqmm.prior import Prior
-from vqmm.prompts import LABEL
+from vqmm.contracts.prior import Prior
+from vqmm.contracts.vocabulary import Vocabulary
+from vqmm.generation.prompts import LABEL
+from vqmm.generation.sampling import Draw, sample
 from vqmm.registry import Registry
-from vqmm.sampling import Draw, sample
-from vqmm.vocabulary import Vocabulary
+from vqmm.utils.machine import machine
 
 PRIORS = ("pixelcnn", "pixelsnail", "lstm", "transformer")
 BATCHES = (1, 16)

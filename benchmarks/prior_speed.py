@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from vqmm.machine import machine
+from vqmm.contracts.vocabulary import Vocabulary
+from vqmm.generation.sampling import sample
 from vqmm.plugins.priors.transformer import Transformer
-from vqmm.sampling import sample
-from vqmm.vocabulary import Vocabulary
+from vqmm.utils.machine import machine
 
 WIDTH, DEPTH, HEADS, CODES = 256, 6, 4, 256
 

@@ -5,7 +5,7 @@
 For every shape: search, search and sums, training forward, and forward and backward, each by vqmm, by the naive
 reference, by the best plain torch, by vector-quantize-pytorch and, for searches, by faiss (on a CPU) or flash-kmeans
 (on a GPU). All in one run and in turn, each result checked first; on a GPU also 100 runs of each kernel for the same
-bits. A wrong result has no figure, and the exit code is 1. `vqmm bench` measures by the same code (vqmm.bench), in less
+bits. A wrong result has no figure, and the exit code is 1. `vqmm bench` measures by the same code, in less
 time. With --plot also time against K and against N, as a picture beside FILE.
 """
 
@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from vqmm.bench import CPU_SHAPES, NAMED, NO_GPU, SHAPES, Shape, bench, wrong_rows
-from vqmm.bench.contenders import TASKS, tasks_of
-from vqmm.bench.repeat import same_bits
-from vqmm.bench.table import HEAD, notes, table
+from vqmm.measure import CPU_SHAPES, NAMED, NO_GPU, SHAPES, Shape, bench, wrong_rows
+from vqmm.measure.contenders import TASKS, tasks_of
+from vqmm.measure.repeat import same_bits
+from vqmm.measure.table import HEAD, notes, table
 
 RUNS = 100
 
@@ -35,7 +35,7 @@ def run(
     runs: int = RUNS,
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure shapes and tasks (see vqmm.bench.bench); on a GPU also repeat each kernel `runs` times.
+    """Measure shapes and tasks (see vqmm.measure.bench); on a GPU also repeat each kernel `runs` times.
 
     `out` is written after every task, so that a run that is stopped has left what it had.
     """

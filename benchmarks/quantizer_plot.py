@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vqmm.bench import Shape, bench
+from vqmm.measure import Shape, bench
 
 GRID = {  # the codebooks and the vectors that are swept, and what the other is meanwhile
     "cuda": (tuple(2**i for i in range(7, 19)), 65_536, tuple(2**i for i in range(4, 21)), 8_192),

@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import vqmm
-from vqmm.batch import Batch
+from vqmm.contracts.batch import Batch
+from vqmm.contracts.modality import Modality
 from vqmm.data.degrade import Degradation, Downsample, Mask, Noise
 from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.source import Source
-from vqmm.machine import machine
-from vqmm.modality import Modality
+from vqmm.utils.machine import machine
 
 CHOSEN_ON = 500  # training pictures that the settings of a filter are chosen on
 FINE = ("modality.stride=2", "modality.width=64")  # a 16 x 16 grid for 32 x 32 pixels

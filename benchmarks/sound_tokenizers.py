@@ -19,17 +19,17 @@ import yaml
 from torch import Tensor
 
 import vqmm
+from vqmm.commands.evaluate import trained_on
+from vqmm.comparison.timing import train_seconds
+from vqmm.contracts.baseline import Baseline
+from vqmm.contracts.modality import Modality
+from vqmm.contracts.sample import Sample
 from vqmm.data.loader import Views, evaluation_batches
-from vqmm.data.sample import Sample
 from vqmm.data.source import Source, judged
-from vqmm.evaluation.baseline import Baseline
-from vqmm.evaluation.compare_timing import train_seconds
 from vqmm.evaluation.evaluate import alike, evaluate, figure, originals_of
-from vqmm.evaluation.run import trained_on
-from vqmm.machine import machine
-from vqmm.modality import Modality
 from vqmm.recipe import Train
-from vqmm.tokenizer import Tokenizer
+from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.utils.machine import machine
 
 SETTINGS = ("quantizer.stages=8", "quantizer.dropout=0.25", "modality.loudness=peak", "train.batch_size=8")
 STAGES = (1, 2, 4, 8)

@@ -19,13 +19,13 @@ import torch
 
 import vqmm
 from vqmm.benchmarks.any_to_any import counted, spent
+from vqmm.contracts.vocabulary import PAD
 from vqmm.data.source import Source
-from vqmm.generator import Generator
-from vqmm.machine import machine
+from vqmm.generation.generator import Generator
+from vqmm.generation.sampling import Draw
 from vqmm.plugins.text.files import decode_bytes
 from vqmm.plugins.text.metrics import words
-from vqmm.sampling import Draw
-from vqmm.vocabulary import PAD
+from vqmm.utils.machine import machine
 
 SETTINGS = ("prior.width=256", "prior.depth=4", "train.batch_size=16", "train.patience=null")
 AT_ONCE = 16  # windows scored together

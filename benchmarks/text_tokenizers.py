@@ -21,13 +21,13 @@ import yaml
 from torch import Tensor
 
 import vqmm
-from vqmm.data.sample import Sample, Unreadable
+from vqmm.commands.evaluate import trained_on
+from vqmm.comparison.timing import train_seconds
+from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.source import Source, judged
-from vqmm.evaluation.compare_timing import train_seconds
-from vqmm.evaluation.run import trained_on
-from vqmm.machine import machine
 from vqmm.recipe import Train
-from vqmm.tokenizer import Tokenizer
+from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.utils.machine import machine
 
 POINTS = "2x512,2x128,4x1024,4x64,subwords-2048"
 SETTINGS = ("train.batch_size=8",)

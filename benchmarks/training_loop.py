@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from vqmm.machine import machine
 from vqmm.recipe import read_recipe
 from vqmm.registry import Registry
 from vqmm.training.run import Job, Run, make_fabric
+from vqmm.utils.machine import machine
 
 
 def run_of(data: str, folder: Path) -> Run:

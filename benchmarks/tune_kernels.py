@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vqmm.bench.check import Outcome, verdict
-from vqmm.bench.contenders import versions
-from vqmm.bench.shapes import Operands, Shape, operands
-from vqmm.bench.timing import once, summary
 from vqmm.kernels.nearest_code import fused
 from vqmm.kernels.nearest_code.prepare import prepare
 from vqmm.kernels.nearest_code.tables import ANY, FOLDER, Config, save_table, table_for
+from vqmm.measure.check import Outcome, verdict
+from vqmm.measure.contenders import versions
+from vqmm.measure.shapes import Operands, Shape, operands
+from vqmm.measure.timing import once, summary
 
 DOTS = {
     "exact": ("split", "tf32x3", "fma", "unfused"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import vqmm
-from vqmm.evaluation.baseline import Baseline
+from vqmm.contracts.baseline import Baseline
 
 RATE_HZ = 100
 SHOWN = 32  # values of a view

@@ -75,7 +75,7 @@ def _tiny_trainings_draw_no_page() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def pages() -> Iterator[None]:
     """Trainings in this module end with the page that a user gets."""
-    from vqmm.report.page import report
+    from vqmm.pages.page import report
     from vqmm.training import run
 
     with pytest.MonkeyPatch.context() as patched:

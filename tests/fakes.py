@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 import vqmm
 from vqmm import nn as layers
-from vqmm.batch import masked_mean, pool_mask
-from vqmm.decoders.base import cut
-from vqmm.quantizers.base import Quantized, Reduce, grid_size
+from vqmm.contracts.decoder import cut
+from vqmm.contracts.quantizer import Quantized, Reduce, grid_size
+from vqmm.nn.masks import masked_mean, pool_mask
 from vqmm.quantizers.vector import VectorQuantizer
 
 

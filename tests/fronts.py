@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 
-from vqmm.errors import Remark, UserError
 from vqmm.plugins.text.front import make_front
+from vqmm.utils.errors import Remark, UserError
 
 pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
 

@@ -6,11 +6,11 @@ from functools import cache
 import torch
 
 import vqmm
-from vqmm.generator import Generator
+from vqmm.contracts.vocabulary import Vocabulary
+from vqmm.generation.generator import Generator
+from vqmm.generation.prompts import LABEL
 from vqmm.plugins.priors.transformer import Transformer
-from vqmm.prompts import LABEL
 from vqmm.registry import Registry
-from vqmm.vocabulary import Vocabulary
 
 REGISTRY = Registry.discover()
 WORDS = ("zero", "one", "two")

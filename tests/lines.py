@@ -14,11 +14,11 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 import vqmm
+from vqmm.contracts.options import PartOptions
 from vqmm.decoders.direct import DirectDecoder
-from vqmm.options import PartOptions
 from vqmm.plugins.audio.waveform import Style, WaveformDecoder, WaveformEncoder
 from vqmm.quantizers.residual import ResidualQuantizer
-from vqmm.tokenizer import Tokenizer
+from vqmm.tokenizer.tokenizer import Tokenizer
 
 DIM = 8
 
@@ -105,7 +105,7 @@ def exceptions(found: Tensor, expected: Tensor) -> float:
 
 def peaks_of_memory(causal: bool, wanted: SimpleQueue) -> None:
     """In a process of its own: the most MiB it took until one minute, then ten, were encoded and decoded."""
-    from vqmm.chunks import decode_long, encode_long
+    from vqmm.tokenizer.long_signals import decode_long, encode_long
 
     torch.set_num_threads(1)
     tokenizer = line_tokenizer(causal=causal, strides=(2, 4, 10), width=64)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 import vqmm
-from vqmm.sampling import Draw
-from vqmm.vocabulary import NULL, PAD, Range, Vocabulary
+from vqmm.contracts.vocabulary import NULL, PAD, Range, Vocabulary
+from vqmm.generation.sampling import Draw
 
 
 class Recurrent(vqmm.Prior):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["vqmm.training.run", "vqmm.encode", "vqmm.plugins.image", "sklearn.datasets"])
+SERVER.set_forkserver_preload(["vqmm.training.run", "vqmm.commands.encode", "vqmm.plugins.image", "sklearn.datasets"])
 
 
 class Program:

@@ -7,9 +7,9 @@ import torch
 
 import vqmm
 from tests import fakes
+from vqmm.contracts.vocabulary import Vocabulary
 from vqmm.registry import Registry
 from vqmm.testing import check_decoder, check_modality, check_prior, check_quantizer
-from vqmm.vocabulary import Vocabulary
 
 FOUND = Registry.discover()
 FOUND.add(fakes, "fakes")

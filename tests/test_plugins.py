@@ -11,9 +11,9 @@ import pytest
 
 import vqmm
 from vqmm import hookspecs
-from vqmm.errors import UserError
-from vqmm.new_plugin import TEMPLATES
+from vqmm.commands.new_plugin import TEMPLATES
 from vqmm.registry import KINDS, Registry
+from vqmm.utils.errors import UserError
 
 README = Path(__file__).parents[1] / "README.md"
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if hasattr(hook, "vqmm_spec")}

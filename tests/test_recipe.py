@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from vqmm.errors import UserError
 from vqmm.recipe import Part, Recipe, Train, read_named_recipe, read_recipe
 from vqmm.registry import Registry
+from vqmm.utils.errors import UserError
 
 REGISTRY = Registry.discover()
 

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 import vqmm
-from vqmm.errors import UserError
+from vqmm.recipe import read_named_recipe
 from vqmm.registry import KINDS, Registry, import_plugin
+from vqmm.utils.errors import UserError
 
 
 class Sound(vqmm.Modality):
@@ -30,8 +31,8 @@ def plugin(hook="register_modalities", things=(Sound,)):
     return SimpleNamespace(**{hook: vqmm.hookimpl(offer)})
 
 
-def refused(what, name="mine") -> str:
-    registry = Registry()
+def refused(what, name="mine", check=None) -> str:
+    registry = Registry(check)
     with pytest.raises(UserError) as error:
         registry.add(what, name)
     assert not registry.plugins and not any(registry.offers.values())  # all of it or nothing
@@ -129,15 +130,15 @@ def test_one_name_may_stand_for_things_of_two_kinds():
     assert registry.quantizer("sound") is Bottleneck and registry.modality("sound") is Sound
 
 
-def test_a_recipe_of_a_plugin_is_read_when_it_is_registered(tmp_path):
+def test_a_recipe_of_a_plugin_is_checked_when_it_is_registered(tmp_path):
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text("quantizer: {name: of-another-plugin, size: 3}")
     bad.write_text("quantiser: {name: vector}")
-    registry = Registry()
+    registry = Registry(read_named_recipe)
     registry.add(plugin("register_recipes", (good,)), "mine")
     assert registry.recipe("good") == good
     for path, said in ((bad, "Did you mean 'quantizer'?"), (tmp_path / "no.yaml", "No such file"), (3, "")):
-        told = refused(plugin("register_recipes", (path,)))
+        told = refused(plugin("register_recipes", (path,)), check=read_named_recipe)
         assert "plugin 'mine', hook 'register_recipes'" in told and said in told
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 import vqmm
 from tests.cli.runner import TINY
-from vqmm.shards import Header, Row, ShardWriter, codes_of, read_header, read_rows
+from vqmm.tokens.shards import Header, Row, ShardWriter, codes_of, read_header, read_rows
 
 SETTINGS = {
     "vqvae-ema": ("quantizer.codebook_size=16", "quantizer.project=3"),

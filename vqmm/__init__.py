@@ -5,7 +5,6 @@ Everything public can be reached from here; nothing is imported until it is aske
 
 import importlib
 import sys
-from types import ModuleType
 from typing import Any
 
 # pip sees to the version, a checkout does not: so this file is written for any Python 3
@@ -19,44 +18,44 @@ if sys.version_info < (3, 11):  # noqa: UP036
 __version__ = "0.1.0"
 
 _HOME = {
-    "Adversary": "vqmm.adversary",
-    "Judged": "vqmm.adversary",
-    "Lesson": "vqmm.adversary",
-    "Baseline": "vqmm.evaluation.baseline",
-    "Batch": "vqmm.batch",
-    "Codes": "vqmm.batch",
-    "Decoder": "vqmm.decoders.base",
-    "Draw": "vqmm.sampling",
-    "Generator": "vqmm.generator",
-    "Judge": "vqmm.evaluation.metrics",
-    "Layout": "vqmm.vocabulary",
-    "Modality": "vqmm.modality",
-    "Prior": "vqmm.prior",
-    "Quantized": "vqmm.quantizers.base",
-    "Quantizer": "vqmm.quantizers.base",
+    "Adversary": "vqmm.contracts.adversary",
+    "Judged": "vqmm.contracts.adversary",
+    "Lesson": "vqmm.contracts.adversary",
+    "Baseline": "vqmm.contracts.baseline",
+    "Batch": "vqmm.contracts.batch",
+    "Codes": "vqmm.contracts.batch",
+    "Decoder": "vqmm.contracts.decoder",
+    "Draw": "vqmm.generation.sampling",
+    "Generator": "vqmm.generation.generator",
+    "Judge": "vqmm.contracts.metric",
+    "Layout": "vqmm.contracts.vocabulary",
+    "Modality": "vqmm.contracts.modality",
+    "Prior": "vqmm.contracts.prior",
+    "Quantized": "vqmm.contracts.quantizer",
+    "Quantizer": "vqmm.contracts.quantizer",
     "Recipe": "vqmm.recipe",
     "Registry": "vqmm.registry",
-    "Sample": "vqmm.data.sample",
-    "StreamingDecoder": "vqmm.streaming",
-    "StreamingEncoder": "vqmm.streaming",
-    "Tokenizer": "vqmm.tokenizer",
-    "Unreadable": "vqmm.data.sample",
-    "UserError": "vqmm.errors",
-    "bench": "vqmm.bench",
+    "Sample": "vqmm.contracts.sample",
+    "StreamingDecoder": "vqmm.tokenizer.streaming",
+    "StreamingEncoder": "vqmm.tokenizer.streaming",
+    "Tokenizer": "vqmm.tokenizer.tokenizer",
+    "Unreadable": "vqmm.contracts.sample",
+    "UserError": "vqmm.utils.errors",
+    "bench": "vqmm.measure",
     "coherence": "vqmm.evaluation.coherence",
-    "compare": "vqmm.evaluation.compare",
-    "compare_priors": "vqmm.evaluation.compare_priors",
-    "compress": "vqmm.compress",
-    "decode": "vqmm.transcode",
-    "decompress": "vqmm.compress",
-    "demo": "vqmm.demo",
-    "encode": "vqmm.transcode",
-    "eval": "vqmm.evaluation.run",
-    "generate": "vqmm.generate",
+    "compare": "vqmm.comparison.compare",
+    "compare_priors": "vqmm.comparison.priors",
+    "compress": "vqmm.commands.compress",
+    "decode": "vqmm.commands.decode",
+    "decompress": "vqmm.commands.compress",
+    "demo": "vqmm.commands.demo",
+    "encode": "vqmm.commands.decode",
+    "eval": "vqmm.commands.evaluate",
+    "generate": "vqmm.commands.generate",
     "hookimpl": "vqmm.hookspecs",
-    "new_plugin": "vqmm.new_plugin",
-    "reconstruct": "vqmm.transcode",
-    "report": "vqmm.report",
+    "new_plugin": "vqmm.commands.new_plugin",
+    "reconstruct": "vqmm.commands.decode",
+    "report": "vqmm.pages",
     "train": "vqmm.training.run",
     "train_prior": "vqmm.training.prior_run",
 }
@@ -74,14 +73,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """A verb keeps its name: importing the module vqmm.demo or vqmm.report would put the module in its place."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _HOME or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

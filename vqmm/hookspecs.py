@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from vqmm.adversary import Adversary
-    from vqmm.decoders.base import Decoder
-    from vqmm.modality import Modality
-    from vqmm.prior import Prior
-    from vqmm.quantizers.base import Quantizer
+    from vqmm.contracts.adversary import Adversary
+    from vqmm.contracts.decoder import Decoder
+    from vqmm.contracts.modality import Modality
+    from vqmm.contracts.prior import Prior
+    from vqmm.contracts.quantizer import Quantizer
 
 hookspec = pluggy.HookspecMarker("vqmm")
 hookimpl = pluggy.HookimplMarker("vqmm")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from vqmm.contracts.options import PartOptions
 from vqmm.data.degrade import Downsample, Mask, Noise, read_degradation
-from vqmm.errors import UserError, explained, one_of
-from vqmm.options import PartOptions
+from vqmm.utils.errors import UserError, explained, one_of
 
 if TYPE_CHECKING:
     from vqmm.registry import Registry
@@ -142,7 +142,7 @@ def read_recipe(
 
 def _begun(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The parts of the tokenizer that a recipe begins with, by kind; none without `train.begin`."""
-    from vqmm.tokenizer import read_config, tokenizer_folder
+    from vqmm.tokenizer.tokenizer import read_config, tokenizer_folder
 
     train = told.get("train")
     begin = train.get("begin") if isinstance(train, dict) else None

@@ -16,16 +16,18 @@ import pluggy
 
 import vqmm
 from vqmm import hookspecs
-from vqmm.errors import UserError, explained, one_of, unknown
-from vqmm.requirements import must_load
+from vqmm.utils.errors import UserError, explained, one_of, unknown
+from vqmm.utils.requirements import must_load
 
 if TYPE_CHECKING:
-    from vqmm.adversary import Adversary
-    from vqmm.decoders.base import Decoder
-    from vqmm.modality import Modality
-    from vqmm.options import PartOptions
-    from vqmm.prior import Prior
-    from vqmm.quantizers.base import Quantizer
+    from vqmm.contracts.adversary import Adversary
+    from vqmm.contracts.decoder import Decoder
+    from vqmm.contracts.modality import Modality
+    from vqmm.contracts.options import PartOptions
+    from vqmm.contracts.prior import Prior
+    from vqmm.contracts.quantizer import Quantizer
+
+RecipeCheck = Callable[[Path], object]
 
 KINDS = {  # kind of thing -> the hook that offers it
     "modality": "register_modalities",
@@ -38,21 +40,27 @@ KINDS = {  # kind of thing -> the hook that offers it
 
 
 class Registry:
-    """A set of plugins and what they offer. Starts empty: a test that builds its own meets nothing else."""
+    """A set of plugins and what they offer. Starts empty: a test that builds its own meets nothing else.
 
-    def __init__(self) -> None:
+    Args:
+        check_recipe: raises a `UserError` for a file that is no recipe (`vqmm.recipe.read_named_recipe`); None: it is
+            read when it is asked for.
+    """
+
+    def __init__(self, check_recipe: RecipeCheck | None = None) -> None:
+        self._check_recipe = check_recipe
         self.offers: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}  # kind -> name -> class, or recipe file
         self.plugins: dict[str, list[tuple[str, str]]] = {}  # plugin -> the (kind, name) pairs it offers
         self.failed: dict[str, str] = {}  # plugin -> why it did not load
 
     @classmethod
-    def discover(cls, extra: Iterable[str] = ()) -> "Registry":
+    def discover(cls, extra: Iterable[str] = (), check_recipe: RecipeCheck | None = None) -> "Registry":
         """Every installed plugin, those of `VQMM_PLUGINS`, and `extra` (files or module names).
 
         A plugin that fails is recorded in `failed` and hides nobody; one that was asked for by name in `extra` and
         fails is a `UserError`.
         """
-        found = cls()
+        found = cls(check_recipe)
         entries = importlib.metadata.entry_points(group="vqmm")
         # Our own come first, so that a stranger's plugin can neither take their names nor push them out.
         for entry in sorted(entries, key=lambda entry: (not entry.value.startswith("vqmm."), entry.name)):
@@ -96,7 +104,7 @@ class Registry:
         self.plugins[name] = [(kind, label) for kind, label, _ in offered]
 
     def _offer(self, where: str, kind: str, plugin: str, offered: list[tuple[str, str, Any]], thing: Any) -> None:
-        label = _recipe_name(where, thing) if kind == "recipe" else _class_name(where, kind, thing)
+        label = _recipe_name(where, thing, self._check_recipe) if kind == "recipe" else _class_name(where, kind, thing)
         owners = {pair: owner for owner, pairs in self.plugins.items() for pair in pairs}
         owners |= {(k, n): plugin for k, n, _ in offered}
         if (kind, label) in owners:
@@ -201,11 +209,12 @@ def _class_name(where: str, kind: str, thing: Any) -> str:
     return label
 
 
-def _recipe_name(where: str, path: Any) -> str:
-    from vqmm.recipe import read_named_recipe
-
+def _recipe_name(where: str, path: Any, check: RecipeCheck | None) -> str:
     try:
-        read_named_recipe(Path(path))
+        if check is not None:
+            check(Path(path))
+        elif not Path(path).is_file():
+            raise UserError(f"there is no file {path}")
     except (UserError, TypeError) as error:
         raise UserError(f"{where}: {error}") from None
     return Path(path).stem

@@ -8,14 +8,14 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from vqmm.adversary import Adversary
-from vqmm.batch import Batch, Codes
-from vqmm.decoders.base import Decoder, call_masked, grid_mask
-from vqmm.modality import Modality
-from vqmm.prior import Prior
-from vqmm.quantizers.base import Quantized, Quantizer
-from vqmm.sampling import sample
-from vqmm.vocabulary import Range, Vocabulary
+from vqmm.contracts.adversary import Adversary
+from vqmm.contracts.batch import Batch, Codes
+from vqmm.contracts.decoder import Decoder, call_masked, grid_mask
+from vqmm.contracts.modality import Modality
+from vqmm.contracts.prior import Prior
+from vqmm.contracts.quantizer import Quantized, Quantizer
+from vqmm.contracts.vocabulary import Range, Vocabulary
+from vqmm.generation.sampling import sample
 
 __all__ = ["check_adversary", "check_decoder", "check_modality", "check_prior", "check_quantizer"]
 

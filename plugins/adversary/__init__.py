@@ -8,10 +8,10 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 import vqmm
-from vqmm.adversary import Judged, Lesson, output_channels
-from vqmm.errors import UserError
+from vqmm.contracts.adversary import Judged, Lesson, output_channels
 from vqmm.plugins.adversary import losses, networks
 from vqmm.plugins.adversary.perceptual import lpips_loss, multi_scale_ssim_loss
+from vqmm.utils.errors import UserError
 
 USUAL = 0.99  # decay of the averages that LeCam goes by (Tseng et al. 2021)
 PERCEPTUAL = 0.2  # weight of the perceptual term where samples are pictures

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqmm.adversary import Judged
+from vqmm.contracts.adversary import Judged
 
 Kind = Literal["hinge", "wasserstein", "non-saturating"]
 Score = Callable[[Tensor], Tensor]  # samples (B, C, *extent) -> (B,)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from vqmm.adversary import Judged
+from vqmm.contracts.adversary import Judged
 from vqmm.nn import ChannelNorm
 
 SLOPE = 0.2  # of the leaky rectifier for negative values

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqmm.errors import UserError
+from vqmm.utils.errors import UserError
 
 WINDOW = 7  # pixels of a box window: what scikit-image takes, and cheaper than a Gaussian
 SCALES = 4  # each half as fine as the one before

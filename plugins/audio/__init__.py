@@ -12,16 +12,16 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 import vqmm
-from vqmm.data.sample import Sample
-from vqmm.errors import Remark, UserError
-from vqmm.evaluation.baseline import Baseline
+from vqmm.contracts.baseline import Baseline
+from vqmm.contracts.sample import Sample
 from vqmm.nn import prime_factors
 from vqmm.plugins.audio import files
 from vqmm.plugins.audio.extra import NEEDS
+from vqmm.utils.errors import Remark, UserError
 
 if TYPE_CHECKING:
-    from vqmm.evaluation.labels import LabelJudge
-    from vqmm.evaluation.metrics import Judge
+    from vqmm.contracts.labels import LabelJudge
+    from vqmm.contracts.metric import Judge
     from vqmm.plugins.audio.judge import SoundFeatures
     from vqmm.plugins.audio.waveform import Style
 

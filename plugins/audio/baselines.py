@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from vqmm.errors import UserError
-from vqmm.evaluation.baseline import Baseline
+from vqmm.contracts.baseline import Baseline
 from vqmm.kernels.nearest_code import nearest_code
 from vqmm.plugins.audio.extra import needed
 from vqmm.quantizers.kmeans import kmeans
+from vqmm.utils.errors import UserError
 
 OPUS_KBPS = (6, 8, 12, 16)  # asked for, a channel: from the lowest that Opus has to where speech is transparent
 OPUS_LOWEST_KBPS, OPUS_SPAN_KBPS = 6.0, 250.0  # libsndfile's compression level 1 is the first; 0 is both together

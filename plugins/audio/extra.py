@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vqmm.requirements import load
+from vqmm.utils.requirements import load
 
 EXTRA = "vqmm[audio]"
 NEEDS = dict.fromkeys(("torchaudio", "soundfile", "pystoi"), EXTRA)

@@ -13,15 +13,15 @@ from typing import Any, BinaryIO, Literal
 import torch
 from torch import Tensor
 
+from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data import archive
 from vqmm.data.archive import Archive, inside_archive, is_archive, open_archive
 from vqmm.data.folder import Entry, Kind, csv_entries, folder_entries, sorted_out
-from vqmm.data.sample import Sample, Unreadable
-from vqmm.errors import UserError
 from vqmm.plugins.audio.containers import check_whole
 from vqmm.plugins.audio.extra import needed
 from vqmm.plugins.audio.loudness import loudness_lufs
 from vqmm.plugins.audio.resampling import resampled
+from vqmm.utils.errors import UserError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")  # libsndfile's names: nothing else is taken

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from vqmm.batch import masked_mean
+from vqmm.nn.masks import masked_mean
 from vqmm.nn.pointwise import blank
 from vqmm.plugins.audio.spectral import mel_bank
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from vqmm.errors import UserError
-from vqmm.evaluation.metrics import Judge, basic_judges
+from vqmm.contracts.metric import Judge, basic_judges
 from vqmm.plugins.audio.extra import needed
+from vqmm.utils.errors import UserError
 
 SI_SDR_LIMIT_DB = 100.0  # of a perfect signal or one of zeros alone, whose true scores are not finite
 JUDGED_S = 600.0  # of all clips joined: what STOI and PESQ look at

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqmm.evaluation.show import named_rows
+from vqmm.contracts.show import named_rows
 from vqmm.plugins.audio.metrics import magnitudes, stft_sizes
 
 LONGEST_S = 10.0  # shown and played of a sample; the rest is cut off, and said to be

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqmm.batch import pool_mask
 from vqmm.nn.causal import CausalConv, CausalStack, Register
 from vqmm.nn.layers import ChannelNorm, Stack, conv
+from vqmm.nn.masks import pool_mask
 from vqmm.nn.pointwise import Pointwise, blank
-from vqmm.nn.reach import Span, reach, seen
+from vqmm.nn.receptive_field import Span, reach, seen
 from vqmm.plugins.audio.extra import needed
 
 BANDS = 40  # mel bands that the encoder sees beside the spectrum

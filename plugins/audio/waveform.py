@@ -6,7 +6,8 @@ the stride between levels, perhaps an LSTM where the line is shortest. Snake as 
 arXiv 2306.06546, section 3.1, after Ziyin et al. 2020, arXiv 2006.08195).
 
 A causal network steps: `start(batch)`, then `step(x, None, state)` with chunks that the strides divide gives what
-`forward` gives for the whole (`vqmm.streaming`). Causal or not is a matter of padding alone; the weights are the same.
+`forward` gives for the whole (`vqmm.tokenizer.streaming`). Causal or not is a matter of padding alone; the weights are
+the same.
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from vqmm.errors import UserError
 from vqmm.nn.causal import CausalConv, CausalStack, CausalUpsample, Register, spread
 from vqmm.nn.layers import Attention, Stack
-from vqmm.nn.reach import Span, reach, seen
+from vqmm.nn.receptive_field import Span, reach, seen
 from vqmm.nn.recurrent import recurrent
+from vqmm.utils.errors import UserError
 
 Activation = Literal["elu", "snake"]
 Bottleneck = Literal["none", "lstm", "attention"]

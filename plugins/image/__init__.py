@@ -9,16 +9,16 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 import vqmm
-from vqmm.data.sample import Sample
-from vqmm.errors import UserError
+from vqmm.contracts.sample import Sample
 from vqmm.plugins.image import arrays, files
+from vqmm.utils.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
 
-    from vqmm.evaluation.labels import LabelJudge
-    from vqmm.evaluation.metrics import Judge
-    from vqmm.evaluation.realism import Features
+    from vqmm.contracts.features import Features
+    from vqmm.contracts.labels import LabelJudge
+    from vqmm.contracts.metric import Judge
 
 
 @vqmm.hookimpl
@@ -116,7 +116,7 @@ class Image(vqmm.Modality):
         return output.tanh()
 
     def metrics(self) -> "dict[str, Judge]":
-        from vqmm.evaluation.metrics import Judge, basic_judges
+        from vqmm.contracts.metric import Judge, basic_judges
         from vqmm.plugins.image.metrics import MIRRORED, PSNR_LIMIT_DB, SIGMA, WINDOW, PictureMean, psnr_db, ssim
 
         return {

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqmm.data.sample import Sample
-from vqmm.errors import UserError, one_of
+from vqmm.contracts.sample import Sample
 from vqmm.plugins.image.files import MODES, convert, to_pillow, to_tensor
+from vqmm.utils.errors import UserError, one_of
 
 # train-images-idx3-ubyte.gz as MNIST is published, train-images.idx3-ubyte as some copies of it are named
 IDX_NAME = re.compile(r"([^.].*)-images[-.]idx3-ubyte(\.gz)?")

@@ -12,9 +12,9 @@ from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as Pillow
 from torch import Tensor
 
+from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.folder import Entry, Kind, csv_entries, folder_entries
-from vqmm.data.sample import Sample, Unreadable
-from vqmm.errors import UserError
+from vqmm.utils.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 PICTURES = Kind("picture", SUFFIXES)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqmm.errors import UserError
 from vqmm.evaluation.classifier import NOISE, STEPS, PlaneClassifier
+from vqmm.utils.errors import UserError
 
 SIDES = 16, 48  # pixels that the classifier sees of a side, at least and at most
 

@@ -15,11 +15,11 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqmm.errors import UserError
+from vqmm.contracts.prior import Prior
+from vqmm.contracts.vocabulary import NULL, PAD, Range, Vocabulary
+from vqmm.generation.prompts import LABEL
 from vqmm.nn.layers import ResidualBlock, conv
-from vqmm.prior import Prior
-from vqmm.prompts import LABEL
-from vqmm.vocabulary import NULL, PAD, Range, Vocabulary
+from vqmm.utils.errors import UserError
 
 
 @dataclass
@@ -55,7 +55,7 @@ class GridPrior(Prior):
     nobody asks for, it only learns how often each class comes.
 
     A step costs one position where all sequences of a batch stand at the same place of a block, as they do in
-    `vqmm.sampling`; from where they do not, each step computes everything anew.
+    `vqmm.generation.sampling`; from where they do not, each step computes everything anew.
 
     Raises:
         UserError: a vocabulary that it does not serve: several modalities; axes or lengths that it has no network for;

@@ -8,10 +8,10 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqmm.errors import UserError
+from vqmm.contracts.prior import Prior
+from vqmm.contracts.vocabulary import Vocabulary
 from vqmm.nn.recurrent import recurrent
-from vqmm.prior import Prior
-from vqmm.vocabulary import Vocabulary
+from vqmm.utils.errors import UserError
 
 
 @dataclass

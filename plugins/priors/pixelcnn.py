@@ -6,9 +6,9 @@ from typing import ClassVar
 from pydantic import Field
 from torch import nn
 
-from vqmm.errors import UserError
 from vqmm.nn.pixel import PixelNetwork
 from vqmm.plugins.priors.grid import GridPrior
+from vqmm.utils.errors import UserError
 
 
 class PixelCNN(GridPrior):

@@ -19,11 +19,11 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqmm.errors import UserError
-from vqmm.grammar import Grammar
+from vqmm.contracts.grammar import Grammar
+from vqmm.contracts.prior import Prior
+from vqmm.contracts.vocabulary import Vocabulary
 from vqmm.kernels.cached_attention import cached_attention
-from vqmm.prior import Prior
-from vqmm.vocabulary import Vocabulary
+from vqmm.utils.errors import UserError
 
 SLOWEST = 10_000.0, 100.0  # the longest period of a rotation over 2 pi: of the index, and of coordinates
 LIKE, OWN = 0.3, 0.1  # deviations of embeddings that begin with vectors: of what those add, and of each code's own

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vqmm
-from vqmm.data.sample import Sample
-from vqmm.errors import UserError
+from vqmm.contracts.sample import Sample
 from vqmm.plugins.text import files
 from vqmm.plugins.text.front import ByteFront, Front, load_front, make_front
+from vqmm.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from vqmm.evaluation.labels import LabelJudge
-    from vqmm.evaluation.metrics import Judge
+    from vqmm.contracts.labels import LabelJudge
+    from vqmm.contracts.metric import Judge
 
 EXAMPLE = "The quick brown fox jumps over the lazy dog. "
 

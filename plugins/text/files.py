@@ -16,10 +16,10 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.folder import Entry, Kind, folder_entries
-from vqmm.data.sample import Sample, Unreadable
-from vqmm.errors import Remark, UserError, one_of
 from vqmm.plugins.text.tables import BLANK, LINE_END, Row, numbered, object_rows, row_keys, shown, table_rows, word
+from vqmm.utils.errors import Remark, UserError, one_of
 
 PLAIN, TABLES, OBJECTS = (".txt", ".text", ".md"), (".csv", ".tsv"), (".jsonl",)
 SUFFIXES = tuple(suffix + packed for suffix in (*PLAIN, *TABLES, *OBJECTS) for packed in ("", ".gz"))

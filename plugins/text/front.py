@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from vqmm.errors import Remark, UserError, unknown
-from vqmm.files import write_text
+from vqmm.utils.errors import Remark, UserError, unknown
+from vqmm.utils.files import write_text
 
 PAD = 0
 BYTES = tuple(bytes([value]) for value in range(256))

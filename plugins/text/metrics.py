@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from vqmm.errors import UserError
-from vqmm.evaluation.metrics import Judge
+from vqmm.contracts.metric import Judge
+from vqmm.utils.errors import UserError
 
 TextOf = Callable[[Tensor], str]  # ids, int64 (1, T) -> their text
 Count = Callable[[str, str], tuple[float, float]]  # (output, original) -> what is counted, and out of how much

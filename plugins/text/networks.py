@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from vqmm.nn.layers import Attention, ChannelNorm, ResidualBlock, Stack, conv
-from vqmm.nn.reach import Span, reach
+from vqmm.nn.receptive_field import Span, reach
 from vqmm.nn.recurrent import recurrent
 
 Kind = Literal["convolution", "lstm"]

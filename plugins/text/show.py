@@ -7,7 +7,7 @@ from html import escape
 
 from torch import Tensor
 
-from vqmm.evaluation.show import named_rows
+from vqmm.contracts.show import named_rows
 from vqmm.plugins.text.metrics import TextOf
 
 LONGEST = 600  # characters of a text that are shown

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqmm.data.folder import inner_name
-from vqmm.errors import UserError, one_of
+from vqmm.utils.errors import UserError, one_of
 
 LINE_END = re.compile(r"\r?\n")  # and nothing else: str.splitlines would also end a line at U+2028, form feeds and more
 BLANK = " \t\r\n"  # what a line may hold and still be blank

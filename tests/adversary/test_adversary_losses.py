@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 import vqmm
-from vqmm.adversary import Judged
+from vqmm.contracts.adversary import Judged
 from vqmm.plugins.adversary import losses
 from vqmm.plugins.adversary.perceptual import lpips_loss, multi_scale_ssim_loss
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import vqmm
 from tests import fakes
-from vqmm.adversary import Judged, Lesson, output_channels
+from vqmm.contracts.adversary import Judged, Lesson, output_channels
 from vqmm.registry import Registry
 from vqmm.testing import check_adversary
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 import vqmm
 from vqmm.benchmarks import compression, features
-from vqmm.errors import UserError
+from vqmm.utils.errors import UserError
 
 TINY = ("modality.size=16", "modality.stride=4", "modality.width=16", "quantizer.dim=8", "quantizer.codebook_size=16")
 

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqmm.bench import CPU_SHAPES, NAMED, SHAPES, Shape, bench, choose, paths, wrong_rows
-from vqmm.bench import contenders as people
-from vqmm.bench.check import COMMITMENT, Outcome, bound, sample, verdict
-from vqmm.bench.contest import Plan, measure
-from vqmm.bench.repeat import same, same_bits
-from vqmm.bench.roofline import floor
-from vqmm.bench.shapes import operands
-from vqmm.bench.table import HEAD, notes, table
-from vqmm.bench.timing import extra_bytes, in_turn, summary
 from vqmm.kernels.nearest_code import nearest_code_reference
 from vqmm.kernels.residual_quantize import residual_quantize_reference
+from vqmm.measure import CPU_SHAPES, NAMED, SHAPES, Shape, bench, choose, paths, wrong_rows
+from vqmm.measure import contenders as people
+from vqmm.measure.check import COMMITMENT, Outcome, bound, sample, verdict
+from vqmm.measure.contest import Plan, measure
+from vqmm.measure.repeat import same, same_bits
+from vqmm.measure.roofline import floor
+from vqmm.measure.shapes import operands
+from vqmm.measure.table import HEAD, notes, table
+from vqmm.measure.timing import extra_bytes, in_turn, summary
 
 CPU = torch.device("cpu")
 ONE = Shape("one", 90, 24, 8)
@@ -158,7 +158,7 @@ def test_missing_packages_and_failing_competitors_are_told(monkeypatch):
 
 
 def test_who_does_not_fit_is_measured_on_fewer_vectors_beside_ours_on_as_many(monkeypatch):
-    from vqmm.bench import contest as module
+    from vqmm.measure import contest as module
 
     shape = Shape("large", 1000, 64, 4)
     monkeypatch.setattr(module, "free_bytes", lambda device: 8.0 * 64 * 300)
@@ -198,7 +198,7 @@ def test_memory_counts_what_a_call_holds_at_its_peak():
 
 
 def test_the_roofline_is_the_longest_of_bytes_products_and_compares(monkeypatch):
-    from vqmm.bench import roofline
+    from vqmm.measure import roofline
 
     ceiling = {"fp32": 60e12, "tf32": 400e12, "bf16": 800e12, "copy": 4e12}
     gpu, narrow, wide = torch.device("cuda"), NAMED["image-narrow"], NAMED["image-wide"]

@@ -7,8 +7,8 @@ import torch
 
 import vqmm
 from vqmm.benchmarks.text_continuation import bits_per_char, continued, judged, longest_run
-from vqmm.generator import Generator
-from vqmm.sampling import Draw
+from vqmm.generation.generator import Generator
+from vqmm.generation.sampling import Draw
 
 TEXT = "".join(f"line {i} of a text that goes on\n" for i in range(40))
 
@@ -22,7 +22,7 @@ def generator(tmp_path_factory):
     vqmm.train("text", folder / "a.txt", folder / "text", "identity", settings=settings, quiet=True)
     vqmm.encode(folder / "text", folder / "a.txt", folder / "tokens")
     small = ["prior.width=8", "prior.depth=1", "prior.heads=1", "cut=windows", "longest=16"]
-    with pytest.warns(vqmm.errors.Remark):
+    with pytest.warns(vqmm.utils.errors.Remark):
         vqmm.train_prior(
             folder / "text", folder / "prior", tokens=folder / "tokens", steps=1, settings=small, quiet=True
         )

@@ -6,10 +6,10 @@ import json
 import pytest
 import torch
 
-from vqmm.bench import NAMED, Shape
-from vqmm.bench import contenders as people
+from vqmm.measure import NAMED, Shape
+from vqmm.measure import contenders as people
 
-measuring = importlib.import_module("vqmm.bench")  # the attribute of that name is the verb
+measuring = importlib.import_module("vqmm.measure")  # the attribute of that name is the verb
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="what it says of a CPU")
 

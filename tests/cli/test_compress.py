@@ -8,8 +8,8 @@ from PIL import Image
 
 import vqmm
 from tests.cli.runner import TINY_CODES
+from vqmm.commands.decode import decode, encode
 from vqmm.training.run import train
-from vqmm.transcode import decode, encode
 
 RVQ = [
     "quantizer.codebook_size=16",

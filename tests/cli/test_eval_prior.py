@@ -7,8 +7,8 @@ import pytest
 
 from tests.generators import PICTURE, TEXT, WORDS, speaking, tokenizer
 from vqmm.cli.coherence import paths_by_name
-from vqmm.errors import UserError
-from vqmm.generator import holds_prior
+from vqmm.generation.generator import holds_prior
+from vqmm.utils.errors import UserError
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from PIL import Image
 import vqmm as library
 from tests.cli.runner import Vqmm
 from tests.generators import PICTURE, SOUND, TEXT, speaking, tokenizer
-from vqmm.report.generated import grid_of
+from vqmm.pages.generated import grid_of
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -91,7 +91,7 @@ def test_a_part_is_completed(vqmm: Vqmm, prior, kitten, tmp_path):
 
 def test_the_page_shows_the_first_of_many(vqmm: Vqmm, prior, tmp_path, monkeypatch):
     assert library.generate
-    monkeypatch.setattr(sys.modules["vqmm.generate"], "SHOWN", 3)  # the name in the package is the verb
+    monkeypatch.setattr(sys.modules["vqmm.commands.generate"], "SHOWN", 3)  # the name in the package is the verb
     vqmm("generate", prior, "--want", "text", "--count", 5, "--out", tmp_path / "out")
     page = (tmp_path / "out" / "index.html").read_text()
     assert "3 of 5 samples; all of them are files" in page and page.count("<h3>sample") == 3

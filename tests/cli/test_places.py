@@ -12,10 +12,10 @@ import pytest
 import vqmm as package
 from tests.cli.runner import TINY_CODES
 from vqmm.cli import app
-from vqmm.errors import UserError
-from vqmm.files import ROOM_BYTES
 from vqmm.training.prior_run import train_prior
 from vqmm.training.run import train
+from vqmm.utils.errors import UserError
+from vqmm.utils.files import ROOM_BYTES
 
 # what is typed, of each verb that writes somewhere; the run and the data are not there: that would be said next
 VERBS = {

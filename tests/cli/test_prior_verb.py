@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.cli.runner import TINY
-from vqmm.generator import Generator
+from vqmm.generation.generator import Generator
 from vqmm.training.run import train
 
 SMALL = ("--set", "prior.width=16", "--set", "prior.depth=1", "--set", "train.evaluate_every=2")

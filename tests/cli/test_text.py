@@ -141,9 +141,9 @@ def test_identity_is_for_ids_alone(vqmm, tmp_path, pictures):
 
 def test_texts_side_by_side_have_the_codes_of_each_alone(small, tmp_path, monkeypatch):
     """Lines of other lengths go through the networks together, padded; one at a time there is nothing to pad."""
-    from vqmm.data.tokens import TokenSet
-    from vqmm.encode import encode
-    from vqmm.tokenizer import Tokenizer
+    from vqmm.commands.encode import encode
+    from vqmm.tokenizer.tokenizer import Tokenizer
+    from vqmm.tokens.token_set import TokenSet
 
     (tmp_path / "lines.txt").write_text("".join("abc def ghij"[: 7 + i % 6] + "\n" for i in range(12)))
     seen, plain = [], Tokenizer.quantize
@@ -154,7 +154,7 @@ def test_texts_side_by_side_have_the_codes_of_each_alone(small, tmp_path, monkey
 
     monkeypatch.setattr(Tokenizer, "quantize", counted)
     encode(small, tmp_path / "lines.txt", tmp_path / "together")
-    monkeypatch.setattr("vqmm.inputs.BATCH", 1)
+    monkeypatch.setattr("vqmm.tokenizer.inputs.BATCH", 1)
     encode(small, tmp_path / "lines.txt", tmp_path / "alone")
     together, alone = TokenSet(tmp_path / "together"), TokenSet(tmp_path / "alone")
     assert seen == [12, *[1] * 12] and len(together) == 12

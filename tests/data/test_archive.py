@@ -13,7 +13,7 @@ import pytest
 
 from vqmm.data import archive
 from vqmm.data.archive import inside_archive, open_archive
-from vqmm.errors import UserError
+from vqmm.utils.errors import UserError
 
 BYTES = {
     name: np.random.default_rng(i).bytes(n)

@@ -10,8 +10,8 @@ import pytest
 from vqmm.data.builtin import DIGIT_NAMES, builtin, dialled_digit
 from vqmm.data.drawn import FONTS, draw_digits
 from vqmm.data.source import Source
-from vqmm.errors import UserError
 from vqmm.registry import Registry
+from vqmm.utils.errors import UserError
 
 KEYS = {  # ITU-T Q.23
     "1": (697, 1209), "2": (697, 1336), "3": (697, 1477), "4": (770, 1209), "5": (770, 1336), "6": (770, 1477),

@@ -8,11 +8,11 @@ import torch
 
 import vqmm
 from tests.fakes import Moving, Notes
+from vqmm.contracts.sample import Unreadable
 from vqmm.data.degrade import KINDS, Downsample, Mask, Noise, read_degradation
 from vqmm.data.loader import Views, evaluation_batches, training_batches
-from vqmm.data.sample import Unreadable
-from vqmm.errors import UserError
 from vqmm.plugins.image import Image
+from vqmm.utils.errors import UserError
 
 EXTENTS = {1: (50,), 2: (9, 14), 3: (5, 8, 6)}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from vqmm.data.folder import Entry, Kind, csv_entries, folder_entries, inner_name, list_files, sorted_out
-from vqmm.errors import UserError
+from vqmm.utils.errors import UserError
 
 SHELLS = Kind("shell", (".sh", ".shl"), "; look in the sea")
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vqmm
+from vqmm.contracts.sample import Unreadable
 from vqmm.data.loader import EndlessOrder, Views, evaluation_batches, key_generator, training_batches
-from vqmm.data.sample import Unreadable
-from vqmm.errors import UserError
 from vqmm.plugins.image import Image
+from vqmm.utils.errors import UserError
 
 MODALITY = Image(Image.Options(width=16, size=8))
 READS: list[str] = []

@@ -7,8 +7,8 @@ from PIL import Image as Pillow
 
 import vqmm
 from vqmm.data.source import HELD_OUT, Source, judged, key_hash, label_numbers
-from vqmm.errors import UserError
 from vqmm.plugins.image import Image
+from vqmm.utils.errors import UserError
 
 
 def sample(key, label=None, split=None):

@@ -8,10 +8,10 @@ import torch
 import vqmm
 from tests.fakes import Moving, Notes
 from vqmm.decoders.flow import FlowDecoder
-from vqmm.errors import UserError
 from vqmm.plugins.image import Image
 from vqmm.registry import Registry
 from vqmm.testing import check_decoder
+from vqmm.utils.errors import UserError
 
 DIM = 4
 GRID = (3, 2, 2)

@@ -8,10 +8,10 @@ import torch
 import vqmm
 from tests.fakes import Moving, Notes
 from vqmm.decoders.wavenet import Condition, WaveNetDecoder, boxes, kept
-from vqmm.errors import UserError
 from vqmm.nn import prime_factors
 from vqmm.plugins.image import Image
 from vqmm.testing import check_decoder
+from vqmm.utils.errors import UserError
 
 DIM = 4
 
@@ -123,7 +123,7 @@ def test_sampling_in_one_pass_is_sampling_with_everything_computed_again(name, a
 
 
 def grid_mask(batch, vectors):
-    return None if batch.mask is None else vqmm.batch.pool_mask(batch.mask, vectors.shape[2:])
+    return None if batch.mask is None else vqmm.nn.masks.pool_mask(batch.mask, vectors.shape[2:])
 
 
 @EVERY

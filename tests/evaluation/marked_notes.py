@@ -9,7 +9,7 @@ from torch import Tensor
 
 import vqmm
 from tests.fakes import Notes
-from vqmm.data.sample import Unreadable
+from vqmm.contracts.sample import Unreadable
 
 
 class NearestMean:

@@ -9,11 +9,11 @@ import torch
 import vqmm
 from tests.generators import PICTURE, TEXT, WORDS, everything, speaking, tokenizer
 from vqmm.data.source import Source
-from vqmm.errors import UserError
 from vqmm.evaluation.coherence import WordingJudge, by_class, coherence_of, common_labels, read_items
 from vqmm.evaluation.labels import wilson_interval
+from vqmm.generation.sampling import Draw
 from vqmm.plugins.image.judge import PictureLabelJudge
-from vqmm.sampling import Draw
+from vqmm.utils.errors import UserError
 
 NAMES = ("a", "b")
 

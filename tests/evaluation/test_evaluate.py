@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_tokenizer import make
-from vqmm.batch import Codes
+from tests.tokenizer.test_tokenizer import make
+from vqmm.contracts.batch import Codes
+from vqmm.contracts.metric import NormalizedMSE
+from vqmm.contracts.sample import Sample, Unreadable
+from vqmm.contracts.show import heatmaps
 from vqmm.data.loader import Views, evaluation_batches
-from vqmm.data.sample import Sample, Unreadable
 from vqmm.evaluation.evaluate import alike, evaluate
-from vqmm.evaluation.metrics import NormalizedMSE
-from vqmm.evaluation.show import heatmaps
 from vqmm.evaluation.usage import CodeUsage
 
 

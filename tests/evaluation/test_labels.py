@@ -9,13 +9,13 @@ import vqmm
 from tests.cli.runner import Vqmm
 from tests.evaluation.marked_notes import Marked, NearestMean
 from tests.fakes import Notes
+from vqmm.commands.evaluate import eval
 from vqmm.data.source import Source
-from vqmm.errors import UserError
 from vqmm.evaluation import labels as module
 from vqmm.evaluation.labels import label_survival, wilson_interval
-from vqmm.evaluation.run import eval
 from vqmm.registry import Registry
 from vqmm.training.run import train
+from vqmm.utils.errors import UserError
 
 REGISTRY = Registry.discover()
 PLUGIN = "tests.evaluation.marked_notes"

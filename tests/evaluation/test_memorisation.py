@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from vqmm.errors import UserError
 from vqmm.evaluation.memorisation import distances, memorisation, memorisation_of
-from vqmm.shards import Header, Row, ShardWriter
+from vqmm.tokens.shards import Header, Row, ShardWriter
+from vqmm.utils.errors import UserError
 
 
 def sample(*codes):

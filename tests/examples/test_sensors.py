@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.cli.runner import Vqmm
-from vqmm.new_plugin import new_plugin
+from vqmm.commands.new_plugin import new_plugin
 from vqmm.registry import Registry
 
 SMALL = ("--set", "modality.width=8", "--set", "modality.stride=2")

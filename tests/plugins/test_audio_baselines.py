@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqmm.errors import UserError
 from vqmm.plugins.audio.baselines import LogMelFloor, Opus, _thinned, least_squares, sound_baselines
+from vqmm.utils.errors import UserError
 
 LENGTHS = [1, 3999, 800, 0, 2, 16001, 127, 12345]
 

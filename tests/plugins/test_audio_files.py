@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from vqmm.contracts.modality import Modality
+from vqmm.contracts.sample import Unreadable
 from vqmm.data.loader import Views, training_batches
-from vqmm.data.sample import Unreadable
-from vqmm.errors import UserError
-from vqmm.modality import Modality
 from vqmm.plugins.audio import files
 from vqmm.plugins.audio.files import Reading, as_written, read_sound, sound_samples, to_int16, write_sound
 from vqmm.plugins.audio.loudness import loudness_lufs
 from vqmm.plugins.audio.resampling import _resampler, resampled
+from vqmm.utils.errors import UserError
 
 soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
 torchaudio = pytest.importorskip("torchaudio", reason="the extra `audio` is not installed")

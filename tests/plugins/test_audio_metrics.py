@@ -9,10 +9,10 @@ import pytest
 import torch
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
-from vqmm.errors import UserError
 from vqmm.evaluation.evaluate import alike, figure
 from vqmm.plugins.audio import metrics as module
 from vqmm.plugins.audio.metrics import JoinedPieces, JoinedSISDR, magnitudes, mel_settings, sound_judges, stft_sizes
+from vqmm.utils.errors import UserError
 
 pytest.importorskip("pystoi", reason="needs the extra audio")
 pytest.importorskip("torchaudio", reason="needs the extra audio")

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import vqmm
-from vqmm import chunks
-from vqmm.errors import UserError
 from vqmm.plugins.audio import Audio
 from vqmm.testing import check_modality
-from vqmm.tokenizer import Tokenizer
+from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.tokenizer.tokenizer import long_signals as chunks
+from vqmm.utils.errors import UserError
 
 RATE = 8000
 

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 import vqmm
-from tests.report.test_browser import CHROMIUM, FRAME, MEASURE, browse
-from vqmm.errors import UserError
+from tests.pages.test_browser import CHROMIUM, FRAME, MEASURE, browse
 from vqmm.evaluation.evaluate import write_shown
 from vqmm.plugins.audio import show
 from vqmm.plugins.audio.show import LONGEST_S, decibels, draw, show_sound, to_wav
+from vqmm.utils.errors import UserError
 
 RATE = 8000
 
@@ -214,8 +214,8 @@ def test_a_file_of_its_own_is_a_page_that_says_what_the_rows_are(count, title, t
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
     """The page of a run whose modality shows sound: four samples, one of them long."""
+    from vqmm.pages import report
     from vqmm.plugins.image import Image as Pictures
-    from vqmm.report import report
 
     out = tmp_path_factory.mktemp("runs") / "heard"
     settings = ["modality.size=8", "modality.channels=1", "modality.width=16", "quantizer.dim=8"]

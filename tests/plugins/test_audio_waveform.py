@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from vqmm.errors import UserError
 from vqmm.plugins.audio.waveform import ResidualUnit, Snake, Style, WaveformDecoder, WaveformEncoder, level_widths
+from vqmm.utils.errors import UserError
 
 CLOSE = dict(atol=1e-5, rtol=1e-5)
 STRIDES = [(2, 4, 5), (1, 3, 2), (8,), (7, 5), ()]

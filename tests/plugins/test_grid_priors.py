@@ -7,17 +7,17 @@ import torch
 from torch import nn
 
 from tests.prior_fakes import drawn_without_cache
-from vqmm.errors import UserError
+from vqmm.contracts.prior import without_condition
+from vqmm.contracts.vocabulary import NULL, PAD, Vocabulary
+from vqmm.generation.sampling import Draw, _uniform, sample
 from vqmm.plugins import priors
 from vqmm.plugins.priors.grid import Coarser, GridPrior
 from vqmm.plugins.priors.lstm import LSTM
 from vqmm.plugins.priors.pixelcnn import PixelCNN, PixelSNAIL
 from vqmm.plugins.priors.wavenet import WaveNet
-from vqmm.prior import without_condition
 from vqmm.registry import Registry
-from vqmm.sampling import Draw, _uniform, sample
 from vqmm.testing import check_prior, example_sequences
-from vqmm.vocabulary import NULL, PAD, Vocabulary
+from vqmm.utils.errors import UserError
 
 ALONE = Vocabulary()
 CLASSES = ALONE.add("label", [[3]], grids=[[1]])

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vqmm.data.source import Source
-from vqmm.errors import UserError
 from vqmm.plugins.image import Image, arrays
+from vqmm.utils.errors import UserError
 
 GENERATOR = np.random.default_rng(0)
 GRAY = GENERATOR.integers(0, 256, (6, 5, 7), dtype=np.uint8)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image as Pillow
 from PIL import ImageFile
 
-from vqmm.data.sample import Unreadable
+from vqmm.contracts.sample import Unreadable
 from vqmm.plugins.image import Image, files
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)

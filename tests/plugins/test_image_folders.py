@@ -5,8 +5,8 @@ import pytest
 from PIL import Image as Pillow
 
 from vqmm.data.source import Source
-from vqmm.errors import UserError
 from vqmm.plugins.image import Image
+from vqmm.utils.errors import UserError
 
 
 def put(folder, *names):

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqmm.decoders.base import cut
-from vqmm.errors import UserError
+from vqmm.contracts.decoder import cut
 from vqmm.evaluation.evaluate import alike
 from vqmm.plugins.image import Image, to_bytes
 from vqmm.testing import check_modality
+from vqmm.utils.errors import UserError
 
 
 def image(**options):

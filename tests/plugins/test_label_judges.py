@@ -6,12 +6,12 @@ import warnings
 import pytest
 import torch
 
-from vqmm.errors import UserError
 from vqmm.evaluation.classifier import PlaneClassifier
 from vqmm.plugins.audio import Audio
 from vqmm.plugins.audio.judge import SoundLabelJudge
 from vqmm.plugins.image import Image
 from vqmm.plugins.image.judge import PictureLabelJudge
+from vqmm.utils.errors import UserError
 
 RATE = 8000
 

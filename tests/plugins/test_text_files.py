@@ -8,11 +8,11 @@ import pickle
 import pytest
 import torch
 
+from vqmm.contracts.modality import Modality
+from vqmm.contracts.sample import Unreadable
 from vqmm.data.loader import Views, training_batches
-from vqmm.data.sample import Unreadable
-from vqmm.errors import Remark, UserError
-from vqmm.modality import Modality
 from vqmm.plugins.text.files import Reading, decode_bytes, encode_bytes, text_samples, write_text_file
+from vqmm.utils.errors import Remark, UserError
 
 ODD = "a\tb \u2028c\u2029\x85\x0b\x0c\x1c d\r e"  # all of it inside one line: only \n and \r\n end one
 TSV = 'id\tlabel\ttext\n7\tgood\tsay "hi", he\n8\tbad\t"open \n9\tgood\t\U0001f600\n'

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fronts import AWKWARD, EVERY, FRONTS, LEARNT, METHOD, TEXTS, mistaken, quietly, runs_as
-from vqmm.errors import Remark, UserError
 from vqmm.plugins.text import front as fronts
 from vqmm.plugins.text.front import (
     ByteFront,
@@ -19,6 +18,7 @@ from vqmm.plugins.text.front import (
     make_front,
     unescape,
 )
+from vqmm.utils.errors import Remark, UserError
 
 # Every text comes back
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torchmetrics.functional.text import char_error_rate, rouge_score
 
-from vqmm.errors import UserError
 from vqmm.evaluation.evaluate import alike, figure
 from vqmm.plugins.text.metrics import (
     TextLabelJudge,
@@ -20,6 +19,7 @@ from vqmm.plugins.text.metrics import (
     text_judges,
     words,
 )
+from vqmm.utils.errors import UserError
 
 PAIRS = [  # outputs and originals of one number of ids each, as a parallel decoder gives them
     ("the cat sat on the mat", "the cat sat on the mat"),

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vqmm
-from vqmm.errors import UserError
 from vqmm.plugins.text import Text
 from vqmm.plugins.text.files import Reading, decode_bytes, encode_bytes, file_of, joined, text_samples
 from vqmm.testing import check_modality
-from vqmm.tokenizer import Tokenizer
+from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.utils.errors import UserError
 
 REGISTRY = vqmm.Registry.discover()
 TEXTS = ["To be, or not to be: that is the question.", "Whether 'tis nobler in the mind", "größer, 大きい\t\u2581 🙂"]

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from vqmm.errors import UserError
 from vqmm.plugins.text.show import LONGEST, SPARE, STYLE, differences, show_text
+from vqmm.utils.errors import UserError
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

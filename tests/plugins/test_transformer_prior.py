@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from vqmm.errors import UserError
-from vqmm.grammar import Grammar
+from vqmm.contracts.grammar import Grammar
+from vqmm.contracts.vocabulary import Vocabulary
+from vqmm.generation.sampling import Draw, sample
 from vqmm.plugins import priors
 from vqmm.plugins.priors.transformer import Transformer, coordinates, norm, rotate, unit
 from vqmm.registry import Registry
-from vqmm.sampling import Draw, sample
 from vqmm.testing import check_prior, example_sequences
-from vqmm.vocabulary import Vocabulary
+from vqmm.utils.errors import UserError
 
 SMALL = {"width": 16, "depth": 2, "heads": 2}
 WORDS = (

@@ -5,8 +5,8 @@ import torch
 
 import vqmm
 from tests import fakes
-from vqmm.errors import UserError
 from vqmm.quantizers.identity import IdentityQuantizer
+from vqmm.utils.errors import UserError
 
 REGISTRY = vqmm.Registry.discover()
 REGISTRY.add(fakes, "fakes")

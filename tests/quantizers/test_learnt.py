@@ -6,11 +6,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from vqmm.errors import UserError
 from vqmm.quantizers.gumbel import GumbelQuantizer
 from vqmm.quantizers.hierarchical import HierarchicalQuantizer
 from vqmm.quantizers.simvq import SimVQ
 from vqmm.registry import Registry
+from vqmm.utils.errors import UserError
 
 
 def make(kind, rank=2, **options):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from vqmm.batch import Codes
-from vqmm.errors import UserError
+from vqmm.contracts.batch import Codes
 from vqmm.quantizers.grouped import GroupedQuantizer
 from vqmm.quantizers.residual import ResidualQuantizer
 from vqmm.quantizers.vector import VectorQuantizer
+from vqmm.utils.errors import UserError
 
 
 def same(value):

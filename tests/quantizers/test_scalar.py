@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from vqmm.errors import UserError
 from vqmm.quantizers.scalar import FiniteScalarQuantizer
 from vqmm.quantizers.signs import LookupFreeQuantizer, SphericalQuantizer
+from vqmm.utils.errors import UserError
 
 
 def make(kind, **options):

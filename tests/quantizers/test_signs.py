@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from vqmm.errors import UserError
 from vqmm.quantizers.signs import LookupFreeQuantizer, SignCodebook, SphericalQuantizer, binary_entropy
+from vqmm.utils.errors import UserError
 
 KINDS = [LookupFreeQuantizer, SphericalQuantizer]
 

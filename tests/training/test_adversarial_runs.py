@@ -214,7 +214,7 @@ def test_a_conditional_recipe_needs_labels(tmp_path):
 def test_a_modality_that_no_critic_serves_is_refused(tmp_path):
     file = tmp_path / "picky.py"
     file.write_text(
-        "import vqmm\nfrom vqmm.errors import UserError\n"
+        "import vqmm\nfrom vqmm.utils.errors import UserError\n"
         "class Picky(vqmm.Adversary):\n    name = 'picky'\n"
         "    def __init__(self, modality, options=None, labels=0):\n"
         "        raise UserError(f'adversary.name: picky has no critic for {modality.name}')\n"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vqmm.adversary import Adversary
+from vqmm.contracts.adversary import Adversary
 from vqmm.training.course import Course
 
 

@@ -8,10 +8,10 @@ from PIL import Image
 
 import vqmm
 from vqmm.cli import main
+from vqmm.commands.decode import reconstruct
 from vqmm.data.source import Source
 from vqmm.training.checkpoint import checkpoints
 from vqmm.training.loop import Loop
-from vqmm.transcode import reconstruct
 
 TINY = [
     *("modality.size=8", "modality.channels=1", "modality.stride=2", "modality.width=16", "modality.flip=false"),

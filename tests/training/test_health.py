@@ -6,7 +6,7 @@ import sys
 import torch
 
 import vqmm
-from vqmm.batch import Codes
+from vqmm.contracts.batch import Codes
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.training.health import FLAT_LOOKS, HealthWatch
 from vqmm.training.profile import Profile
@@ -48,7 +48,7 @@ def test_flattening_is_told_in_the_direction_of_the_metric():
 
 def test_a_decoder_that_ignores_the_codes_is_found_out(tmp_path):
     """In a real run: a decoder whose weights are zero gives the same output whatever the codes."""
-    from tests.test_tokenizer import make
+    from tests.tokenizer.test_tokenizer import make
     from vqmm.evaluation.evaluate import shuffled_loss_ratio
 
     torch.manual_seed(0)

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 import vqmm
-from vqmm.data.tokens import TokenSet
-from vqmm.errors import Stopped
-from vqmm.generator import Generator
+from vqmm.generation.generator import Generator
+from vqmm.tokens.token_set import TokenSet
 from vqmm.training.checkpoint import checkpoints, read_checkpoint
 from vqmm.training.prior_loop import PriorLoop
 from vqmm.training.prior_run import BitsPerCode, PriorRun
+from vqmm.utils.errors import Stopped
 
 FAKES = ("tests.fakes",)
 PRIOR = ["prior.width=16", "prior.depth=1", "train.batch_size=8", "train.evaluate_samples=12", "train.patience=null"]

@@ -12,10 +12,10 @@ import torch
 
 import vqmm
 from tests.processes import Program, output_of
-from vqmm.errors import Stopped
 from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, write_checkpoint
 from vqmm.training.log import MetricsLog
 from vqmm.training.loop import Loop
+from vqmm.utils.errors import Stopped
 
 SETTINGS = [
     *("modality.size=8", "modality.channels=1", "modality.stride=2", "modality.width=16", "train.batch_size=8"),

@@ -11,7 +11,7 @@ import yaml
 
 import vqmm
 from vqmm.training.loop import join_latents, parameter_groups
-from vqmm.training.schedule import warmup_cosine
+from vqmm.utils.schedule import warmup_cosine
 
 TINY = [
     "modality.size=8",

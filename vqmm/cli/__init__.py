@@ -29,8 +29,8 @@ from vqmm.cli import (
     report,
     train,
 )
-from vqmm.errors import Remark, Stopped, UserError
-from vqmm.files import must_be_writable
+from vqmm.utils.errors import Remark, Stopped, UserError
+from vqmm.utils.files import must_be_writable
 
 UsageError: Any = typer.BadParameter.__base__  # what typer raises for a mistyped command line, and does not export
 OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)  # the machine says no, not our code

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vqmm.cli.output import Json, print_json, print_table
-from vqmm.errors import unknown
+from vqmm.utils.errors import unknown
 
 SECONDS, QUICK_SECONDS = 75.0, 12.0
 
@@ -24,8 +24,8 @@ def bench(
     """Measure the quantizer against its references on this machine, every result checked first."""
     import torch
 
-    from vqmm.bench import KERNELS, NAMED, NO_GPU, choose, paths, wrong_rows
-    from vqmm.bench import bench as run
+    from vqmm.measure import KERNELS, NAMED, NO_GPU, choose, paths, wrong_rows
+    from vqmm.measure import bench as run
 
     if name is not None and name not in KERNELS and name not in NAMED:
         raise unknown("kernel or shape", name, [*KERNELS, *NAMED])
@@ -60,7 +60,7 @@ def _print_paths(listed: list[dict[str, Any]], device: str, as_json: bool) -> No
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    from vqmm.bench.table import HEAD, notes, table
+    from vqmm.measure.table import HEAD, notes, table
 
     print_table(HEAD, table(result["rows"]))
     for said in notes(result["rows"]):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vqmm.cli.output import print_json, print_table, print_unreadable
-from vqmm.errors import UserError
+from vqmm.utils.errors import UserError
 
 
 def judge_prior(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vqmm.cli.output import Json, Plugins, print_json, print_table, print_unreadable
-from vqmm.errors import UserError
+from vqmm.utils.errors import UserError
 
 PRIOR = "prior"  # in the place of a modality: priors over the tokens of one tokenizer
 
@@ -40,7 +40,7 @@ def compare(
     of_recipes = {"--recipes": recipes, "--data": data}
     if modality == PRIOR:
         _must_be_given(of_priors, {**of_recipes, "--seconds": seconds}, "vqmm compare prior")
-        from vqmm.evaluation.compare_priors import compare_priors
+        from vqmm.comparison.priors import compare_priors
 
         result = compare_priors(
             run or "",
@@ -55,7 +55,7 @@ def compare(
         )
     else:
         _must_be_given(of_recipes, {**of_priors, "--condition": condition}, f"vqmm compare {modality}")
-        from vqmm.evaluation.compare import compare as run_compare
+        from vqmm.comparison.compare import compare as run_compare
 
         result = run_compare(
             modality,
@@ -83,8 +83,8 @@ def _must_be_given(wanted: Mapping[str, object], others: Mapping[str, object], v
 
 def _print(result: dict[str, Any], out: Path, as_json: bool) -> None:
     """A `UserError` where a run failed."""
-    from vqmm.evaluation.compare import failures
-    from vqmm.evaluation.compare_page import own_rules
+    from vqmm.comparison.compare import failures
+    from vqmm.comparison.page import own_rules
 
     print_unreadable(result["unreadable"])
     if as_json:

@@ -31,7 +31,7 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """Turn one file into a small one: its codes, entropy-coded."""
-    from vqmm.compress import compress as run_compress
+    from vqmm.commands.compress import compress as run_compress
 
     result = run_compress(
         run, file, out, stages=stages, label=label, model=model, overwrite=overwrite, plugins=plugin or ()

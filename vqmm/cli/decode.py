@@ -17,7 +17,7 @@ def decode(
     as_json: Json = False,
 ) -> None:
     """Turn token shards back into files."""
-    from vqmm.transcode import decode as run_decode
+    from vqmm.commands.decode import decode as run_decode
 
     result = run_decode(run, tokens, out, seed=seed, plugins=plugin or ())
     if as_json:

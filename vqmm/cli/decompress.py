@@ -20,7 +20,7 @@ def decompress(
     as_json: Json = False,
 ) -> None:
     """Turn a compressed file back into a sample."""
-    from vqmm.compress import decompress as run_decompress
+    from vqmm.commands.compress import decompress as run_decompress
 
     result = run_decompress(run, file, out, model=model, seed=seed, overwrite=overwrite, plugins=plugin or ())
     if as_json:

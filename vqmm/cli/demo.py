@@ -20,7 +20,7 @@ def demo(
 ) -> None:
     """Train small tokenizers and a joint prior on built-in data, judge and use them: no files, no network."""
     from vqmm.cli.coherence import print_coherence
-    from vqmm.demo import demo as run_demo
+    from vqmm.commands.demo import demo as run_demo
 
     result = run_demo(out, seed=seed, quick=quick)
     if as_json:

@@ -36,8 +36,8 @@ def encode(
     as_json: Json = False,
 ) -> None:
     """Turn files into token shards (Parquet)."""
-    from vqmm.encode import SAMPLES_A_SHARD
-    from vqmm.encode import encode as run_encode
+    from vqmm.commands.encode import SAMPLES_A_SHARD
+    from vqmm.commands.encode import encode as run_encode
 
     result = run_encode(
         run,

@@ -35,9 +35,9 @@ def eval(
 ) -> None:
     """Judge a run on held-out data: its metrics, each with its rule; of a joint prior its coherence."""
     from vqmm.cli.coherence import judge_prior
-    from vqmm.errors import UserError
-    from vqmm.evaluation.run import eval as judge
-    from vqmm.generator import holds_prior
+    from vqmm.commands.evaluate import eval as judge
+    from vqmm.generation.generator import holds_prior
+    from vqmm.utils.errors import UserError
 
     drawing = {"count": count, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     drawing |= {"guidance": guidance, "seed": seed}

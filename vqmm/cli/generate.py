@@ -38,8 +38,8 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Make samples from a prior: from nothing, by class, from other modalities, or from a part of one."""
-    from vqmm.generate import generate as make
-    from vqmm.prompts import parse_given
+    from vqmm.commands.generate import generate as make
+    from vqmm.generation.prompts import parse_given
 
     result = make(
         run,

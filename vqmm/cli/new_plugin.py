@@ -14,7 +14,7 @@ def new_plugin(
     as_json: Json = False,
 ) -> None:
     """Write a working one-file modality, with its test."""
-    from vqmm.new_plugin import new_plugin as write
+    from vqmm.commands.new_plugin import new_plugin as write
 
     result = write(name, out)
     if as_json:

@@ -7,15 +7,16 @@ import typer
 from vqmm.cli.output import Json, Plugins, print_json, print_table
 
 if TYPE_CHECKING:
-    from vqmm.requirements import Library
+    from vqmm.utils.requirements import Library
 
 
 def plugins(plugin: Plugins = None, as_json: Json = False) -> None:
     """List the plugins, what each offers, which libraries it needs, and what did not load."""
+    from vqmm.recipe import read_named_recipe
     from vqmm.registry import Registry
-    from vqmm.requirements import libraries
+    from vqmm.utils.requirements import libraries
 
-    registry = Registry.discover(plugin or ())
+    registry = Registry.discover(plugin or (), read_named_recipe)
     needed = {name: libraries(registry.needs(name)) for name in registry.plugins}
     if as_json:
         offers = {name: [f"{kind} {label}" for kind, label in pairs] for name, pairs in registry.plugins.items()}

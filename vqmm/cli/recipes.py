@@ -8,7 +8,7 @@ def recipes(plugin: Plugins = None, as_json: Json = False) -> None:
     from vqmm.recipe import read_named_recipe
     from vqmm.registry import Registry
 
-    registry = Registry.discover(plugin or ())
+    registry = Registry.discover(plugin or (), read_named_recipe)
     about = {name: read_named_recipe(registry.recipe(name)).about for name in sorted(registry.offers["recipe"])}
     if as_json:
         print_json({"recipes": about})

@@ -14,7 +14,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the page of a run: RUN/report.html, one file that opens offline."""
-    from vqmm.report import report as write
+    from vqmm.pages import report as write
 
     result = write(run, plugins=plugin or ())
     if as_json:

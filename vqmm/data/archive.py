@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
 from vqmm.data.folder import inner_name
-from vqmm.errors import UserError
+from vqmm.utils.errors import UserError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".zip")
 KEPT_BYTES = 512 * 2**20  # the most that is kept of a compressed tar, and the most that one member may have

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vqmm.data.drawn import draw_digits
-from vqmm.errors import UserError, unknown
+from vqmm.utils.errors import UserError, unknown
 
 BUILTIN = "builtin:"  # how such a source is written where a path is expected
 

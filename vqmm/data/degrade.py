@@ -13,9 +13,9 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqmm.batch import Batch
-from vqmm.errors import UserError, explained, one_of, unknown
-from vqmm.options import PartOptions
+from vqmm.contracts.batch import Batch
+from vqmm.contracts.options import PartOptions
+from vqmm.utils.errors import UserError, explained, one_of, unknown
 
 _POOL: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import NoReturn
 
-from vqmm.errors import UserError, one_of
+from vqmm.utils.errors import UserError, one_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from vqmm.batch import Batch
+from vqmm.contracts.batch import Batch
+from vqmm.contracts.modality import Modality
+from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.degrade import Degradation
-from vqmm.data.sample import Sample, Unreadable
-from vqmm.errors import UserError
-from vqmm.modality import Modality
+from vqmm.utils.errors import UserError
 
 KEPT = 3072  # bytes that a kept tensor takes beside its numbers (measured: more than a small picture itself)
 Loaded = tuple[Batch | None, list[str]]  # a batch (None: nothing in it could be read), and what could not be read

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vqmm.contracts.modality import Modality
+from vqmm.contracts.sample import Sample
 from vqmm.data.builtin import BUILTIN, MAKERS, builtin
-from vqmm.data.sample import Sample
-from vqmm.errors import UserError
-from vqmm.modality import Modality
+from vqmm.utils.errors import UserError
 
 HELD_OUT = 0.1  # the share of a source without a split of its own that is held out
 

@@ -5,9 +5,9 @@ from typing import ClassVar
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from vqmm.batch import Batch
-from vqmm.decoders.base import Decoder, call_masked, cut, grid_mask
-from vqmm.modality import Modality
+from vqmm.contracts.batch import Batch
+from vqmm.contracts.decoder import Decoder, call_masked, cut, grid_mask
+from vqmm.contracts.modality import Modality
 
 
 class DirectDecoder(Decoder):

@@ -9,12 +9,12 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from vqmm.batch import Batch
-from vqmm.decoders.base import Decoder, cut, grid_mask
-from vqmm.errors import UserError
-from vqmm.modality import Modality
+from vqmm.contracts.batch import Batch
+from vqmm.contracts.decoder import Decoder, cut, grid_mask
+from vqmm.contracts.modality import Modality
 from vqmm.nn import ResidualBlock, Stack, conv, up
 from vqmm.nn.flow import Scale, Steps, cells, held, scale_factors
+from vqmm.utils.errors import UserError
 
 EVALUATION_SEED = 0  # of the noise that evaluation adds, so that it repeats
 

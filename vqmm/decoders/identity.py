@@ -4,8 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from vqmm.batch import Batch
-from vqmm.decoders.base import Decoder, cut
+from vqmm.contracts.batch import Batch
+from vqmm.contracts.decoder import Decoder, cut
 
 
 class IdentityDecoder(Decoder):

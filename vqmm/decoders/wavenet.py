@@ -21,15 +21,16 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqmm.batch import Batch, masked_mean
-from vqmm.decoders.base import Decoder, cut, grid_mask
-from vqmm.errors import UserError
-from vqmm.modality import Modality
+from vqmm.contracts.batch import Batch
+from vqmm.contracts.decoder import Decoder, cut, grid_mask
+from vqmm.contracts.modality import Modality
+from vqmm.contracts.options import PartOptions
 from vqmm.nn.causal import Cache, CausalAttention, CausalConv, GatedBlock, Register
 from vqmm.nn.layers import ChannelNorm, ResidualBlock, Stack, conv, prime_factors, up
 from vqmm.nn.likelihood import Categorical, Logistics, MuLaw
+from vqmm.nn.masks import masked_mean
 from vqmm.nn.pointwise import Pointwise, blank
-from vqmm.options import PartOptions
+from vqmm.utils.errors import UserError
 
 BLOCKS = {1: 10, 2: 4, 3: 4}  # by rank
 WINDOW = {1: 0, 2: 32, 3: 2}

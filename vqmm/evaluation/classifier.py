@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqmm.errors import UserError
-from vqmm.training.schedule import warmup_cosine
+from vqmm.utils.errors import UserError
+from vqmm.utils.schedule import warmup_cosine
 
 BATCH = 64
 EPOCHS = 60  # at most, so that a handful of planes takes no longer than it must

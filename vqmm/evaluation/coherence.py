@@ -14,16 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqmm.data.sample import Sample, Unreadable
+from vqmm.contracts.labels import LabelJudge
+from vqmm.contracts.modality import Modality
+from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.source import Source
-from vqmm.errors import UserError
 from vqmm.evaluation.evaluate import originals_of
-from vqmm.evaluation.labels import LabelJudge, wilson_interval
-from vqmm.generator import Generator
-from vqmm.modality import Modality
-from vqmm.prompts import LABEL, Given
+from vqmm.evaluation.labels import wilson_interval
+from vqmm.generation.generator import Generator
+from vqmm.generation.prompts import LABEL, Given
+from vqmm.generation.sampling import Draw
 from vqmm.registry import Registry
-from vqmm.sampling import Draw
+from vqmm.utils.errors import UserError
 
 FITTED, JUDGED = 20_000, 2_000  # samples of each modality at most, spread over the labels
 FEW = 4  # distinct texts of a label, on average, up to which a text is known by its wording
@@ -51,7 +52,7 @@ def coherence(
             source's own test split, else the held-out tenth; where that lacks some label (a list of words, say) it is
             all of the source, and `split` says so.
         count: samples of each cell, spread evenly over the labels.
-        temperature, top_k, top_p, guidance: how codes are drawn (`vqmm.sampling.Draw`).
+        temperature, top_k, top_p, guidance: how codes are drawn (`vqmm.generation.sampling.Draw`).
 
     Returns:
         As `coherence_of`; with `run`, `data`, `split` and `unreadable`.

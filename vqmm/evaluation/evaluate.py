@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vqmm.batch import Batch, Codes
-from vqmm.chunks import reconstruct_long
+from vqmm.contracts.batch import Batch, Codes
+from vqmm.contracts.modality import Modality
 from vqmm.data.loader import Loaded
 from vqmm.evaluation.usage import CodeUsage
-from vqmm.files import write_text
-from vqmm.modality import Modality
-from vqmm.tokenizer import Tokenizer, evaluating
+from vqmm.tokenizer.long_signals import reconstruct_long
+from vqmm.tokenizer.tokenizer import Tokenizer, evaluating
+from vqmm.utils.files import write_text
 
 if TYPE_CHECKING:
-    from vqmm.evaluation.metrics import Judge
+    from vqmm.contracts.metric import Judge
 
 NOT_JUDGED = "null: new samples belong beside no original"  # what a GAN's generator gives
 PAGE = """<!doctype html>

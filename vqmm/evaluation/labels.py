@@ -2,42 +2,24 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
-from vqmm.batch import Batch
-from vqmm.chunks import reconstruct_long
+from vqmm.contracts.batch import Batch
+from vqmm.contracts.labels import LabelJudge
+from vqmm.contracts.sample import Sample
 from vqmm.data.degrade import Degradation
 from vqmm.data.loader import Views, evaluation_batches
-from vqmm.data.sample import Sample
 from vqmm.data.source import Source, label_numbers
-from vqmm.errors import UserError
 from vqmm.evaluation.evaluate import originals_of
-from vqmm.tokenizer import Tokenizer
+from vqmm.tokenizer.long_signals import reconstruct_long
+from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.utils.errors import UserError
 
 DEVIATIONS = 1.959964  # to each side of the middle of a normal distribution, between which 95% of it lie
-
-
-class LabelJudge(Protocol):
-    """A classifier of samples (C, *extent), of any extents, as they are in a batch and as `Modality.finish` gives them.
-
-    It knows nothing of tokenizers, so it can also name what a prior has made.
-    """
-
-    @property
-    def rule(self) -> str:
-        """What it is, in words, for whoever reads its figures."""
-        ...
-
-    def fit(self, samples: Sequence[Tensor], labels: Sequence[int]) -> None:
-        """Learn from samples and their labels, once. A `UserError` where nothing can be learnt from them."""
-
-    def predict(self, samples: Sequence[Tensor]) -> list[int]:
-        """A label for each sample, one of those that `fit` was given."""
-        ...
 
 
 @dataclass

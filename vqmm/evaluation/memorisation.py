@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqmm.data.tokens import TokenSet
-from vqmm.errors import UserError
-from vqmm.shards import HELD_OUT, TRAIN
+from vqmm.tokens.shards import HELD_OUT, TRAIN
+from vqmm.tokens.token_set import TokenSet
+from vqmm.utils.errors import UserError
 
 MOST = 1000  # held-out samples that are compared
 AT_ONCE = 2**24  # places compared together

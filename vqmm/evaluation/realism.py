@@ -2,45 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vqmm.chunks import reconstruct_long
+from vqmm.contracts.features import Features, LearntFeatures
 from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.source import Source, label_numbers
-from vqmm.errors import UserError
 from vqmm.evaluation.distances import NEIGHBOURS, frechet_distance, precision_and_recall
 from vqmm.evaluation.evaluate import originals_of
-from vqmm.evaluation.labels import LabelJudge
-from vqmm.tokenizer import Tokenizer
+from vqmm.tokenizer.long_signals import reconstruct_long
+from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.utils.errors import UserError
 
 FEWEST = 10  # samples, of which a distance says anything at all
-
-
-class Features(Protocol):
-    """What turns samples into vectors. A modality offers one, as a method `features()`."""
-
-    @property
-    def rule(self) -> str:
-        """What it is, in words."""
-        ...
-
-    def features(self, samples: Sequence[Tensor]) -> Tensor:
-        """Finished samples (C, *extent), of any extents -> (N, D)."""
-        ...
-
-
-@runtime_checkable
-class LearntFeatures(Features, LabelJudge, Protocol):
-    """Features that are those of a classifier, which has to be fitted to the data at hand first.
-
-    Attributes:
-        accuracy: the share of held-out originals that it names rightly, for the rule; None: not tried yet.
-    """
-
-    accuracy: float | None
 
 
 def realism(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqmm.batch import Codes
+from vqmm.contracts.batch import Codes
 
 
 class CodeUsage:

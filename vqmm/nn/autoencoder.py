@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 
 from vqmm.nn.layers import Attention, ResidualBlock, Stack, conv, down, keep_variance, up
-from vqmm.nn.reach import reach
+from vqmm.nn.receptive_field import reach
 
 
 class Encoder(nn.Module):

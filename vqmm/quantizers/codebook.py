@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from vqmm.contracts.quantizer import Quantizer, Reduce, to_rows
 from vqmm.kernels.update_codebook import update_codebook_
 from vqmm.kernels.vector_quantize import unit
-from vqmm.quantizers.base import Quantizer, Reduce, to_rows
 from vqmm.quantizers.kmeans import kmeans
 from vqmm.quantizers.revival import revive_
 

@@ -7,8 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqmm.batch import masked_mean
-from vqmm.quantizers.base import Quantized, Quantizer, from_rows, to_rows
+from vqmm.contracts.quantizer import Quantized, Quantizer, from_rows, to_rows
+from vqmm.nn.masks import masked_mean
 
 
 class GaussianQuantizer(Quantizer):

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqmm.batch import Codes
+from vqmm.contracts.batch import Codes
+from vqmm.contracts.quantizer import Quantized, Quantizer, Reduce, from_rows, grid_size, to_rows
 from vqmm.kernels.codebook_softmax import codebook_softmax
 from vqmm.kernels.nearest_code import nearest_code
-from vqmm.quantizers.base import Quantized, Quantizer, Reduce, from_rows, grid_size, to_rows
 
 
 class GumbelQuantizer(Quantizer):

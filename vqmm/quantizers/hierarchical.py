@@ -11,10 +11,11 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqmm.batch import Codes, pool_mask
-from vqmm.errors import UserError
+from vqmm.contracts.batch import Codes
+from vqmm.contracts.quantizer import Quantized, Quantizer, Reduce, grid_size
 from vqmm.nn.layers import ResidualBlock, Stack, conv, down, up
-from vqmm.quantizers.base import Quantized, Quantizer, Reduce, grid_size
+from vqmm.nn.masks import pool_mask
+from vqmm.utils.errors import UserError
 
 if TYPE_CHECKING:
     from vqmm.registry import Registry

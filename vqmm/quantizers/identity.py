@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from vqmm.batch import Codes
-from vqmm.errors import UserError
-from vqmm.quantizers.base import Quantized, Quantizer, grid_size
+from vqmm.contracts.batch import Codes
+from vqmm.contracts.quantizer import Quantized, Quantizer, grid_size
+from vqmm.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from vqmm.modality import Modality
+    from vqmm.contracts.modality import Modality
 
 
 class IdentityQuantizer(Quantizer):

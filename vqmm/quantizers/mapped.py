@@ -6,9 +6,9 @@ What `simvq` (a random matrix) and the jointly assigned signs of `lfq` and `bsq`
 import torch
 from torch import Tensor
 
-from vqmm.batch import Codes
+from vqmm.contracts.batch import Codes
+from vqmm.contracts.quantizer import Quantized, from_rows, grid_size, to_rows
 from vqmm.kernels.vector_quantize import vector_quantize
-from vqmm.quantizers.base import Quantized, from_rows, grid_size, to_rows
 
 
 def quantize_to(

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from vqmm.quantizers.base import Quantized, Quantizer
+from vqmm.contracts.quantizer import Quantized, Quantizer
 
 
 class NoQuantizer(Quantizer):

@@ -10,12 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vqmm.batch import Codes
-from vqmm.errors import UserError
+from vqmm.contracts.batch import Codes
+from vqmm.contracts.quantizer import Quantized, from_rows, grid_size, to_rows
 from vqmm.kernels.nearest_code import nearest_code
 from vqmm.kernels.residual_quantize import residual_lookup, residual_quantize
-from vqmm.quantizers.base import Quantized, from_rows, grid_size, to_rows
 from vqmm.quantizers.codebook import CodebookQuantizer
+from vqmm.utils.errors import UserError
 
 
 class ResidualQuantizer(CodebookQuantizer):

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqmm.batch import Codes
-from vqmm.errors import UserError
+from vqmm.contracts.batch import Codes
+from vqmm.contracts.quantizer import Quantized, Quantizer, from_rows, grid_size, to_rows
 from vqmm.kernels.finite import finite_rows
-from vqmm.quantizers.base import Quantized, Quantizer, from_rows, grid_size, to_rows
+from vqmm.utils.errors import UserError
 
 
 class ScalarQuantizer(Quantizer):

@@ -15,13 +15,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqmm.batch import Codes
-from vqmm.errors import UserError
+from vqmm.contracts.batch import Codes
+from vqmm.contracts.quantizer import Quantized, Quantizer, to_rows
 from vqmm.kernels.codebook_softmax import codebook_softmax
 from vqmm.kernels.finite import finite_rows
-from vqmm.quantizers.base import Quantized, Quantizer, to_rows
 from vqmm.quantizers.mapped import look_up, quantize_to, starting_map, walsh_sums
 from vqmm.quantizers.scalar import ScalarQuantizer
+from vqmm.utils.errors import UserError
 
 
 class LookupFreeQuantizer(ScalarQuantizer):

@@ -15,8 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqmm.batch import Codes
-from vqmm.quantizers.base import Quantized, Quantizer, to_rows
+from vqmm.contracts.batch import Codes
+from vqmm.contracts.quantizer import Quantized, Quantizer, to_rows
 from vqmm.quantizers.mapped import look_up, quantize_to, starting_map, walsh_sums
 
 

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vqmm.batch import Codes
+from vqmm.contracts.batch import Codes
+from vqmm.contracts.quantizer import Quantized, from_rows, grid_size, to_rows
 from vqmm.kernels.vector_quantize import vector_quantize
-from vqmm.quantizers.base import Quantized, from_rows, grid_size, to_rows
 from vqmm.quantizers.codebook import ComparedQuantizer
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from torch import nn
 
-from vqmm.errors import UserError
-from vqmm.tokenizer import Tokenizer, read_config
+from vqmm.tokenizer.tokenizer import Tokenizer, read_config
+from vqmm.utils.errors import UserError
 
 
 def begin_with(tokenizer: Tokenizer, folder: Path, only_decoder: bool) -> None:

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vqmm.errors import UserError
-from vqmm.files import new_folder, write_tensors, write_text
+from vqmm.utils.errors import UserError
+from vqmm.utils.files import new_folder, write_tensors, write_text
 
 
 def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> Path:

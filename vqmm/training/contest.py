@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vqmm.adversary import Adversary
-from vqmm.batch import Batch
-from vqmm.errors import UserError
-from vqmm.files import hash_tensors
+from vqmm.contracts.adversary import Adversary
+from vqmm.contracts.batch import Batch
 from vqmm.recipe import Train
-from vqmm.tokenizer import Output, Tokenizer
+from vqmm.tokenizer.tokenizer import Output, Tokenizer
 from vqmm.training.balance import Balance
 from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
 from vqmm.training.course import Course
 from vqmm.training.health import Event
+from vqmm.utils.errors import UserError
+from vqmm.utils.files import hash_tensors
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

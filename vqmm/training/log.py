@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vqmm.errors import UserError
-from vqmm.files import write_text
+from vqmm.utils.errors import UserError
+from vqmm.utils.files import write_text
 
 
 class MetricsLog:

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqmm.batch import Batch, Codes
+from vqmm.contracts.batch import Batch, Codes
 from vqmm.data.loader import Loaded, Views, training_batches
-from vqmm.errors import UserError
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.recipe import Optimisation, Train
-from vqmm.tokenizer import Tokenizer
+from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.training.average import Average
 from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
 from vqmm.training.contest import Contest
 from vqmm.training.health import Event
 from vqmm.training.profile import Profile
-from vqmm.training.schedule import warmup_cosine
+from vqmm.utils.errors import UserError
+from vqmm.utils.schedule import warmup_cosine
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

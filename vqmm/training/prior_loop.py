@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from vqmm.contracts.prior import Prior
 from vqmm.data.loader import EndlessOrder
-from vqmm.data.pairs import Examples, Sequences
-from vqmm.generator import own_weights
-from vqmm.inputs import chunks
-from vqmm.prior import Prior
-from vqmm.prior_recipe import PriorTrain
-from vqmm.tokenizer import evaluating
+from vqmm.generation.generator import own_weights
+from vqmm.generation.pairs import Examples, Sequences
+from vqmm.generation.recipe import PriorTrain
+from vqmm.tokenizer.inputs import chunks
+from vqmm.tokenizer.tokenizer import evaluating
 from vqmm.training.average import Average
 from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
 from vqmm.training.loop import clip_gradients, parameter_groups
-from vqmm.training.schedule import warmup_cosine
+from vqmm.utils.schedule import warmup_cosine
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -8,22 +8,22 @@ from typing import Any
 
 import torch
 
-from vqmm.data.corpus import Corpus, corpus_of
-from vqmm.errors import Stopped, UserError
-from vqmm.files import must_be_free, must_be_writable, write_text
-from vqmm.generator import Generator
-from vqmm.machine import machine
-from vqmm.prior import Prior
-from vqmm.prior_recipe import PriorData, PriorRecipe, read_prior_recipe
+from vqmm.contracts.prior import Prior
+from vqmm.generation.corpus import Corpus, corpus_of
+from vqmm.generation.generator import Generator
+from vqmm.generation.recipe import PriorData, PriorRecipe, read_prior_recipe
 from vqmm.recipe import Train
 from vqmm.registry import Registry
-from vqmm.tokenizer import Tokenizer
+from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, room_bytes, write_checkpoint
 from vqmm.training.log import MetricsLog
 from vqmm.training.prior_loop import PriorLoop
 from vqmm.training.prior_progress import PriorProgress
 from vqmm.training.run import REPORT_EVERY, command_line, make_fabric, must_be_same
-from vqmm.training.signals import StopRequest
+from vqmm.utils.errors import Stopped, UserError
+from vqmm.utils.files import must_be_free, must_be_writable, write_text
+from vqmm.utils.machine import machine
+from vqmm.utils.signals import StopRequest
 
 
 def train_prior(
@@ -47,7 +47,7 @@ def train_prior(
             each epoch and within a split.
         pairs: instead of tokens a CSV whose columns are named by modality, with `label` and `split` where wanted.
         condition: "label": class numbers come first in a sequence.
-        settings: `a.b=c` changes to the recipe (`vqmm.prior_recipe.PriorRecipe`).
+        settings: `a.b=c` changes to the recipe (`vqmm.generation.recipe.PriorRecipe`).
         resume: go on from the last checkpoint of `out`, with the same arguments as before.
 
     Returns:

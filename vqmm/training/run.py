@@ -15,17 +15,14 @@ import yaml
 from pydantic import BaseModel
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.loader import Views, evaluation_batches
-from vqmm.data.sample import Sample, Unreadable
 from vqmm.data.source import Source, label_numbers
-from vqmm.errors import Stopped, UserError
 from vqmm.evaluation.evaluate import Evaluation, evaluate, shuffled_loss_ratio, write_shown
-from vqmm.files import lacks_room, must_be_free, must_be_writable, write_text
-from vqmm.machine import machine
+from vqmm.pages.page import report
 from vqmm.recipe import Recipe, Train, read_recipe
 from vqmm.registry import Registry
-from vqmm.report.page import report
-from vqmm.tokenizer import Tokenizer, build_modality, tokenizer_folder
+from vqmm.tokenizer.tokenizer import Tokenizer, build_modality, tokenizer_folder
 from vqmm.training.begin import begin_with
 from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, room_bytes, write_checkpoint
 from vqmm.training.contest import Contest, said_of
@@ -33,7 +30,10 @@ from vqmm.training.health import Event, HealthWatch
 from vqmm.training.log import MetricsLog, check_tensorboard
 from vqmm.training.loop import Loop
 from vqmm.training.progress import RunProgress
-from vqmm.training.signals import StopRequest
+from vqmm.utils.errors import Stopped, UserError
+from vqmm.utils.files import lacks_room, must_be_free, must_be_writable, write_text
+from vqmm.utils.machine import machine
+from vqmm.utils.signals import StopRequest
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -1,0 +1,1 @@
+"""One Python call for each verb of the command line."""

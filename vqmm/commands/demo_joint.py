@@ -1,0 +1,207 @@
+"""The demo's joint part: one prior over the tokens of drawn digits, of dialling tones and of digits' names."""
+
+import shlex
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vqmm.commands.demo_parts import ALL, Finished, TokenizerPart
+from vqmm.data.builtin import DIGIT_NAMES, dialled_digit
+from vqmm.utils.files import write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vqmm.contracts.labels import LabelJudge
+    from vqmm.contracts.modality import Modality
+    from vqmm.generation.generator import Generator
+
+LABELS = "0123456789"
+NAMES = "text"  # the modality of names, which are not quantized
+HEARD = 100  # generated sounds that Goertzel's filter listens to
+
+
+@dataclass(frozen=True)
+class JointPart:
+    """Train one prior over what earlier parts have encoded, count coherence and show what it makes.
+
+    Attributes:
+        names: the names' data.
+        settings: of the prior.
+        names_settings: of the names' tokenizer, which does not quantize.
+        count: samples of each cell of the coherence.
+    """
+
+    name: str
+    about: str
+    names: str
+    steps: int
+    settings: Sequence[str]
+    names_settings: Sequence[str]
+    guidance: float
+    temperature: float
+    count: int = 400
+
+    def train(self, out: Path, seed: int, runs: Mapping[str, Path]) -> Path:
+        """The prior's run below `out`, in a process of one torch thread. `runs`: the tokenizers, by modality."""
+        from vqmm.commands.decode import encode
+        from vqmm.training.prior_run import train_prior
+        from vqmm.training.run import train
+
+        folder = out / self.name
+        names, tokens, prior = folder / "names", folder / "names-tokens", folder / "prior"
+        train(NAMES, self.names, names, "identity", settings=self.names_settings, quiet=True, page=False)
+        encode(names, self.names, tokens)
+        once = f"train.evaluate_every={self.steps}"  # at the end: nothing is chosen by held-out samples
+        train_prior(
+            [*runs.values(), names],
+            prior,
+            tokens=[*(run.parent / ALL for run in runs.values()), tokens],
+            steps=self.steps,
+            settings=[*self.settings, once, f"train.seed={seed}"],
+            quiet=True,
+        )
+        return prior
+
+    def judge(
+        self,
+        prior: Path,
+        seed: int,
+        data: Mapping[str, str],
+        judges: "Mapping[str, LabelJudge]",
+        into: Sequence[str],
+    ) -> Finished:
+        """What the prior makes of each modality in some of the others, and how often that is right: of `coherence_of`.
+
+        Args:
+            data: where held-out items are, by modality.
+            judges: fitted classifiers; of names one is fitted here.
+            into: what is made and judged.
+        """
+        from vqmm.evaluation.coherence import coherence_of, judge_of
+        from vqmm.generation.generator import Generator
+        from vqmm.generation.sampling import Draw
+
+        data = {**data, NAMES: self.names}
+        generator = Generator.load(prior)
+        modalities = {name: generator.tokenizers[name].modality for name in data}
+        held_out = {name: items(modalities[name], path, held_out=True) for name, path in data.items()}
+        names = judge_of(modalities[NAMES], items(modalities[NAMES], self.names, held_out=False))
+        found = coherence_of(
+            generator,
+            {},
+            held_out,
+            LABELS,
+            judges={**judges, NAMES: names},
+            count=self.count,
+            draw=Draw(guidance=self.guidance, temperature=self.temperature),
+            seed=seed,
+            into=into,
+        )
+        if "audio" in into:
+            found["goertzel"] = self._heard(generator, seed)
+        return found
+
+    def summed(self, prior: Path, data: Mapping[str, str], judged: Sequence[Finished]) -> Finished:
+        """The part, from what `judge` gave for some modalities each."""
+        found: dict[str, dict[str, Any]] = {name: {} for name in ("coherence", "intervals", "control")}
+        heard = {}
+        for each in judged:
+            for name, table in found.items():
+                for one, row in each[name].items():
+                    table.setdefault(one, {}).update(row)
+            if "goertzel" in each:
+                heard = {"goertzel": each["goertzel"]}
+        cells = [cell for one, row in found["coherence"].items() for other, cell in row.items() if one != other]
+        metrics = {"coherence": sum(cells) / len(cells), "lowest_cell": min(cells), **heard}
+        return {
+            "about": self.about,
+            "run": str(prior),
+            "metrics": metrics,
+            **found,
+            **{name: dict(ChainMap(*(each[name] for each in reversed(judged)))) for name in ("judges", "rules")},
+            "chance": judged[0]["chance"],
+            "next": self._next(prior, [*data]),
+        }
+
+    def page(self, out: Path, prior: Path, data: Mapping[str, str], done: Mapping[str, Finished]) -> str:
+        """Write the page of all parts; `done`: all of them, this one's too. Its path."""
+        from vqmm.generation.generator import Generator
+        from vqmm.pages.demo import render
+
+        generator = Generator.load(prior)
+        modalities = {name: tokenizer.modality for name, tokenizer in generator.tokenizers.items()}
+        tokenizers = {name: part for name, part in done.items() if name != self.name}
+        examples = self._examples(generator, {**data, NAMES: self.names})
+        page = out / "index.html"
+        write_text(page, render(out, tokenizers, done[self.name], modalities, examples))
+        return str(page)
+
+    def _examples(
+        self, generator: "Generator", data: Mapping[str, str]
+    ) -> "list[tuple[str, list[Tensor], dict[str, list[Tensor]]]]":
+        """For each modality: its name, a held-out sample of every digit, and what the prior makes of each of them in
+        the others."""
+        from vqmm.generation.sampling import Draw
+
+        draw = Draw(guidance=self.guidance, temperature=self.temperature)
+        found = []
+        for one, path in data.items():
+            given = _one_of_each(generator.tokenizers[one].modality, path)
+            prompts = [{one: sample} for sample in given]
+            others = [other for other in data if other != one]
+            found.append((one, given, {o: generator.generate(o, given=prompts, draw=draw, seed=1) for o in others}))
+        return found
+
+    def _heard(self, generator: "Generator", seed: int) -> float:
+        """The share of sounds made from names in which Goertzel's filter hears the right two tones."""
+        from vqmm.generation.sampling import Draw
+
+        goals = [LABELS[i % len(LABELS)] for i in range(HEARD)]
+        prompts = [{NAMES: DIGIT_NAMES[int(goal)]} for goal in goals]
+        draw = Draw(guidance=self.guidance, temperature=self.temperature)
+        sounds = generator.generate("audio", given=prompts, draw=draw, seed=seed)
+        right = [dialled_digit(sound[0].numpy()) == goal for sound, goal in zip(sounds, goals, strict=True)]
+        return sum(right) / len(right)
+
+    def _next(self, prior: Path, modalities: Sequence[str]) -> list[str]:
+        def make(want: str, given: str, out: str) -> str:
+            words = ["vqmm", "generate", str(prior), "--want", want, "--given", given]
+            words += ["--guidance", f"{self.guidance:g}", "--temperature", f"{self.temperature:g}"]
+            return shlex.join([*words, "--out", str(prior.parent / out)])
+
+        made = {"image": make("image", "text=seven", "sevens"), "audio": make("audio", "text=three", "threes")}
+        return [command for name, command in made.items() if name in modalities]
+
+
+def fit_judges(parts: Sequence[TokenizerPart]) -> "Mapping[str, LabelJudge]":
+    """Classifiers of digits, fitted to real samples of each part's data, by modality."""
+    from vqmm.evaluation.coherence import judge_of
+    from vqmm.recipe import read_recipe
+    from vqmm.registry import Registry
+    from vqmm.tokenizer.tokenizer import build_modality
+
+    registry = Registry.discover()
+    found: dict[str, LabelJudge] = {}
+    for part in parts:
+        recipe = read_recipe(part.recipe, registry, part.modality, part.settings)
+        modality = build_modality(recipe.model_dump(), registry)
+        found[part.modality] = judge_of(modality, items(modality, part.data, held_out=False, most=part.fitted))
+    return found
+
+
+def items(modality: "Modality", path: str, held_out: bool, most: int = 10_000) -> "list[tuple[Tensor, int]]":
+    """Samples of a built-in source and the numbers of their labels, at most so many, evenly over the labels."""
+    from vqmm.data.source import Source
+    from vqmm.evaluation.coherence import read_items, spread
+
+    source = Source(modality, path)
+    return read_items(modality, spread(source.held_out() if held_out else source.training(), LABELS, most), LABELS, [])
+
+
+def _one_of_each(modality: "Modality", path: str) -> "list[Tensor]":
+    """A held-out sample of each digit."""
+    first = {label: sample for sample, label in reversed(items(modality, path, held_out=True, most=1000))}
+    return [first[number] for number in range(len(LABELS))]

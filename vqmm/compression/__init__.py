@@ -1,0 +1,1 @@
+"""Codes to few bytes and back: an adaptive model, or a prior as the model."""

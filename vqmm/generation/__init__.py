@@ -1,0 +1,1 @@
+"""Codes to new codes: examples of priors, sampling, the generator, prompts."""

@@ -1,0 +1,142 @@
+"""Column: the rows of one modality that a prior learns from, looked through once."""
+
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from vqmm.contracts.vocabulary import Vocabulary
+from vqmm.generation.pairs import Rows
+from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.tokens.shards import HELD_OUT, TRAIN
+from vqmm.utils.errors import Remark, UserError
+
+SPLITS = (TRAIN, HELD_OUT)
+NAMED = 8  # things that a message names one by one
+
+Grids = tuple[tuple[int, ...], ...]  # of all maps of a row
+
+
+class Column:
+    """One modality's rows in both splits.
+
+    Args:
+        rows: by split.
+        where: what messages call them.
+
+    Attributes:
+        name: of the modality.
+        sizes: the codebook sizes of every stage of every map, of the stages that the rows have.
+        grids: by split, how many rows lie on which grids.
+        usable: by split, the numbers of the rows that have codes.
+        labels: by split, the label of every row.
+        digest: 16 hex digits for keys, labels and codes.
+
+    Raises:
+        UserError: a split without a row that has codes; rows of different numbers of stages.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, rows: Mapping[str, Rows], where: str):
+        self.tokenizer, self.rows, self.where = tokenizer, rows, where
+        self.name = tokenizer.modality.name
+        self.grids: dict[str, Counter[Grids]] = {split: Counter() for split in SPLITS}
+        self.usable: dict[str, list[int]] = {split: [] for split in SPLITS}
+        self.labels: dict[str, list[str | None]] = {split: [] for split in SPLITS}
+        stages = self._look_through()
+        for split in SPLITS:
+            if not self.usable[split]:
+                raise UserError(
+                    f"{where} has no {split} rows with codes: a prior learns from {TRAIN} rows and is judged by "
+                    f"{HELD_OUT} ones"
+                )
+        if len(stages) > 1:
+            raise UserError(f"{where} has rows with {listed(sorted(stages))} stages of codes: encode all at one rate")
+        (used,) = stages
+        self.sizes = tuple(tuple(own[:n]) for own, n in zip(tokenizer.quantizer.sizes, used, strict=True))
+        empty = sum(len(rows[split]) - len(self.usable[split]) for split in SPLITS)
+        if empty:
+            remark(f"{empty} rows of {where} have no codes, and are left out")
+
+    def _look_through(self) -> set[tuple[int, ...]]:
+        """Each row once; the numbers of stages (of every map) that were met."""
+        stages = set()
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            for number in range(len(self.rows[split])):
+                row = self.rows[split][number]
+                self.labels[split].append(row.label)
+                digest.update(json.dumps([split, row.key, row.label]).encode())
+                if not all(one.size for one in row.maps):
+                    continue
+                self.usable[split].append(number)
+                self.grids[split][tuple(one.shape[1:] for one in row.maps)] += 1
+                stages.add(tuple(len(one) for one in row.maps))
+                for one in row.maps:
+                    digest.update(one.tobytes())
+        self.digest = digest.hexdigest()[:16]
+        return stages
+
+    def added_to(self, vocabulary: Vocabulary, longest: int | None, windows: bool = False) -> Vocabulary:
+        """The vocabulary and this modality: on a fixed grid where all rows have one, else of free length.
+
+        Args:
+            longest: frames at which longer lines are cut; never more than the longest training row has.
+            windows: they are not cut, but taken in windows: for the remark.
+
+        Raises:
+            UserError: different grids that are no lines of one map.
+        """
+        fingerprint = self.tokenizer.code_fingerprint()
+        every = self.grids[TRAIN] + self.grids[HELD_OUT]
+        lines = all(len(grids) == len(grids[0]) == 1 for grids in every)
+        if not lines:
+            if len(every) > 1:
+                told = listed(sorted(" and ".join("x".join(map(str, grid)) for grid in grids) for grids in every))
+                raise UserError(
+                    f"{self.where} has codes on {len(every)} different grids ({told}), and a prior needs one: crop or "
+                    "resize what is encoded"
+                )
+            return vocabulary.add(self.name, self.sizes, grids=next(iter(every)), fingerprint=fingerprint)
+        most = max(grids[0][0] for grids in self.grids[TRAIN])
+        most = min(most, longest or most)
+        over = sum(count for grids, count in every.items() if grids[0][0] > most)
+        if over:
+            how = "taken in windows" if windows else "cut there"
+            remark(f"{over} of {every.total()} rows of {self.where} are longer than {most} frames: they are {how}")
+        if all(grids[0][0] >= most for grids in every):
+            return vocabulary.add(self.name, self.sizes, grids=((most,),), fingerprint=fingerprint)
+        return vocabulary.add(self.name, self.sizes, longest=most, fingerprint=fingerprint)
+
+    def members(self, split: str) -> dict[str, list[int]]:
+        """The usable rows of each class."""
+        found: dict[str, list[int]] = {}
+        for number in self.usable[split]:
+            label = self.labels[split][number]
+            if label is not None:
+                found.setdefault(label, []).append(number)
+        unlabelled = len(self.usable[split]) - sum(map(len, found.values()))
+        if unlabelled:
+            remark(f"{unlabelled} {split} rows of {self.where} have no label, and are paired with nothing")
+        return found
+
+    def classes(self) -> set[str]:
+        """The labels of the training rows. A `UserError` where some have none."""
+        labels = [self.labels[TRAIN][number] for number in self.usable[TRAIN]]
+        found = {label for label in labels if label is not None}
+        lacking = sum(label is None for label in labels)
+        if lacking:
+            raise UserError(
+                f"condition: label needs a label for every sample, and {lacking} of {len(labels)} {TRAIN} rows of "
+                f"{self.where} lack one: encode samples with labels, or set condition=null"
+            )
+        return found
+
+
+def listed(things: Sequence[object]) -> str:
+    shown = ", ".join(map(str, things[:NAMED]))
+    return f"{shown} and {len(things) - NAMED} more" if len(things) > NAMED else shown
+
+
+def remark(said: str) -> None:
+    warnings.warn(said, Remark, stacklevel=2)

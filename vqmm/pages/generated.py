@@ -1,0 +1,92 @@
+"""The page of `vqmm generate`: what was given above what came, one HTML file that opens offline."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from vqmm import __version__
+from vqmm.pages.templates import template
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from vqmm.contracts.modality import Modality
+
+COLUMNS = 8  # samples side by side in a grid
+GAP = 2  # pixels between rows, as a modality leaves between columns
+STYLE = ".generated { display: block; max-width: 100%; height: auto; margin-top: 16px; image-rendering: pixelated; }"
+
+Shown = tuple["Modality", Sequence["Tensor"]]  # samples and what can show them
+
+
+def grid_of(modality: "Modality", samples: Sequence["Tensor"]) -> "Image.Image | None":
+    """Samples as one picture, eight in a row; None for a modality that shows itself as HTML."""
+    from PIL import Image
+
+    rows = [modality.show(samples[start : start + COLUMNS]) for start in range(0, len(samples), COLUMNS)]
+    pictures = [row for row in rows if not isinstance(row, str)]
+    if not pictures:
+        return None
+    height = sum(picture.height + GAP for picture in pictures) - GAP
+    sheet = Image.new("RGB", (max(picture.width for picture in pictures), height), "white")
+    below = 0
+    for picture in pictures:  # one below the other: the last may be shorter than the others
+        sheet.paste(picture, (0, below))
+        below += picture.height + GAP
+    return sheet
+
+
+def render(told: Mapping[str, Any], given: Mapping[str, Shown | str], came: Shown) -> str:
+    """The page as text.
+
+    Args:
+        told: what `vqmm.generate` returns, as far as it is known.
+        given: what was given, by modality: samples, or for a label its name.
+        came: the generated samples that are shown.
+    """
+    parts = [section(*_words(told, name), thing) for name, thing in given.items()]
+    many = f"{len(came[1])} of {told['count']} samples; all of them are files" if len(came[1]) < told["count"] else ""
+    parts.append(section("What came", many, came))
+    page = template("generated.html", STYLE).render(
+        title=f"{told['want']} from {_from(told)}",
+        subtitle=_subtitle(told),
+        parts=parts,
+        version=__version__,
+    )
+    return page.encode("ascii", "xmlcharrefreplace").decode()  # names need not be UTF-8
+
+
+def _from(told: Mapping[str, Any]) -> str:
+    sources = [*told["given"]] + ["a part of one"] * (told["complete"] is not None)
+    return " and ".join(sources) or "nothing"
+
+
+def _words(told: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """The heading of what was given, and a line below it."""
+    if name == told["want"]:
+        return "To be completed", f"{told['complete']}: the first {told['keep']:.0%} of its codes were kept"
+    return f"Given: {name}", told["given"][name]
+
+
+def _subtitle(told: Mapping[str, Any]) -> str:
+    draw = {name: value for name, value in told["draw"].items() if value is not None}
+    settings = [f"{name.replace('_', '-')} {value:g}" for name, value in draw.items()]
+    return ", ".join([f"{told['count']} sample{'s' * (told['count'] != 1)}", *settings, f"seed {told['seed']}"])
+
+
+def section(title: str, said: str, thing: Shown | str) -> dict[str, Any]:
+    """A section of a page: samples as their modality shows them, below a heading and a line of text."""
+    if isinstance(thing, str):
+        return {"title": title, "said": thing}
+    modality, samples = thing
+    picture = grid_of(modality, samples)
+    if picture is None:  # the modality's plugin has escaped what is in its fragment
+        return {"title": title, "said": said, "fragment": Markup(modality.show(samples))}
+    file = io.BytesIO()
+    picture.save(file, format="PNG", optimize=True)
+    data = base64.b64encode(file.getvalue()).decode()
+    return {"title": title, "said": said, "data": data, "width": picture.width, "height": picture.height}

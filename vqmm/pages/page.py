@@ -1,0 +1,299 @@
+"""`vqmm report`: from a run's folder to one HTML file."""
+
+import base64
+import datetime
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from vqmm import __version__
+from vqmm.pages import charts
+from vqmm.pages.record import Record, Series, names_at, read_record, series
+from vqmm.pages.templates import template
+from vqmm.utils.errors import UserError
+from vqmm.utils.files import must_be_writable, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vqmm.pages.heldout import Look
+    from vqmm.tokenizer.tokenizer import Tokenizer
+
+COLUMNS = 4  # samples side by side in one picture: on a phone they are still large enough to judge
+SMALL = 600  # a picture of fewer pixels across is enlarged by the page, and keeps its pixels sharp
+UNREADABLE = 10  # damaged samples named one by one
+
+
+def report(run: str | Path, *, plugins: Sequence[str] = ()) -> dict[str, Any]:
+    """Write `report.html` into a run's folder: one file that needs no network, for a phone or a desktop.
+
+    A run that is unfinished gets a page that says so; what needs the held-out data is left out where it is gone.
+
+    Returns:
+        `report`: the path of the page.
+
+    Raises:
+        UserError: the folder is no run; its recipe.yaml is damaged; a plugin in `plugins` does not load.
+    """
+    from vqmm.registry import Registry
+
+    record = read_record(Path(run))
+    must_be_writable(record.folder, "the run folder")
+    page = render(record, Registry.discover(plugins))
+    path = record.folder / "report.html"
+    write_text(path, page.encode(errors="backslashreplace").decode())  # a folder's name need not be UTF-8
+    return {"report": str(path)}
+
+
+def render(record: Record, registry: Any) -> str:
+    """The page of a run, as text."""
+    tokenizer, seen, notes = _look(record, registry)
+    shown = [] if seen is None else _shown(seen)
+    return template("page.html").render(
+        name=record.folder.resolve().name,
+        subtitle=_subtitle(record),
+        about=record.recipe.get("about") or "",
+        notes=notes,
+        tiles=_tiles(record, tokenizer, seen),
+        shown=shown,
+        heading=_heading(seen, shown),
+        small=SMALL,
+        looked_at=None if seen is None else seen.what,
+        curves=_training_curves(record) + _held_out_curves(record),
+        codebooks=[] if seen is None else _codebooks(seen),
+        metrics=_metrics(record, tokenizer, seen),
+        unreadable=[] if seen is None else seen.found.unreadable,
+        named=UNREADABLE,
+        health=record.of_kind("health"),
+        finished=record.steps is not None and record.step >= record.steps,
+        times=_times(record, seen),
+        machine=_machine(record),
+        command=_command(record),
+        settings=_settings(record, tokenizer),
+        version=__version__,
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def _look(record: Record, registry: Any) -> "tuple[Tokenizer | None, Look | None, list[str]]":
+    """The tokenizer and a look at held-out data as far as they can be had, and sentences for what cannot."""
+    from vqmm.pages.heldout import load_tokenizer, look
+
+    notes = []
+    if record.steps is not None and record.step < record.steps:
+        notes.append(f"This run is unfinished: {record.step:,} of {record.steps:,} steps so far.")
+    try:
+        tokenizer = load_tokenizer(record, registry)
+    except UserError as error:
+        return None, None, [*notes, f"Without its tokenizer a run shows no reconstructions and no codes: {error}."]
+    try:
+        return tokenizer, look(record, tokenizer), notes
+    except UserError as error:
+        said = f"Reconstructions and codebook use are left out, as the held-out data cannot be read: {error}."
+        return tokenizer, None, [*notes, said]
+
+
+def _subtitle(record: Record) -> str:
+    """`image, vector quantizer with 512 codes, direct decoder`."""
+
+    def name(part: str) -> str | None:
+        told = record.recipe.get(part)
+        return told.get("name") if isinstance(told, dict) else None
+
+    told = []
+    if name("modality"):
+        told.append(f"{name('modality')} tokenizer")
+    if name("quantizer"):
+        size = record.recipe["quantizer"].get("codebook_size")
+        told.append(f"{name('quantizer')} quantizer" + (f" with {size:,} codes" if isinstance(size, int) else ""))
+    if name("decoder"):
+        told.append(f"{name('decoder')} decoder")
+    return " · ".join(told)
+
+
+def _tiles(record: Record, tokenizer: "Tokenizer | None", seen: "Look | None") -> list[dict[str, str]]:
+    """The few numbers to read first."""
+    metrics = _values(record, seen)
+    headline = None if tokenizer is None else tokenizer.modality.headline
+    wanted = [headline, "nmse", *(name for name in metrics if name.startswith("bits_per_")), "codebook_use"]
+    names = [name for name in dict.fromkeys(wanted) if name and metrics.get(name) is not None]
+    tiles = [{"name": name, "value": _headline(name, metrics[name])} for name in names]
+    tiles.append({"name": "steps", "value": f"{record.step:,}"})
+    if tokenizer is not None:
+        weights = sum(p.numel() for p in tokenizer.parameters())
+        tiles.append({"name": "weights", "value": f"{weights:,}"})
+    return tiles
+
+
+def _headline(name: str, value: float) -> str:
+    if name == "codebook_use" and math.isfinite(value):
+        return f"{value:.0%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
+    if name.endswith("_db"):
+        return f"{value:.2f}\N{NARROW NO-BREAK SPACE}dB"
+    return number(value)
+
+
+def number(value: Any) -> str:
+    """Four digits, thousands apart; a dash for none."""
+    if value is None:
+        return "\N{EN DASH}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if 1e3 <= abs(value) < 1e12 else f"{value:.4g}"
+
+
+def _values(record: Record, seen: "Look | None") -> dict[str, Any]:
+    """The metrics of the look just taken, else of the last one in the log."""
+    if seen is not None:
+        return seen.found.metrics
+    looks = record.of_kind("held-out")
+    return dict(looks[-1].get("metrics") or {}) if looks else {}
+
+
+def _metrics(record: Record, tokenizer: "Tokenizer | None", seen: "Look | None") -> list[dict[str, str]]:
+    """The table of rate and distortion: name, value, rule."""
+    rules = {} if tokenizer is None else {name: judge.rule for name, judge in tokenizer.modality.metrics().items()}
+    if seen is not None:
+        rules = seen.found.rules
+    values = _values(record, seen)
+    return [{"name": name, "value": number(value), "rule": rules.get(name, "")} for name, value in values.items()]
+
+
+def _shown(seen: "Look") -> list[dict[str, Any]]:
+    """Rows of samples as the modality shows them: pictures of a few samples each, or one fragment."""
+    rows, modality = seen.found.rows, seen.tokenizer.modality
+    whole = modality.show(*rows)
+    if isinstance(whole, str):  # a fragment arranges its samples itself; its plugin has escaped what is in it
+        return [{"fragment": Markup(whole), "keys": seen.keys}]
+    figures = []
+    for start in range(0, len(rows[0]), COLUMNS):
+        some = slice(start, start + COLUMNS)
+        picture = modality.show(*(row[some] for row in rows))
+        assert not isinstance(picture, str)  # it was a picture a moment ago
+        file = io.BytesIO()
+        picture.save(file, format="PNG", optimize=True)
+        data = base64.b64encode(file.getvalue()).decode()
+        width, height = picture.size
+        figures.append({"data": data, "width": width, "height": height, "keys": seen.keys[some]})
+    return figures
+
+
+def _heading(seen: "Look | None", shown: Sequence[Mapping[str, Any]]) -> str:
+    """What the rows are; a fragment need not put them one above the other."""
+    if seen is not None and seen.found.inputs:
+        return "Degraded inputs, reconstructions, originals"
+    beside = any("fragment" in each for each in shown)
+    return f"Originals {'and' if beside else 'over'} reconstructions"
+
+
+def _training_curves(record: Record) -> list[dict[str, Any]]:
+    lines = record.of_kind("train")
+    drawn = [
+        _curve("losses", {name: series(lines, "losses", name) for name in names_at(lines, "losses")}, decays=True),
+        _curve("gradient norm", {"gradient_norm": series(lines, "gradient_norm")}, decays=True),
+        _curve("learning rate", {"learning_rate": series(lines, "learning_rate")}),
+    ]
+    return [curve for curve in drawn if curve["legend"]]
+
+
+def _held_out_curves(record: Record) -> list[dict[str, Any]]:
+    """One for each metric of the samples that changes in the run; a nominal rate, say, does not."""
+    lines = record.of_kind("held-out")
+    names = [name for name in names_at(lines, "metrics") if name != "samples_per_second"]
+    drawn = {name: series(lines, "metrics", name) for name in names}
+    return [_curve(f"held-out {n}", {n: line}) for n, line in drawn.items() if len(set(line[1])) > 1]
+
+
+def _curve(title: str, lines: Mapping[str, Series], decays: bool = False) -> dict[str, Any]:
+    drawn = {name: line for name, line in lines.items() if line[0]}
+    return {
+        "title": title,
+        "svg": charts.curves(f"{title} over steps", list(drawn.values()), decays),
+        "legend": charts.legend({name: number(values[-1]) for name, (_, values) in drawn.items()}),
+    }
+
+
+def _codebooks(seen: "Look") -> list[dict[str, Any]]:
+    """A picture for every stage of every map."""
+    books = []
+    maps = seen.usage.counts
+    for m, stages in enumerate(maps):
+        for s, counts in enumerate(stages):
+            where = [f"map {m}"] * (len(maps) > 1) + [f"stage {s}"] * (len(stages) > 1)
+            title = ", ".join(where) or "codebook"
+            svg = charts.counts_picture(f"counts of every code, {title}", counts.tolist())
+            books.append({"title": title, "svg": svg, "said": _said_of(counts)})
+    return books
+
+
+def _said_of(counts: "Tensor") -> list[str]:
+    total = max(int(counts.sum()), 1)
+    return [
+        f"{int((counts > 0).sum()):,} of {len(counts):,} codes used",
+        f"the most used takes {int(counts.max()) / total:.1%} of all, an even share is {1 / len(counts):.1%}",
+        f"{total:,} codes counted",
+    ]
+
+
+def _times(record: Record, seen: "Look | None") -> list[tuple[str, str]]:
+    told = []
+    seconds = record.training_seconds()
+    if seconds is not None:
+        told.append(("training, with its looks at held-out data", duration(seconds)))
+    speeds = series(record.of_kind("train"), "samples_per_second")[1]
+    if speeds:
+        told.append(("samples/s in training, median", number(sorted(speeds)[len(speeds) // 2])))
+    if seen is not None:
+        rule = seen.found.rules["samples_per_second"]
+        told.append((f"samples/s, {rule}", number(seen.found.metrics["samples_per_second"])))
+    return told
+
+
+def duration(seconds: float) -> str:
+    """`8.4 s`, `12 min 30 s`, `3 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def _machine(record: Record) -> dict[str, Any]:
+    """The one that the run has noted, else this one, and which of the two it is."""
+    noted = record.noted.get("machine")
+    if isinstance(noted, dict):
+        return {"what": "The machine of the run", "told": {str(name): number(value) for name, value in noted.items()}}
+    from vqmm.utils.machine import machine
+
+    return {"what": "The machine on which this page was made", "told": machine()}
+
+
+def _command(record: Record) -> str:
+    import shlex
+
+    told = record.noted.get("command", "")
+    return shlex.join(map(str, told)) if isinstance(told, list) else str(told)
+
+
+def _settings(record: Record, tokenizer: "Tokenizer | None") -> list[dict[str, Any]]:
+    """The recipe in groups: one for each part, and one for what stands alone."""
+    alone, groups = {}, []
+    for name, value in record.recipe.items():
+        if isinstance(value, dict):
+            groups.append({"name": name, "rows": {option: _setting(each) for option, each in value.items()}})
+        elif name != "about":
+            alone[name] = _setting(value)
+    if tokenizer is not None and tokenizer.labels:
+        alone["labels"] = _setting(list(tokenizer.labels))
+    return [*groups, *([{"name": "recipe", "rows": alone}] if alone else [])]
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "\N{EN DASH}"}[value]
+    if isinstance(value, list):
+        return ", ".join(map(_setting, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""Samples to codes and back: the tokenizer, its inputs, long signals, streaming."""

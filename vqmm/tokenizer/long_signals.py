@@ -1,0 +1,163 @@
+"""Long samples of a line (rank 1) through the networks piece by piece: memory stays flat, and nothing is blended.
+
+A network says by an attribute `reach` how many codes to each side of its own an output may depend on. A piece goes
+through it with so many codes of its true surroundings on both sides, and of what comes out only the piece itself is
+kept: the result is that of the whole, to float32 rounding, and there are no joins to hear. A network that steps
+(`vqmm.tokenizer.streaming`) goes on from piece to piece instead. Where `reach` is None (attention, an LSTM that does
+not step) CONTEXT codes take its place: the result is then near that of the whole, and a warning says so. A network
+without the attribute gets the sample whole.
+
+Only what grows fast is cut: the networks' inner layers. Samples, latents and outputs are kept whole, so a sample
+costs about four of its own size in float32.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqmm.contracts.batch import Batch, Codes
+from vqmm.contracts.decoder import call_masked, cut, grid_mask
+from vqmm.contracts.quantizer import Quantized
+from vqmm.decoders.direct import DirectDecoder
+from vqmm.tokenizer.streaming import Stream, steps
+from vqmm.tokenizer.tokenizer import Tokenizer, evaluating
+from vqmm.utils.errors import Remark
+
+PIECE_VALUES = 2**17  # values of a batch, over all its samples and channels, that go through the networks at once
+CONTEXT = 256  # codes on each side of a piece where a network's reach has no limit
+
+
+@torch.no_grad()
+def encode_long(tokenizer: Tokenizer, batch: Batch, stages: int | None = None) -> Codes:
+    """As `Tokenizer.encode`, for a batch of any length on any device. The codes lie on the tokenizer's device."""
+    if not _is_long(tokenizer, batch.x.numel()):
+        return tokenizer.encode(batch.to(tokenizer.device), stages)
+    tokenizer.require_codes()
+    with evaluating(tokenizer):
+        codes = _quantize(tokenizer, batch, stages).codes
+    assert codes is not None  # require_codes
+    return codes
+
+
+@torch.no_grad()
+def decode_long(tokenizer: Tokenizer, codes: Codes, seed: int = 0) -> list[Tensor]:
+    """As `Tokenizer.decode`, for codes of any length on any device. Long samples lie on the CPU."""
+    codes = codes.to(tokenizer.device)
+    values = len(codes) * _values_of(tokenizer, codes.maps[-1].shape[-1])
+    if not (_is_long(tokenizer, values) and _is_direct(tokenizer)):
+        return tokenizer.decode(codes, seed)
+    tokenizer.require_codes()
+    with evaluating(tokenizer):
+        return _decoded(tokenizer, tokenizer.quantizer.lookup(codes), codes)
+
+
+@torch.no_grad()
+def reconstruct_long(
+    tokenizer: Tokenizer, batch: Batch, seed: int = 0, stages: int | None = None
+) -> tuple[list[Tensor], Codes | None]:
+    """As `Tokenizer.reconstruct`, for a batch of any length on any device."""
+    if not (_is_long(tokenizer, batch.x.numel()) and _is_direct(tokenizer)):
+        return tokenizer.reconstruct(batch.to(tokenizer.device), seed, stages)
+    with evaluating(tokenizer):
+        found = _quantize(tokenizer, batch, stages)
+        label = None if batch.label is None else batch.label.to(tokenizer.device)
+        like = found.codes or Codes((), batch.size, grid_mask(batch, found.vectors), label)
+        return _decoded(tokenizer, found.vectors, like), found.codes
+
+
+def _is_long(tokenizer: Tokenizer, values: int) -> bool:
+    return tokenizer.modality.rank == 1 and values > PIECE_VALUES
+
+
+def _is_direct(tokenizer: Tokenizer) -> bool:
+    """Whether the decoder is one pass through a network; others (wavenet, flow) get a sample whole."""
+    return type(tokenizer.decoder).sample is DirectDecoder.sample
+
+
+def _values_of(tokenizer: Tokenizer, codes: int) -> int:
+    """The values of a sample that so many codes stand for."""
+    return codes * tokenizer.modality.strides[0] * tokenizer.modality.channels
+
+
+def _quantize(tokenizer: Tokenizer, batch: Batch, stages: int | None) -> Quantized:
+    """What `Tokenizer.quantize` gives, the encoder called piece by piece. Latents are few: they are quantized whole."""
+    at_once = PIECE_VALUES // (len(batch) * _values_of(tokenizer, 1))
+    cell = tokenizer.modality.strides[0]
+    parts = pieces(tokenizer.encoder, batch.x, batch.mask, cell, 1, at_once, tokenizer.device)
+    z = torch.cat([*parts], dim=2)
+    mask = grid_mask(batch, z)
+    found = tokenizer.quantizer(z, None if mask is None else mask.to(z.device), stages)
+    if found.codes is None:
+        return found
+    label = None if batch.label is None else batch.label.to(z.device)
+    return replace(found, codes=replace(found.codes, size=batch.size, label=label))
+
+
+def _decoded(tokenizer: Tokenizer, vectors: Tensor, codes: Codes) -> list[Tensor]:
+    """What a direct decoder gives, its network called piece by piece; finished on the CPU, as a whole."""
+    at_once = PIECE_VALUES // (len(vectors) * _values_of(tokenizer, 1))
+    network: Any = tokenizer.decoder.network
+    vectors = tokenizer.conditioned(vectors, codes.label)
+    cell = tokenizer.modality.strides[0]
+    parts = pieces(network, vectors, codes.mask, 1, cell, at_once, tokenizer.device)
+    output = torch.cat([part.cpu() for part in parts], dim=2)
+    return cut(tokenizer.modality.finish(output), codes.size)
+
+
+def pieces(
+    network: nn.Module,
+    x: Tensor,
+    mask: Tensor | None,
+    inputs: int,
+    outputs: int,
+    at_once: int,
+    device: torch.device | str,
+) -> Iterator[Tensor]:
+    """The output of a network for x (B, C, T), mask bool (B, T): joined along the last axis, the parts are the whole.
+
+    Args:
+        inputs: positions of x that a code stands for; they divide T.
+        outputs: positions of the output that a code stands for.
+        at_once: codes of a piece, its surroundings not counted; 1, or twice the surroundings, at the least.
+        device: where the network is; x and the mask may be elsewhere.
+    """
+    codes = x.shape[2] // inputs
+
+    def part(first: int, end: int) -> tuple[Tensor, Tensor | None]:
+        at = slice(first * inputs, end * inputs)
+        return x[:, :, at].to(device), None if mask is None else mask[:, at].to(device)
+
+    if steps(network):
+        stream = Stream(network, inputs, outputs, len(x))
+        for first in range(0, codes, max(at_once, 1)):
+            yield stream.push(*part(first, min(first + max(at_once, 1), codes)))
+        late = stream.flush(x.shape[1], device)
+        if late is not None:
+            yield late
+    elif not hasattr(network, "reach"):
+        yield call_masked(network, *part(0, codes))
+    else:
+        around = _surroundings(network)
+        size = max(at_once, 2 * around, 1)
+        for start in range(0, codes, size):
+            first, end = max(start - around, 0), min(start + size + around, codes)
+            y = call_masked(network, *part(first, end))
+            yield y[:, :, (start - first) * outputs : (min(start + size, codes) - first) * outputs]
+
+
+def _surroundings(network: nn.Module) -> int:
+    """How many codes on each side a piece is given."""
+    reach: Any = network.reach
+    if reach is None:
+        warnings.warn(
+            f"{type(network).__name__} looks at the whole of a sample: long ones go through it in pieces, each seeing "
+            f"{CONTEXT} codes on both sides, so their results are near those of the whole, and not the same",
+            Remark,
+            stacklevel=2,
+        )
+        return CONTEXT
+    return int(reach)

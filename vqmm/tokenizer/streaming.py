@@ -1,0 +1,323 @@
+"""Encoding and decoding as the signal comes, chunk by chunk, with the codes and samples of the whole.
+
+For tokenizers over a line (rank 1) whose networks step. That is the contract of a network:
+
+    state = network.start(batch)                       # for `batch` streams
+    y, state = network.step(x, None, state, mask)      # the next chunk; `mask` only if the network `takes_mask`
+
+A step of an encoder takes (B, C, T), T a multiple of the samples of a code, and gives T / that many latents; a step of
+a decoder takes T vectors and gives that many samples for each. Joined, the outputs are those of `forward` for the
+whole. A class whose instances may or may not step says which by an attribute `causal`.
+
+A network that needs some of the future says how much by `lookahead`: samples, a multiple of those of a code. Its
+outputs come late by so many: the first ones of a stream stand for nothing and are dropped here, and the last ones come
+when as much has been fed of zeros, whose mask is False.
+
+The quantizer must take each position by itself, as all do that have one map of codes.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqmm.contracts.batch import Codes
+from vqmm.decoders.direct import DirectDecoder
+from vqmm.tokenizer.tokenizer import Tokenizer, evaluating
+from vqmm.utils.errors import UserError, unknown
+
+__all__ = ["StreamingDecoder", "StreamingEncoder", "Stream", "steps"]
+
+
+def steps(network: nn.Module) -> bool:
+    """Whether a network keeps the contract above."""
+    return hasattr(network, "start") and hasattr(network, "step") and bool(getattr(network, "causal", True))
+
+
+@dataclass
+class Stream:
+    """A network fed chunk after chunk, its late outputs put in their place.
+
+    Attributes:
+        inputs: positions of the input that a code stands for: samples for an encoder, 1 for a decoder.
+        outputs: and of the output: 1 for an encoder, samples for a decoder.
+        batch: streams side by side.
+    """
+
+    network: Any
+    inputs: int
+    outputs: int
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        lookahead, code = lookahead_of(self.network), max(self.inputs, self.outputs)
+        if lookahead % code:
+            raise ValueError(
+                f"{type(self.network).__name__}.lookahead: {lookahead} samples are no multiple of the {code} of a code"
+            )
+        self._late = lookahead // code  # codes
+        self._dropped = self._late * self.outputs  # outputs still to drop
+        self._state = self.network.start(self.batch)
+
+    def push(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, C, T) and mask bool (B, T), T a multiple of `inputs` -> what is known after it, (B, C, t)."""
+        told = (mask,) if getattr(self.network, "takes_mask", False) else ()
+        y, self._state = self.network.step(x, None, self._state, *told)
+        first = min(self._dropped, y.shape[2])
+        self._dropped -= first
+        return y[:, :, first:]
+
+    def flush(self, channels: int, device: torch.device | str) -> Tensor | None:
+        """The outputs that were late, for the end of a stream of inputs with so many channels; None: there are none."""
+        if not self._late:
+            return None
+        nothing = torch.zeros(self.batch, channels, self._late * self.inputs, device=device)
+        return self.push(nothing, torch.zeros_like(nothing[:, 0], dtype=torch.bool))
+
+
+def lookahead_of(network: nn.Module) -> int:
+    """Samples of the future that a network waits for."""
+    return int(getattr(network, "lookahead", 0))
+
+
+class StreamingEncoder:
+    """Samples in, chunks of any length; codes out as soon as they are known. One encoder serves one stream.
+
+    Joined, the codes are those of `Tokenizer.encode` for the whole sample; where two codes are equally near but for
+    rounding, either may be chosen.
+
+        encoder = StreamingEncoder(tokenizer)
+        codes = [encoder.push(chunk) for chunk in microphone]  # each (stages, t), t from 0 on
+        codes.append(encoder.flush())  # what was left, filled up with zeros; encoder.size is the true length
+
+    Args:
+        stages: only the first so many codes of each position, for a quantizer with several.
+
+    Attributes:
+        size: samples pushed so far.
+
+    Raises:
+        UserError: a tokenizer that cannot: not of a line, no codes, several maps of codes, an encoder that does not
+            step; a number of stages that it does not have.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stages: int | None = None):
+        _require_line(tokenizer)
+        tokenizer.require_stages(stages)
+        _require_steps(tokenizer.encoder, "encoder", tokenizer)
+        self.tokenizer, self.stages, self.size = tokenizer, stages, 0
+        self._code = tokenizer.modality.strides[0]
+        self._stream = Stream(tokenizer.encoder, self._code, 1)
+        self._left: list[Tensor] = []  # what does not fill a code yet
+        self._waiting = 0  # samples in it
+        self._ended = False
+
+    @property
+    def latency_samples(self) -> int:
+        """From the first sample that a code stands for until the code is known, counting no time of computing."""
+        return self._code + lookahead_of(self.tokenizer.encoder)
+
+    def push(self, samples: Tensor) -> Tensor:
+        """The next samples (C, T), T from 0 on, of any type that the modality collates -> codes int64 (stages, t).
+
+        Raises:
+            UserError: samples of another shape, of another type than the ones before, or not finite; the stream is as
+                it was.
+            ValueError: the stream was flushed.
+        """
+        if self._ended:
+            raise ValueError("StreamingEncoder.push: the stream has ended (flush): make an encoder for the next one")
+        channels = self.tokenizer.modality.channels
+        if samples.ndim != 2 or len(samples) != channels:
+            raise UserError(
+                f"samples of shape {tuple(samples.shape)}: a chunk of {self.tokenizer.modality.name} is ({channels}, T)"
+            )
+        if self._left and samples.dtype != self._left[0].dtype:
+            raise UserError(f"samples of {samples.dtype} after {self._left[0].dtype}: a stream has one type")
+        if samples.is_floating_point() and not samples.isfinite().all():
+            raise UserError(f"samples {self.size} to {self.size + samples.shape[1]} of the stream are not all finite")
+        self.size += samples.shape[1]
+        self._left.append(samples.clone())  # a caller may write its next chunk in the same place
+        self._waiting += samples.shape[1]
+        full = self._waiting // self._code * self._code
+        if not full:
+            return self._none()
+        line = torch.cat(self._left, dim=1)
+        self._left, self._waiting = [line[:, full:].clone()], self._waiting - full
+        return self._codes(line[:, :full])
+
+    @torch.no_grad()
+    def flush(self) -> Tensor:
+        """The last codes (stages, t), when no more samples come; what does not fill a code is filled up with zeros."""
+        last = [self._codes(torch.cat(self._left, dim=1)) if self._waiting else self._none()]
+        self._left, self._waiting, self._ended = [], 0, True
+        tokenizer = self.tokenizer
+        with _at_rest(tokenizer):
+            late = self._stream.flush(tokenizer.modality.channels, tokenizer.device)
+            return torch.cat([*last, self._quantized(late)] if late is not None else last, dim=1)
+
+    @torch.no_grad()
+    def _codes(self, samples: Tensor) -> Tensor:
+        batch = self.tokenizer.modality.collate([samples], [""]).to(self.tokenizer.device)
+        with _at_rest(self.tokenizer):
+            return self._quantized(self._stream.push(batch.x, batch.mask))
+
+    def _quantized(self, z: Tensor) -> Tensor:
+        if not z.shape[2]:
+            return self._none()
+        codes = self.tokenizer.quantizer(z, None, self.stages).codes
+        return codes.maps[0][0].long()
+
+    def _none(self) -> Tensor:
+        stages = self.stages or self.tokenizer.quantizer.stages
+        return torch.zeros(stages, 0, dtype=torch.int64, device=self.tokenizer.device)
+
+
+class StreamingDecoder:
+    """Codes in, samples out, as many as are known. One decoder serves one stream.
+
+    Joined, the samples are those of `Tokenizer.decode` for all codes at once, to float32 rounding, as long as the
+    modality's `finish` takes each position by itself.
+
+        decoder = StreamingDecoder(tokenizer)
+        for some in codes:
+            play(decoder.push(some))  # (C, t)
+        play(decoder.flush(last_codes, size))
+
+    Args:
+        label: the class of the stream, for a tokenizer whose decoder is told labels.
+
+    Attributes:
+        size: samples given so far.
+
+    Raises:
+        UserError: a tokenizer that cannot: not of a line, no codes, several maps of codes, a decoder other than
+            `direct`, a network that does not step; a label that is missing or unknown.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, label: str | None = None):
+        _require_line(tokenizer)
+        network = getattr(tokenizer.decoder, "network", None)
+        if not isinstance(tokenizer.decoder, DirectDecoder) or network is None:
+            raise UserError(f"the decoder {tokenizer.decoder.name!r} does not stream: the decoder direct does")
+        _require_steps(network, "decoder", tokenizer)
+        self.tokenizer, self.size = tokenizer, 0
+        self._network, self._code = network, tokenizer.modality.strides[0]
+        self._stream = Stream(network, 1, self._code)
+        self._label = _label_number(tokenizer, label)
+        self._ended = False
+
+    @property
+    def latency_samples(self) -> int:
+        """From knowing a code until its first sample is known. With the encoder's: that of the way there and back."""
+        return lookahead_of(self._network)
+
+    def push(self, codes: Tensor) -> Tensor:
+        """The next codes, integers (stages, t), t from 0 on -> finished samples (C, T), on the tokenizer's device.
+
+        Raises:
+            UserError: no such codes in this tokenizer.
+            ValueError: the stream was flushed.
+        """
+        if self._ended:
+            raise ValueError("StreamingDecoder.push: the stream has ended (flush): make a decoder for the next one")
+        samples = self._samples(codes)
+        self.size += samples.shape[1]
+        return samples
+
+    @torch.no_grad()
+    def flush(self, codes: Tensor | None = None, size: int | None = None) -> Tensor:
+        """The last samples, when no more codes come.
+
+        Args:
+            codes: the last codes, (stages, t).
+            size: the length of the whole stream in samples, such as `StreamingEncoder.size`: what the last code stands
+                for beyond it is cut off. None: every code stands for all its samples.
+
+        Raises:
+            ValueError: a size that has been passed already, or that the codes do not reach; the stream was flushed.
+        """
+        before = self.size
+        parts = [self.push(self._no_codes() if codes is None else codes)]
+        self._ended = True
+        with _at_rest(self.tokenizer):
+            late = self._stream.flush(self.tokenizer.quantizer.options.dim, self.tokenizer.device)
+            if late is not None:
+                parts.append(self.tokenizer.modality.finish(late)[0])
+        samples = torch.cat(parts, dim=1)
+        end = before + samples.shape[1]
+        if size is not None and not before <= size <= end:
+            raise ValueError(
+                f"StreamingDecoder.flush: size {size}: {before} samples were given already, and the codes end at "
+                f"{end}; give flush the last codes, and the size that their encoder says"
+            )
+        self.size = end if size is None else size
+        return samples[:, : self.size - before]
+
+    @torch.no_grad()
+    def _samples(self, codes: Tensor) -> Tensor:
+        tokenizer = self.tokenizer
+        _check_codes(codes, tokenizer)
+        if not codes.shape[1]:
+            return torch.zeros(tokenizer.modality.channels, 0, device=tokenizer.device)
+        maps = (codes.unsqueeze(0).to(tokenizer.device),)
+        with _at_rest(tokenizer):
+            vectors = tokenizer.quantizer.lookup(Codes(maps, torch.tensor([[codes.shape[1] * self._code]])))
+            output = self._stream.push(tokenizer.conditioned(vectors, self._label))
+            return tokenizer.modality.finish(output)[0]
+
+    def _no_codes(self) -> Tensor:
+        return torch.zeros(self.tokenizer.quantizer.stages, 0, dtype=torch.int64)
+
+
+def _at_rest(tokenizer: Tokenizer) -> AbstractContextManager[None]:
+    """Evaluation mode. Nothing is to be done for a tokenizer that was loaded: for small chunks that would cost as much
+    as the network itself."""
+    moving = tokenizer.training or any(module.training for module in tokenizer.modules())
+    return evaluating(tokenizer) if moving else nullcontext()
+
+
+def _require_line(tokenizer: Tokenizer) -> None:
+    tokenizer.require_codes()
+    modality, maps = tokenizer.modality, len(tokenizer.quantizer.sizes)
+    if modality.rank != 1:
+        raise UserError(f"{modality.name} has {modality.rank} axes: only a line (rank 1) streams")
+    if maps != 1:
+        raise UserError(
+            f"the quantizer {tokenizer.quantizer.name!r} has {maps} maps of codes, the coarser ones over several "
+            "positions: streaming needs one map, such as of vector or residual"
+        )
+
+
+def _require_steps(network: nn.Module, which: str, tokenizer: Tokenizer) -> None:
+    if not steps(network):
+        raise UserError(
+            f"the {which} of this tokenizer ({type(network).__name__}) needs a sample as a whole: streaming needs a "
+            f"causal network that steps; train one, if {tokenizer.modality.name} has an option for it (modality.causal)"
+        )
+
+
+def _label_number(tokenizer: Tokenizer, label: str | None) -> Tensor | None:
+    if tokenizer.label_embedding is None:
+        return None
+    if label is None:
+        raise UserError(f"this tokenizer's decoder is told labels: give one of {', '.join(tokenizer.labels)}")
+    if label not in tokenizer.labels:
+        raise unknown("label", label, tokenizer.labels)
+    return torch.tensor([tokenizer.labels.index(label)], device=tokenizer.device)
+
+
+def _check_codes(codes: Tensor, tokenizer: Tokenizer) -> None:
+    (sizes,) = tokenizer.quantizer.sizes
+    if codes.ndim != 2 or not 1 <= len(codes) <= len(sizes) or codes.is_floating_point():
+        raise UserError(
+            f"codes are {codes.dtype} of shape {tuple(codes.shape)}: this tokenizer's are integers (stages, t) with 1 "
+            f"to {len(sizes)} stages"
+        )
+    for stage, (own, size) in enumerate(zip(codes, sizes, strict=False)):
+        if own.numel() and not (own.min() >= 0 and own.max() < size):
+            raise UserError(
+                f"codes from {int(own.min())} to {int(own.max())} in stage {stage}: its codebook has 0 to {size - 1}"
+            )

@@ -1,0 +1,1 @@
+"""Codes at rest: shards and sets of them."""
