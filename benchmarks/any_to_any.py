@@ -114,7 +114,7 @@ def bench(told: argparse.Namespace, data: Mapping[str, str]) -> dict[str, Any]:
     result["prior"] = {"settings": chosen, "cpu_seconds": spent(told.runs)["prior"]} | {k: trained[k] for k in kept}
     result["coherence"] = {}
     for guidance in told.guidance:
-        found = vqmm.coherence(prior, data, count=told.count, guidance=guidance)
+        found = vqmm.coherence(prior, data, count=told.count, draw=vqmm.Draw(guidance=guidance))
         result["coherence"][f"guidance {guidance:g}"] = {k: v for k, v in found.items() if k not in ("run", "data")}
     return {**result, **machine()}
 

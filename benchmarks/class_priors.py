@@ -55,9 +55,7 @@ def tokenized(told: argparse.Namespace) -> dict[str, Any]:
 def judged(told: argparse.Namespace, run: Path, picture: Path) -> dict[str, Any]:
     """What a judge makes of samples by class, and how near they are to the training codes."""
     generator, draw = Generator.load(run), Draw(guidance=told.guidance, temperature=told.temperature)
-    found = vqmm.coherence(
-        run, {told.modality: told.data}, count=told.count, guidance=told.guidance, temperature=told.temperature
-    )
+    found = vqmm.coherence(run, {told.modality: told.data}, count=told.count, draw=draw)
     labels = found["labels"]
     given = [{"label": labels[i % len(labels)]} for i in range(told.count)]
     codes = generator.codes(told.modality, given=given, draw=draw, seed=1)

@@ -27,7 +27,7 @@ OLDEST += ("test_residual_quantize.py", "test_residual_operators.py")
 
 
 # Few tests that take long: begun last, as they are by their number, one of two processes would wait for the other.
-FIRST = ("test_demo.py", "test_processes.py", "test_quantizer_benchmark.py", "test_chunks.py", "test_lanes.py")
+FIRST = ("test_demo.py", "test_processes.py", "test_quantizer_benchmark.py", "test_long_signals.py", "test_lanes.py")
 FIRST += ("test_class_priors.py", "test_audio_continuation.py", "test_adversarial_processes.py", "test_encode.py")
 
 
@@ -65,19 +65,19 @@ def data() -> Path:
 def _tiny_trainings_draw_no_page() -> Iterator[None]:
     """Unless a test asks for `pages`."""
     from tests.processes import empty_page
-    from vqmm.training import run
+    from vqmm.commands import train
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(run, "report", empty_page)
+        patched.setattr(train, "write_report", empty_page)
         yield
 
 
 @pytest.fixture(scope="module")
 def pages() -> Iterator[None]:
     """Trainings in this module end with the page that a user gets."""
+    from vqmm.commands import train
     from vqmm.pages.page import report
-    from vqmm.training import run
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(run, "report", report)
+        patched.setattr(train, "write_report", report)
         yield

@@ -71,10 +71,11 @@ def _main(arguments: Sequence[str], environment: dict[str, str], folder: Path) -
     import torch
 
     from vqmm.cli import main
+    from vqmm.commands import train
     from vqmm.training import run
 
     run.STARTS["ddp_spawn"] = "fork"  # what was imported before is there; spawned ones have a test of their own
-    run.report = empty_page
+    train.write_report = empty_page
     os.environ.update(environment, TMPDIR=str(folder))
     tempfile.tempdir = None  # look for it again
     torch.set_num_threads(1)

@@ -49,14 +49,14 @@ _HOME = {
     "decode": "vqmm.commands.decode",
     "decompress": "vqmm.commands.compress",
     "demo": "vqmm.commands.demo",
-    "encode": "vqmm.commands.decode",
+    "encode": "vqmm.commands.encode",
     "eval": "vqmm.commands.evaluate",
     "generate": "vqmm.commands.generate",
     "hookimpl": "vqmm.hookspecs",
     "new_plugin": "vqmm.commands.new_plugin",
-    "reconstruct": "vqmm.commands.decode",
+    "reconstruct": "vqmm.commands.reconstruct",
     "report": "vqmm.pages",
-    "train": "vqmm.training.run",
+    "train": "vqmm.commands.train",
     "train_prior": "vqmm.training.prior_run",
 }
 

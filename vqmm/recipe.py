@@ -142,7 +142,7 @@ def read_recipe(
 
 def _begun(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The parts of the tokenizer that a recipe begins with, by kind; none without `train.begin`."""
-    from vqmm.tokenizer.tokenizer import read_config, tokenizer_folder
+    from vqmm.tokenizer.storage import read_config, tokenizer_folder
 
     train = told.get("train")
     begin = train.get("begin") if isinstance(train, dict) else None

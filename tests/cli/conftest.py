@@ -35,7 +35,7 @@ def run(pictures, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokens(run, pictures, tmp_path_factory) -> Path:
-    from vqmm.commands.decode import encode
+    from vqmm.commands.encode import encode
 
     out = tmp_path_factory.mktemp("tokens") / "tiny"
     encode(run, pictures, out)

@@ -8,7 +8,8 @@ from PIL import Image
 
 import vqmm
 from tests.cli.runner import TINY_CODES
-from vqmm.commands.decode import decode, encode
+from vqmm.commands.decode import decode
+from vqmm.commands.encode import encode
 from vqmm.training.run import train
 
 RVQ = [

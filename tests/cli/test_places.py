@@ -31,7 +31,7 @@ VERBS = {
     "compress": ("compress", "nowhere", "nowhere.png", "--out"),
     "decompress": ("decompress", "nowhere", "nowhere.vqmm", "--out"),
     "compare": ("compare", "image", "--recipes", "ae", "--data", "nowhere", "--out"),
-    "compare prior": ("compare", "prior", "nowhere", "--priors", "lstm", "--tokens", "nowhere", "--out"),
+    "compare-priors": ("compare-priors", "nowhere", "--priors", "lstm", "--tokens", "nowhere", "--out"),
     "eval --show": ("eval", "nowhere", "--data", "nowhere", "--show"),
     "bench": ("bench", "--quick", "--out"),
     "new-plugin": ("new-plugin", "sonar", "--out"),

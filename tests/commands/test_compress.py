@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.fakes import TwoMaps
-from vqmm.commands.compress import BODY, HEAD, MAGIC, pack, unpack
 from vqmm.compression import adaptive as coding
+from vqmm.compression.container import BODY, HEAD, MAGIC, pack, unpack
 from vqmm.decoders.direct import DirectDecoder
 from vqmm.plugins.image import Image
 from vqmm.tokenizer.tokenizer import Tokenizer

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.generators import LABELS, PICTURE, SOUND, everything, tokenizer
-from vqmm.commands.compress import pack, unpack
 from vqmm.compression import with_prior as prior_coding
+from vqmm.compression.container import pack, unpack
 from vqmm.compression.with_prior import ONE, STEP, UNITS, PriorCoder, best_offset, chance, units
 from vqmm.contracts.vocabulary import NULL, Vocabulary
 from vqmm.generation.generator import Generator

@@ -6,8 +6,8 @@ import torch
 import vqmm
 from vqmm.plugins.audio import Audio
 from vqmm.testing import check_modality
+from vqmm.tokenizer import long_signals as chunks
 from vqmm.tokenizer.tokenizer import Tokenizer
-from vqmm.tokenizer.tokenizer import long_signals as chunks
 from vqmm.utils.errors import UserError
 
 RATE = 8000

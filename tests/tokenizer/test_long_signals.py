@@ -18,9 +18,9 @@ from vqmm.nn.causal import CausalConv, GatedBlock
 from vqmm.nn.receptive_field import seen
 from vqmm.quantizers.gaussian import GaussianQuantizer
 from vqmm.quantizers.none import NoQuantizer
+from vqmm.tokenizer import long_signals as chunks
 from vqmm.tokenizer.long_signals import decode_long, encode_long, pieces, reconstruct_long
 from vqmm.tokenizer.tokenizer import Tokenizer
-from vqmm.tokenizer.tokenizer import long_signals as chunks
 from vqmm.utils.errors import Remark
 
 CLOSE = dict(atol=1e-5, rtol=1e-5)

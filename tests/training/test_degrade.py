@@ -8,7 +8,7 @@ from PIL import Image
 
 import vqmm
 from vqmm.cli import main
-from vqmm.commands.decode import reconstruct
+from vqmm.commands.reconstruct import reconstruct
 from vqmm.data.source import Source
 from vqmm.training.checkpoint import checkpoints
 from vqmm.training.loop import Loop

@@ -82,8 +82,8 @@ def test_encode_then_decode_gives_what_eval_whole_judged(run, tmp_path):
 
 
 def test_the_page_can_be_left_for_later(tmp_path):
-    told = vqmm.train("image", "builtin:digits", tmp_path / "run", steps=1, settings=TINY, quiet=True, page=False)
-    assert told["report"] is None and not (tmp_path / "run" / "report.html").exists()
+    told = vqmm.train("image", "builtin:digits", tmp_path / "run", steps=1, settings=TINY, quiet=True, report=False)
+    assert told["report"] is None and told["shown"] is None and not (tmp_path / "run" / "report.html").exists()
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):

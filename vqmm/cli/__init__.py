@@ -13,7 +13,9 @@ from typer.core import TyperCommand
 from vqmm import __version__
 from vqmm.cli import (
     bench,
+    coherence,
     compare,
+    compare_priors,
     compress,
     decode,
     decompress,
@@ -62,7 +64,9 @@ for verb in (
     demo.demo,
     train.train,
     eval.eval,
+    coherence.coherence,
     compare.compare,
+    compare_priors.compare_priors,
     bench.bench,
     encode.encode,
     decode.decode,

@@ -1,20 +1,44 @@
-"""What `vqmm eval` does with a prior's run: the coherence of its modalities."""
+"""vqmm coherence"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from vqmm.cli.output import print_json, print_table, print_unreadable
+import typer
+
+from vqmm.cli.output import Json, Plugins, print_json, print_table, print_unreadable
 from vqmm.utils.errors import UserError
 
 
-def judge_prior(
-    run: Path, data: Sequence[str], drawing: Mapping[str, Any], plugins: Sequence[str], as_json: bool
+def coherence(
+    run: Annotated[Path, typer.Argument(help="The folder of a joint prior.")],
+    data: Annotated[
+        list[str], typer.Option(metavar="MODALITY=PATH", help="Labelled samples of each modality. Repeatable.")
+    ],
+    count: Annotated[int, typer.Option(help="Samples of each cell.")] = 200,
+    temperature: Annotated[float, typer.Option(help="As of vqmm generate.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="The same.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="The same.")] = None,
+    guidance: Annotated[float, typer.Option(help="The same.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same.")] = 0,
+    plugin: Plugins = None,
+    as_json: Json = False,
 ) -> None:
-    """Measure and print. `data`: NAME=PATH for each modality; `drawing`: what `coherence` draws samples by."""
-    from vqmm.evaluation.coherence import coherence
+    """Judge a joint prior: does what it makes of a sample have the sample's label?"""
+    from vqmm.evaluation.coherence import coherence as judge
+    from vqmm.generation.generator import holds_prior
+    from vqmm.generation.sampling import Draw
 
-    result = coherence(run, paths_by_name(data), **drawing, plugins=plugins)
+    if not holds_prior(run):
+        raise UserError(f"{run} holds no prior: give the folder that vqmm prior has made; vqmm eval judges tokenizers")
+    result = judge(
+        run,
+        paths_by_name(data),
+        count=count,
+        draw=Draw(temperature, top_k, top_p, guidance),
+        seed=seed,
+        plugins=plugin or (),
+    )
     print_unreadable(result["unreadable"])
     if as_json:
         print_json(result)
@@ -29,7 +53,7 @@ def paths_by_name(data: Sequence[str]) -> dict[str, str]:
     names = [name for name, _, _ in pairs]
     if wrong or len(set(names)) < len(names):
         raise UserError(
-            f"data {wrong[0] if wrong else ' '.join(data)!r}: of a prior give MODALITY=PATH, once for each, such as "
+            f"data {wrong[0] if wrong else ' '.join(data)!r}: give MODALITY=PATH, once for each, such as "
             "--data image=digits/ --data audio=spoken.zip"
         )
     return {name: path for name, _, path in pairs}

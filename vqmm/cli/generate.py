@@ -40,6 +40,7 @@ def generate(
     """Make samples from a prior: from nothing, by class, from other modalities, or from a part of one."""
     from vqmm.commands.generate import generate as make
     from vqmm.generation.prompts import parse_given
+    from vqmm.generation.sampling import Draw
 
     result = make(
         run,
@@ -47,10 +48,7 @@ def generate(
         out,
         given=parse_given(given or ()),
         count=count,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        guidance=guidance,
+        draw=Draw(temperature, top_k, top_p, guidance),
         seed=seed,
         complete=complete,
         keep=keep,

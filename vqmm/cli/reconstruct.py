@@ -22,7 +22,7 @@ def reconstruct(
     as_json: Json = False,
 ) -> None:
     """Send files through a tokenizer and write what comes out: restored, by a run trained with train.degrade."""
-    from vqmm.commands.decode import reconstruct as run_reconstruct
+    from vqmm.commands.reconstruct import reconstruct as run_reconstruct
 
     result = run_reconstruct(
         run, inputs, out, enlarge=enlarge, stages=stages, seed=seed, strict=strict, plugins=plugin or ()

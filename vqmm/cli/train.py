@@ -19,11 +19,12 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of --out.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse damaged samples instead of skipping them.")] = False,
+    report: Annotated[bool, typer.Option(help="Write the page of the run at the end.")] = True,
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Train a tokenizer on your own files."""
-    from vqmm.training.run import train as run
+    from vqmm.commands.train import train as run
 
     result = run(
         modality,
@@ -35,6 +36,7 @@ def train(
         resume=resume,
         strict=strict,
         plugins=plugin or (),
+        report=report,
     )
     if not result:  # another node of the same run tells
         return
@@ -42,5 +44,6 @@ def train(
         print_json(result)
         return
     print_metrics(result)
-    print(f"\n{result['weights']:,} weights, judged on {result['count']} held-out samples, see {result['report']}")
+    page = f", see {result['report']}" if report else ""
+    print(f"\n{result['weights']:,} weights, judged on {result['count']} held-out samples{page}")
     print(f"Next: vqmm eval {out} --data {data}")

@@ -46,13 +46,13 @@ class JointPart:
 
     def train(self, out: Path, seed: int, runs: Mapping[str, Path]) -> Path:
         """The prior's run below `out`, in a process of one torch thread. `runs`: the tokenizers, by modality."""
-        from vqmm.commands.decode import encode
+        from vqmm.commands.encode import encode
         from vqmm.training.prior_run import train_prior
         from vqmm.training.run import train
 
         folder = out / self.name
         names, tokens, prior = folder / "names", folder / "names-tokens", folder / "prior"
-        train(NAMES, self.names, names, "identity", settings=self.names_settings, quiet=True, page=False)
+        train(NAMES, self.names, names, "identity", settings=self.names_settings, quiet=True, show=False)
         encode(names, self.names, tokens)
         once = f"train.evaluate_every={self.steps}"  # at the end: nothing is chosen by held-out samples
         train_prior(
@@ -181,7 +181,7 @@ def fit_judges(parts: Sequence[TokenizerPart]) -> "Mapping[str, LabelJudge]":
     from vqmm.evaluation.coherence import judge_of
     from vqmm.recipe import read_recipe
     from vqmm.registry import Registry
-    from vqmm.tokenizer.tokenizer import build_modality
+    from vqmm.tokenizer.storage import build_modality
 
     registry = Registry.discover()
     found: dict[str, LabelJudge] = {}

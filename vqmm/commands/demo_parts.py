@@ -31,7 +31,8 @@ class TokenizerPart:
 
     def make(self, out: Path, seed: int) -> Finished:
         """All but the page, below `out`, in a process of one torch thread."""
-        from vqmm.commands.decode import decode, encode
+        from vqmm.commands.decode import decode
+        from vqmm.commands.encode import encode
         from vqmm.training.run import train
 
         start = time.perf_counter()
@@ -40,7 +41,7 @@ class TokenizerPart:
         once = f"train.evaluate_every={self.steps}"  # at the end: nothing is chosen by held-out samples
         settings = [*self.settings, *self.small, once, f"train.seed={seed}"]
         trained = train(
-            self.modality, self.data, run, self.recipe, steps=self.steps, settings=settings, quiet=True, page=False
+            self.modality, self.data, run, self.recipe, steps=self.steps, settings=settings, quiet=True, show=False
         )
         _write_held_out(run, self.data, originals)
         encoded = encode(run, originals, tokens)

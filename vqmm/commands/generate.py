@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,7 @@ def generate(
     *,
     given: Given | None = None,
     count: int = 16,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    guidance: float = 1.0,
+    draw: Draw | None = None,
     seed: int = 0,
     complete: Value | None = None,
     keep: float = 0.5,
@@ -43,7 +41,7 @@ def generate(
         given: what to go by, by modality: a sample (C, *extent), a path, or for texts the text (`@FILE` for a file's);
             for "label" the name of a class.
         count: how many samples, all of the same condition.
-        temperature, top_k, top_p, guidance: how codes are drawn (`vqmm.generation.sampling.Draw`).
+        draw: how codes are drawn: temperature, top_k, top_p, guidance; None: as the prior says (`vqmm.Draw()`).
         seed: the same one gives the same samples.
         complete: a sample to go on with, told as in `given`: the first share `keep` of its codes stays, in the order of
             rows.
@@ -55,10 +53,9 @@ def generate(
     Raises:
         UserError: a mistake in any of these. Nothing is written then.
     """
-    out, given = Path(out), dict(given or {})
+    out, given, draw = Path(out), dict(given or {}), draw or Draw()
     if count < 1:
         raise UserError(f"count {count}: how many samples, 1 or more")
-    draw = Draw(temperature, top_k, top_p, guidance)
     if want in given:
         raise UserError(f"{want!r} is wanted and given: to go on with a part of it, name it with complete, not given")
     must_be_free(out, "the output folder")
@@ -76,7 +73,7 @@ def generate(
         "complete": None if complete is None else _said(complete),
         "keep": None if complete is None else keep,
         "count": count,
-        "draw": {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance},
+        "draw": asdict(draw),
         "seed": seed,
     }
     drawn = sum(one.numel() for maps in codes for one in maps)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vqmm.commands.evaluate import degradation_of
 from vqmm.commands.evaluate import eval as judge
+from vqmm.commands.train import train
 from vqmm.comparison.baselines import baseline_record, degrading, wanted_baselines
 from vqmm.comparison.page import Shown, write_page
 from vqmm.comparison.plan import (
@@ -34,7 +35,6 @@ from vqmm.data.source import judged, label_numbers
 from vqmm.evaluation.evaluate import originals_of
 from vqmm.registry import Registry
 from vqmm.tokenizer.tokenizer import Tokenizer
-from vqmm.training.run import train
 from vqmm.utils.errors import Stopped, UserError
 from vqmm.utils.files import write_text
 from vqmm.utils.machine import machine

@@ -13,7 +13,7 @@ from vqmm.data.loader import Views
 from vqmm.data.source import Source, judged
 from vqmm.recipe import Recipe, read_recipe
 from vqmm.registry import Registry
-from vqmm.tokenizer.tokenizer import build_modality
+from vqmm.tokenizer.storage import build_modality
 from vqmm.training.run import must_be_same
 from vqmm.utils.errors import UserError
 from vqmm.utils.files import must_be_free, must_be_writable, write_text

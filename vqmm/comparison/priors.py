@@ -1,4 +1,4 @@
-"""`vqmm compare prior`: several priors over the tokens of one tokenizer, in one table."""
+"""`vqmm compare-priors`: several priors over the tokens of one tokenizer, in one table."""
 
 import json
 import sys

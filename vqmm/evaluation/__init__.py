@@ -1,0 +1,1 @@
+"""One model judged: metrics over held-out data, labels, realism, coherence, memorisation."""

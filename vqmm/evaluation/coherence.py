@@ -38,10 +38,7 @@ def coherence(
     data: Mapping[str, str | Path],
     *,
     count: int = 200,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    guidance: float = 1.0,
+    draw: Draw | None = None,
     seed: int = 0,
     plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -52,7 +49,7 @@ def coherence(
             source's own test split, else the held-out tenth; where that lacks some label (a list of words, say) it is
             all of the source, and `split` says so.
         count: samples of each cell, spread evenly over the labels.
-        temperature, top_k, top_p, guidance: how codes are drawn (`vqmm.generation.sampling.Draw`).
+        draw: how codes are drawn: temperature, top_k, top_p, guidance; None: as the prior says.
 
     Returns:
         As `coherence_of`; with `run`, `data`, `split` and `unreadable`.
@@ -61,7 +58,6 @@ def coherence(
         UserError: the prior does not speak a modality, or `data` leaves no pair; data without labels, or with fewer
             than two in common; a modality without a judge of labels; `top_k` 1.
     """
-    draw = Draw(temperature, top_k, top_p, guidance)
     generator = Generator.load(run, Registry.discover(plugins))
     for name in data:
         if name not in generator.tokenizers:

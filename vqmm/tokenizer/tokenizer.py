@@ -1,25 +1,28 @@
-"""Tokenizer: an encoder, a quantizer and a decoder in a row; saved to a folder and loaded from it."""
+"""Tokenizer: an encoder, a quantizer and a decoder in a row."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vqmm import __version__
 from vqmm.contracts.batch import Batch, Codes
 from vqmm.contracts.decoder import Decoder, call_masked, grid_mask
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.quantizer import Quantized, Quantizer
 from vqmm.registry import Registry
+from vqmm.tokenizer.storage import (
+    build_modality,
+    damaged_weights,
+    fingerprint,
+    read_config,
+    read_tensors,
+    tokenizer_folder,
+    write_tokenizer,
+)
 from vqmm.utils.errors import UserError
-from vqmm.utils.files import hash_tensors, new_folder, write_tensors, write_text
 
 
 @dataclass(frozen=True)
@@ -251,9 +254,8 @@ class Tokenizer(nn.Module):
     def _fingerprint(self, *prefixes: str) -> str:
         config = self._config()
         told = config if prefixes == ("",) else {part: config[part] for part in ("modality", "quantizer")}
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode() + self.modality.learnt())
-        hash_tensors(digest, {name: t for name, t in self.state_dict().items() if name.startswith(prefixes)})
-        return digest.hexdigest()[:16]
+        tensors = {name: t for name, t in self.state_dict().items() if name.startswith(prefixes)}
+        return fingerprint(told, self.modality.learnt(), tensors)
 
     # On disk
 
@@ -271,22 +273,17 @@ class Tokenizer(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write `config.json`, `model.safetensors` and the modality's own files, in place of what was there."""
-        config = {"format": 1, "vqmm": __version__, **self._config()}
-        config |= {"code_fingerprint": self.code_fingerprint(), "fingerprint": self.fingerprint()}
-        with new_folder(Path(folder)) as new:
-            write_tensors(new / "model.safetensors", self.state_dict())
-            write_text(new / "config.json", json.dumps(config, indent=2) + "\n")
-            self.modality.save(new)
+        config = {**self._config(), "code_fingerprint": self.code_fingerprint(), "fingerprint": self.fingerprint()}
+        write_tokenizer(folder, config, self.state_dict(), self.modality)
 
     def adopt(self, folder: Path, new: Sequence[str] = ()) -> None:
         """Take the weights of a saved tokenizer, all but those whose names begin with one of `new`."""
+        kept = {name: value for name, value in self.state_dict().items() if name.startswith(tuple(new))}
+        tensors = read_tensors(folder)
         try:
-            tensors = load_file(folder / "model.safetensors")
-            tensors |= {name: value for name, value in self.state_dict().items() if name.startswith(tuple(new))}
-            self.load_state_dict(tensors)
-        except (SafetensorError, RuntimeError, OSError) as error:
-            said = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder / 'model.safetensors'} is damaged or of another version: {said}") from None
+            self.load_state_dict(tensors | kept)
+        except RuntimeError as error:
+            raise damaged_weights(folder, error) from None
 
     @classmethod
     def load(cls, folder: Path | str, registry: Registry | None = None) -> "Tokenizer":
@@ -318,34 +315,6 @@ def _unfit(quantizer: Quantizer, decoder: Decoder) -> str:
         f"decoder.name: {decoder.name!r} does not fit the quantizer {quantizer.name!r}: 'identity' passes ids through "
         "unchanged as a quantizer and as a decoder, and goes with nothing but itself"
     )
-
-
-def tokenizer_folder(path: Path) -> Path:
-    """The tokenizer's folder of a run, or the folder itself."""
-    for folder in (path / "tokenizer", path):
-        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
-            return folder
-    raise UserError(
-        f"{path} holds no tokenizer: give the folder of a run (made by vqmm train), or its tokenizer folder"
-    )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a tokenizer's folder, with every field there."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        lacks = {"modality", "quantizer", "decoder", "labels", "conditional", "extent", "fingerprint"} - config.keys()
-    except (ValueError, AttributeError) as error:  # not UTF-8, not JSON, not an object
-        raise UserError(f"{folder / 'config.json'} is damaged: {' '.join(str(error).split())}") from None
-    if lacks:
-        raise UserError(f"{folder / 'config.json'} is damaged: it lacks {', '.join(sorted(lacks))}")
-    return config
-
-
-def build_modality(config: Mapping[str, Any], registry: Registry) -> Modality:
-    """The modality that `config["modality"]` describes (a saved config, or a recipe as a dict)."""
-    found, options = registry.part("modality", config["modality"])
-    return found(options)
 
 
 class evaluating:  # noqa: N801

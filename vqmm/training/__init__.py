@@ -1,0 +1,1 @@
+"""Loops, schedules, checkpoints, health, and the critic's side of a step."""

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from torch import nn
 
-from vqmm.tokenizer.tokenizer import Tokenizer, read_config
+from vqmm.tokenizer.storage import read_config
+from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.utils.errors import UserError
 
 

@@ -19,10 +19,10 @@ from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.source import Source, label_numbers
 from vqmm.evaluation.evaluate import Evaluation, evaluate, shuffled_loss_ratio, write_shown
-from vqmm.pages.page import report
 from vqmm.recipe import Recipe, Train, read_recipe
 from vqmm.registry import Registry
-from vqmm.tokenizer.tokenizer import Tokenizer, build_modality, tokenizer_folder
+from vqmm.tokenizer.storage import build_modality, tokenizer_folder
+from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.training.begin import begin_with
 from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, room_bytes, write_checkpoint
 from vqmm.training.contest import Contest, said_of
@@ -63,7 +63,7 @@ class Job:
     resume: bool
     quiet: bool
     command: str
-    page: bool = True
+    show: bool = True
 
 
 def train(
@@ -78,17 +78,16 @@ def train(
     strict: bool = False,
     plugins: Sequence[str] = (),
     quiet: bool = False,
-    page: bool = True,
+    show: bool = True,
 ) -> dict[str, Any]:
-    """Train a tokenizer on a file, folder or archive of samples.
+    """Train a tokenizer on a file, folder or archive of samples; `vqmm.commands.train` adds the page.
 
     Args:
         recipe: the name of a recipe, or a YAML file.
         settings: `a.b=c` changes to it.
         resume: go on from the last checkpoint of `out`, with the same arguments as before.
         strict: refuse damaged samples; otherwise they are skipped, counted and named.
-        page: write `report.html` and a picture of reconstructions at the end. It takes seconds; `vqmm.report` writes
-            the page at any time.
+        show: write reconstructions beside their originals at the end, to look at. Sounds take seconds.
 
     Returns:
         The run's folder, its number of weights, and the held-out metrics at its end; on all nodes but the first,
@@ -103,7 +102,7 @@ def train(
     registry = Registry.discover(plugins)
     extra = [f"train.steps={steps}"] if steps is not None else []
     plan = read_recipe(recipe, registry, modality, [*settings, *extra])
-    job = Job(plan, str(data), out, tuple(plugins), strict, resume, quiet, command_line(), page)
+    job = Job(plan, str(data), out, tuple(plugins), strict, resume, quiet, command_line(), show)
     if plan.train.tensorboard:
         check_tensorboard()
     fabric = make_fabric(plan.train)
@@ -326,7 +325,7 @@ class Run:
         if not self.is_first:
             return {}
         out = self.job.out
-        shown = found.count and self.job.page
+        shown = found.count and self.job.show
         picture = write_shown(self.modality, found.rows, out / "reconstructions") if shown else None
         unreadable = list(dict.fromkeys([*self.loop.unreadable, *found.unreadable]))
         if unreadable:
@@ -335,9 +334,8 @@ class Run:
         if profile:
             progress.say("a step's time: " + ", ".join(f"{name} {share:.0%}" for name, share in profile.items()))
         weights = sum(p.numel() for p in self.tokenizer.parameters())
-        page = report(out, plugins=self.job.plugins)["report"] if self.job.page else None
         told = {"run": str(out), "weights": weights, "best": self.best, **found.as_dict(), "unreadable": unreadable}
-        return {**told, "profile": profile, "shown": None if picture is None else str(picture), "report": page}
+        return {**told, "profile": profile, "shown": None if picture is None else str(picture)}
 
 
 def command_line() -> str:

@@ -1,4 +1,4 @@
-"""What `vqmm eval` prints of a prior's run."""
+"""`vqmm coherence`: what it prints of a joint prior, and what it refuses."""
 
 import json
 
@@ -27,46 +27,41 @@ def data(joint):
 
 
 def test_the_matrix_with_intervals_and_controls(vqmm, joint, data):
-    out = vqmm("eval", joint, *data).out
+    out = vqmm("coherence", joint, *data).out
     rows = [line.split()[0] for line in out.splitlines()[1:4]]
     assert rows == ["label", "image", "text"] and "to image" in out and out.count("control ") >= 4
     assert "chance: 33.3%" in out and "judge of text: the same ids" in out and "held-out text: all of it" in out
 
 
 def test_the_same_for_programs(vqmm, joint, data):
-    told = vqmm("eval", joint, *data, "--json").json
+    told = vqmm("coherence", joint, *data, "--json").json
     assert set(told["coherence"]) == {"label", "image", "text"} == {*told["judges"], "label"}
     assert told["control"]["image"].keys() == {"text"} and told["data"]["text"].endswith("words.csv")
 
 
-@pytest.mark.parametrize("option", [["--whole"], ["--labels"], ["--realism"], ["--stages", 1], ["--show", "page"]])
-def test_options_of_tokenizers_are_refused(vqmm, joint, data, option):
-    assert "are for tokenizers" in vqmm.refuses("eval", joint, *data, *option)
+def test_each_judge_names_the_other(vqmm, joint, data, run, pictures):
+    said = vqmm.refuses("eval", joint, "--data", pictures)
+    assert f"holds a prior, and eval is for tokenizers: vqmm coherence {joint} --data MODALITY=PATH" in said
+    assert "holds no prior" in vqmm.refuses("coherence", run, *data)
 
 
 def test_samples_are_drawn_as_it_is_told(vqmm, joint, data):
-    assert vqmm("eval", joint, *data, "--count", 6, "--guidance", 2, "--top-p", 0.5, "--json").json["count"] == 6
-    assert "count 2: take one sample" in vqmm.refuses("eval", joint, *data, "--count", 2)
-    assert "top_k 1" in vqmm.refuses("eval", joint, *data, "--top-k", 1)
+    assert vqmm("coherence", joint, *data, "--count", 6, "--guidance", 2, "--top-p", 0.5, "--json").json["count"] == 6
+    assert "count 2: take one sample" in vqmm.refuses("coherence", joint, *data, "--count", 2)
+    assert "top_k 1" in vqmm.refuses("coherence", joint, *data, "--top-k", 1)
 
 
 def test_data_must_have_the_name_of_a_modality(vqmm, joint):
     picture = joint.parent / "digits.npz"
-    assert f"data {str(picture)!r}: of a prior give MODALITY=PATH" in vqmm.refuses("eval", joint, "--data", picture)
-    said = vqmm.refuses("eval", joint, "--data", f"imgae={picture}")
+    assert f"data {str(picture)!r}: give MODALITY=PATH" in vqmm.refuses("coherence", joint, "--data", picture)
+    said = vqmm.refuses("coherence", joint, "--data", f"imgae={picture}")
     assert "data for 'imgae': this prior speaks image, text" in said
-
-
-def test_a_tokenizer_is_judged_on_one_source(vqmm, run, pictures):
-    said = vqmm.refuses("eval", run, "--data", pictures, "--guidance", 2, "--top-k", 3)
-    assert "holds a tokenizer: --top-k, --guidance is for priors" in said
-    assert "is judged on one source" in vqmm.refuses("eval", run, "--data", pictures, "--data", pictures)
 
 
 def test_paths_have_names():
     assert paths_by_name(["image=a=b", "text=c"]) == {"image": "a=b", "text": "c"}
     for data in (["digits/"], ["=digits"], ["image="], ["image=a", "image=b"]):
-        with pytest.raises(UserError, match="of a prior give MODALITY=PATH, once for each"):
+        with pytest.raises(UserError, match="give MODALITY=PATH, once for each"):
             paths_by_name(data)
 
 
