@@ -3,7 +3,7 @@
 What does not need each other runs side by side, in two processes:
 
     first    pictures, then the joint prior, then what it makes of pictures
-    second   sounds, then the classifiers that judge, text, the pages, then what the prior makes of the others
+    second   sounds, then the classifier of pictures, text, the pages, then what the prior makes of the others
 
 Each part of `PARTS` is small enough for one thread. No checkpoint is chosen by what the demo judges on; settings are to
 be chosen on `builtin:NAME-validation`.
@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vqmm.commands.demo_joint import JointPart, fit_judges
+from vqmm.commands.demo_joint import JointPart, fit_classifier
 from vqmm.commands.demo_parts import Finished, TokenizerPart, write_pages
 from vqmm.commands.demo_progress import DemoProgress, Stage
 from vqmm.utils.errors import UserError
@@ -40,9 +40,9 @@ class Parts:
 
     def shortened(self) -> "Parts":
         """Every part with a few steps: shows that all of it works, and nothing else."""
-        image, text = (replace(part, steps=QUICK_STEPS, fitted=100) for part in (self.image, self.text))
-        audio = None if self.audio is None else replace(self.audio, steps=QUICK_STEPS, fitted=100)
-        joint = replace(self.joint, steps=QUICK_STEPS, count=10)
+        image, text = (replace(part, steps=QUICK_STEPS) for part in (self.image, self.text))
+        audio = None if self.audio is None else replace(self.audio, steps=QUICK_STEPS)
+        joint = replace(self.joint, steps=QUICK_STEPS, count=10, fitted=100)
         return Parts(image, audio, text, joint)
 
 
@@ -65,7 +65,6 @@ PARTS = Parts(
         settings=("modality.size=32", "modality.stride=8", "modality.flip=false"),
         small=("modality.width=64", "modality.blocks=1", "quantizer.codebook_size=256", "quantizer.dim=32"),
         for_prior=True,
-        fitted=1000,
     ),
     audio=TokenizerPart(
         name="audio",
@@ -90,7 +89,6 @@ PARTS = Parts(
             "train.batch_size=8",
         ),
         for_prior=True,
-        fitted=2000,
     ),
     text=TokenizerPart(
         name="text",
@@ -203,7 +201,7 @@ def _run(parts: Parts, out: Path, seed: int, progress: DemoProgress) -> dict[str
         making = {
             part.name: lane.submit(part.make, out, seed) for part, lane in zip(quantized, (first, second), strict=False)
         }
-        judges = second.submit(fit_judges, quantized)
+        classifier = second.submit(fit_classifier, parts.image, joint.fitted)
         making["text"] = second.submit(parts.text.make, out, seed)
         pages = second.submit(write_pages, [out / part.name / "run" for part in tokenizers])
         for part in tokenizers:
@@ -214,7 +212,7 @@ def _run(parts: Parts, out: Path, seed: int, progress: DemoProgress) -> dict[str
         training = first.submit(joint.train, out, seed, {name: Path(made["run"]) for name, made in finished.items()})
         progress.add(Stage(said["joint"], SHARES["joint"], training, out / "joint" / "prior", joint.steps))
         prior = progress.wait(training)
-        known = progress.wait(judges)
+        known = progress.wait(classifier)
         halves = (first, ["image"]), (second, [name for name in (*data, "text") if name != "image"])
         judging = [lane.submit(joint.judge, prior, seed, data, known, into) for lane, into in halves]
         for half, (_, into) in zip(judging, halves, strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqmm.commands.demo_parts import ALL, Finished, TokenizerPart
-from vqmm.data.builtin import DIGIT_NAMES, dialled_digit
+from vqmm.data.builtin import dialled_digit
 from vqmm.utils.files import write_text
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 LABELS = "0123456789"
 NAMES = "text"  # the modality of names, which are not quantized
-HEARD = 100  # generated sounds that Goertzel's filter listens to
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class JointPart:
         settings: of the prior.
         names_settings: of the names' tokenizer, which does not quantize.
         count: samples of each cell of the coherence.
+        fitted: real pictures that the classifier of pictures learns from.
     """
 
     name: str
@@ -43,6 +43,7 @@ class JointPart:
     guidance: float
     temperature: float
     count: int = 400
+    fitted: int = 1000
 
     def train(self, out: Path, seed: int, runs: Mapping[str, Path]) -> Path:
         """The prior's run below `out`, in a process of one torch thread. `runs`: the tokenizers, by modality."""
@@ -70,14 +71,14 @@ class JointPart:
         prior: Path,
         seed: int,
         data: Mapping[str, str],
-        judges: "Mapping[str, LabelJudge]",
+        pictures: "LabelJudge",
         into: Sequence[str],
     ) -> Finished:
         """What the prior makes of each modality in some of the others, and how often that is right: of `coherence_of`.
 
         Args:
             data: where held-out items are, by modality.
-            judges: fitted classifiers; of names one is fitted here.
+            pictures: a fitted classifier. Sounds are named by Goertzel's filter, names by being the same.
             into: what is made and judged.
         """
         from vqmm.evaluation.coherence import coherence_of, judge_of
@@ -89,33 +90,27 @@ class JointPart:
         modalities = {name: generator.tokenizers[name].modality for name in data}
         held_out = {name: items(modalities[name], path, held_out=True) for name, path in data.items()}
         names = judge_of(modalities[NAMES], items(modalities[NAMES], self.names, held_out=False))
-        found = coherence_of(
+        return coherence_of(
             generator,
             {},
             held_out,
             LABELS,
-            judges={**judges, NAMES: names},
+            judges={"image": pictures, "audio": KeypadClassifier(), NAMES: names},
             count=self.count,
             draw=Draw(guidance=self.guidance, temperature=self.temperature),
             seed=seed,
             into=into,
         )
-        if "audio" in into:
-            found["goertzel"] = self._heard(generator, seed)
-        return found
 
     def summed(self, prior: Path, data: Mapping[str, str], judged: Sequence[Finished]) -> Finished:
         """The part, from what `judge` gave for some modalities each."""
         found: dict[str, dict[str, Any]] = {name: {} for name in ("coherence", "intervals", "control")}
-        heard = {}
-        for each in judged:
-            for name, table in found.items():
+        for name, table in found.items():
+            for each in judged:
                 for one, row in each[name].items():
                     table.setdefault(one, {}).update(row)
-            if "goertzel" in each:
-                heard = {"goertzel": each["goertzel"]}
         cells = [cell for one, row in found["coherence"].items() for other, cell in row.items() if one != other]
-        metrics = {"coherence": sum(cells) / len(cells), "lowest_cell": min(cells), **heard}
+        metrics = {"coherence": sum(cells) / len(cells), "lowest_cell": min(cells)}
         return {
             "about": self.about,
             "run": str(prior),
@@ -155,17 +150,6 @@ class JointPart:
             found.append((one, given, {o: generator.generate(o, given=prompts, draw=draw, seed=1) for o in others}))
         return found
 
-    def _heard(self, generator: "Generator", seed: int) -> float:
-        """The share of sounds made from names in which Goertzel's filter hears the right two tones."""
-        from vqmm.generation.sampling import Draw
-
-        goals = [LABELS[i % len(LABELS)] for i in range(HEARD)]
-        prompts = [{NAMES: DIGIT_NAMES[int(goal)]} for goal in goals]
-        draw = Draw(guidance=self.guidance, temperature=self.temperature)
-        sounds = generator.generate("audio", given=prompts, draw=draw, seed=seed)
-        right = [dialled_digit(sound[0].numpy()) == goal for sound, goal in zip(sounds, goals, strict=True)]
-        return sum(right) / len(right)
-
     def _next(self, prior: Path, modalities: Sequence[str]) -> list[str]:
         def make(want: str, given: str, out: str) -> str:
             words = ["vqmm", "generate", str(prior), "--want", want, "--given", given]
@@ -176,20 +160,32 @@ class JointPart:
         return [command for name, command in made.items() if name in modalities]
 
 
-def fit_judges(parts: Sequence[TokenizerPart]) -> "Mapping[str, LabelJudge]":
-    """Classifiers of digits, fitted to real samples of each part's data, by modality."""
+class KeypadClassifier:
+    """Names dialling tones (1, T) as a telephone exchange does: digits, or -1 for another key. Nothing is learnt."""
+
+    rule = (
+        "Goertzel's filters at and near the frequencies of a telephone's keypad (ITU-T Q.23): the key whose two are "
+        "the loudest; nothing is learnt"
+    )
+
+    def fit(self, samples: "Sequence[Tensor]", labels: Sequence[int]) -> None:
+        """Does nothing."""
+
+    def predict(self, samples: "Sequence[Tensor]") -> list[int]:
+        return [LABELS.find(dialled_digit(sample[0].numpy())) if sample.any() else -1 for sample in samples]
+
+
+def fit_classifier(part: TokenizerPart, count: int) -> "LabelJudge":
+    """A classifier of the digits in a part's data, fitted to `count` real samples."""
     from vqmm.evaluation.coherence import judge_of
     from vqmm.recipe import read_recipe
     from vqmm.registry import Registry
     from vqmm.tokenizer.storage import build_modality
 
     registry = Registry.discover()
-    found: dict[str, LabelJudge] = {}
-    for part in parts:
-        recipe = read_recipe(part.recipe, registry, part.modality, part.settings)
-        modality = build_modality(recipe.model_dump(), registry)
-        found[part.modality] = judge_of(modality, items(modality, part.data, held_out=False, most=part.fitted))
-    return found
+    recipe = read_recipe(part.recipe, registry, part.modality, part.settings)
+    modality = build_modality(recipe.model_dump(), registry)
+    return judge_of(modality, items(modality, part.data, held_out=False, most=count))
 
 
 def items(modality: "Modality", path: str, held_out: bool, most: int = 10_000) -> "list[tuple[Tensor, int]]":

@@ -27,7 +27,6 @@ class TokenizerPart:
     small: Sequence[str]  # what makes it quick
     recipe: str = "vqvae-ema"
     for_prior: bool = False  # encode all of the data as well
-    fitted: int = 0  # real samples that the classifier of its digits learns from
 
     def make(self, out: Path, seed: int) -> Finished:
         """All but the page, below `out`, in a process of one torch thread."""

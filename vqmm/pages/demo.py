@@ -50,17 +50,11 @@ def render(
         rule=f"{joint['rules']['coherence']}. In brackets the 95% interval, then the share for shuffled conditions.",
         columns=[*joint["judges"]],
         rows=[_cells(name, joint) for name in joint["coherence"]],
-        heard=_heard(joint["metrics"]),
+        named=[(name, joint["rules"][f"judge of {name}"]) for name in joint["judges"]],
         groups=[_group(modalities, example) for example in examples],
         version=__version__,
     )
     return page.encode("ascii", "xmlcharrefreplace").decode()  # a folder's name need not be UTF-8
-
-
-def _heard(metrics: Mapping[str, float]) -> str | None:
-    if "goertzel" not in metrics:
-        return None
-    return f"Goertzel's filter hears the right key in {metrics['goertzel']:.0%} of sounds made from names."
 
 
 def _row(name: str, told: Mapping[str, Any], out: Path) -> dict[str, str]:
