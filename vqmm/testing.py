@@ -16,6 +16,7 @@ from vqmm.contracts.prior import Prior
 from vqmm.contracts.quantizer import Quantized, Quantizer
 from vqmm.contracts.vocabulary import Range, Vocabulary
 from vqmm.generation.sampling import sample
+from vqmm.registry import Registry
 
 __all__ = ["check_adversary", "check_decoder", "check_modality", "check_prior", "check_quantizer"]
 
@@ -96,7 +97,8 @@ def _check_judges_and_files(modality: Modality) -> None:
 def check_quantizer(quantizer: type[Quantizer], options: BaseModel | None = None, rank: int = 2, dim: int = 8) -> None:
     """Every promise of a quantizer, on latents (B, dim, *grid) of that rank. `options` default to small ones."""
     torch.manual_seed(0)
-    made = quantizer(options or small_options(quantizer, dim), rank)
+    registry = Registry.discover()
+    made = quantizer.build(options or small_options(quantizer, dim), rank, registry)
     dim = made.options.dim
     name = made.name
     for count in (3, 1, 0):
@@ -115,7 +117,7 @@ def check_quantizer(quantizer: type[Quantizer], options: BaseModel | None = None
         made.after_step(lambda value: value, 0.5)
     _check_rest(made, rank, dim)
     _check_mask(made, rank, dim)
-    other = quantizer(made.options, rank)
+    other = quantizer.build(made.options, rank, registry)
     other.load_state_dict(made.state_dict())
     z = torch.randn(2, dim, *(4, 6, 2)[:rank])
     assert torch.equal(other.eval()(z).vectors, made.eval()(z).vectors), (

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.oldest
 SMALL = ("--set", "prior.width=16", "--set", "prior.depth=1", "--set", "train.batch_size=4")
 SOUND = ("modality.sample_rate_hz=8000", "modality.stride=80", "modality.seconds=0.2", "modality.width=16")
 SOUND += ("modality.blocks=1", "quantizer.stages=2", "quantizer.codebook_size=8", "quantizer.dim=8")
-ELSEWHERE = {"demo"}  # in tests/test_demo.py, and as it is installed by CI
+ELSEWHERE = {"demo", "coherence"}  # tests/commands/test_demo.py, and as it is installed by CI; test_coherence_verb.py
 
 
 def test_every_verb(vqmm, pages, pictures, tmp_path, monkeypatch):
@@ -41,6 +41,8 @@ def test_every_verb(vqmm, pages, pictures, tmp_path, monkeypatch):
     assert (tmp_path / "made" / "1.png").is_file()
     compared = ("--recipes", "vqvae-ema", "--no-baselines", "--steps", 1, *TINY_CODES)
     assert "vqvae-ema" in runs("compare", "image", "--data", pictures, "--out", tmp_path / "compared", *compared)
+    priors = ("--tokens", tokens, "--priors", "transformer", "--steps", 1, *SMALL)
+    assert "bits_per_code" in runs("compare-priors", run, *priors, "--out", tmp_path / "compared priors")
     assert "cpu-vqvae" in runs("bench", "cpu-vqvae", "--quick")
     assert "vqvae-ema" in runs("recipes")
     assert "modality audio" in runs("plugins")

@@ -69,7 +69,8 @@ def test_a_page_cannot_be_written_into_a_folder_that_is_read_only(vqmm, run, mon
     def refused(prefix, dir):
         raise PermissionError(13, "Permission denied", str(dir))
 
-    before = (run / "report.html").read_bytes()
+    before = b"of yesterday"
+    (run / "report.html").write_bytes(before)
     monkeypatch.setattr("tempfile.mkstemp", refused)
     said = vqmm.refuses("report", run)
     assert said.startswith(f"vqmm: the run folder {run} cannot be written: {run}: permission denied: ")

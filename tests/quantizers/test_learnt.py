@@ -12,10 +12,12 @@ from vqmm.quantizers.simvq import SimVQ
 from vqmm.registry import Registry
 from vqmm.utils.errors import UserError
 
+REGISTRY = Registry.discover()
+
 
 def make(kind, rank=2, **options):
     torch.manual_seed(0)
-    return kind(kind.Options(**{"dim": 6, **options}), rank)
+    return kind.build(kind.Options(**{"dim": 6, **options}), rank, REGISTRY)
 
 
 @pytest.mark.parametrize("matrix", ["gaussian", "hadamard"])
@@ -195,7 +197,6 @@ def test_each_level_of_a_hierarchy_learns():
 
 
 def test_mistakes():
-    registry = Registry.discover()
     part = {"name": "hierarchical", "dim": 6}
     for inner, said in (
         ({"name": "vektor"}, "vector"),
@@ -204,7 +205,7 @@ def test_mistakes():
         ({"codebook_size": 3}, "give the name of a quantizer"),
     ):
         with pytest.raises(UserError, match=said):
-            registry.part("quantizer", {**part, "inner": inner})
+            REGISTRY.part("quantizer", {**part, "inner": inner})
     with pytest.raises(UserError, match="'none' has no codes; take one that has, such as vector"):
         make(HierarchicalQuantizer, inner={"name": "none"})
     with pytest.raises(UserError, match="3 levels need a grid of at least 4 codes along an axis, and it is 2 x 2"):

@@ -201,6 +201,8 @@ def test_the_vectors_of_codes_add_up_to_what_is_looked_up():
 def test_ids_and_several_maps_have_no_vectors():
     from vqmm.quantizers.hierarchical import HierarchicalQuantizer
     from vqmm.quantizers.identity import IdentityQuantizer
+    from vqmm.registry import Registry
 
-    assert HierarchicalQuantizer(HierarchicalQuantizer.Options(dim=8), rank=1).code_vectors() is None
+    options = HierarchicalQuantizer.Options(dim=8)
+    assert HierarchicalQuantizer.build(options, 1, Registry.discover()).code_vectors() is None
     assert IdentityQuantizer(rank=1).code_vectors() is None

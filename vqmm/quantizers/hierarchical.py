@@ -4,7 +4,7 @@ Razavi et al. 2019 (VQ-VAE-2, arXiv 1906.00446, section 3.1), over any other qua
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import BaseModel, Field
@@ -12,19 +12,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqmm.contracts.batch import Codes
+from vqmm.contracts.parts import PartsByName
 from vqmm.contracts.quantizer import Quantized, Quantizer, Reduce, grid_size
 from vqmm.nn.layers import ResidualBlock, Stack, conv, down, up
 from vqmm.nn.masks import pool_mask
 from vqmm.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from vqmm.registry import Registry
 
 
 class HierarchicalQuantizer(Quantizer):
     """z (B, dim, *grid) -> one map of codes a level, coarse first; each level halves the grid, rounding up.
 
     The latents of a level are merged with what the coarser levels say about it; its vectors are added to that.
+
+    Args:
+        inner: a quantizer for each level, coarse first, each with codes and of the same `dim`. `build` makes them of
+            the option `inner`.
     """
 
     name = "hierarchical"
@@ -35,7 +37,7 @@ class HierarchicalQuantizer(Quantizer):
             {"name": "vector"}, description="the quantizer of every level, by name, with its options"
         )
 
-        def completed(self, registry: "Registry") -> "HierarchicalQuantizer.Options":
+        def completed(self, registry: PartsByName) -> "HierarchicalQuantizer.Options":
             told = {"dim": self.dim, **self.inner}
             if told.get("name") is None or told["dim"] != self.dim:
                 raise UserError(
@@ -46,21 +48,20 @@ class HierarchicalQuantizer(Quantizer):
             return self.model_copy(update={"inner": {"name": told["name"], **options.model_dump(mode="json")}})
 
     @classmethod
-    def build(cls, options: BaseModel, rank: int, registry: "Registry") -> "HierarchicalQuantizer":
-        return cls(options, rank, registry)
+    def build(cls, options: Any, rank: int, registry: PartsByName) -> "HierarchicalQuantizer":
+        kind, inner = registry.part("quantizer", {"dim": options.dim, **options.inner})
+        return cls(options, rank, [kind.build(inner, rank, registry) for _ in range(options.levels)])
 
-    def __init__(self, options: BaseModel | None = None, rank: int = 2, registry: "Registry | None" = None):
+    def __init__(self, options: BaseModel | None, rank: int, inner: Sequence[Quantizer]):
         super().__init__(options, rank)
-        if registry is None:
-            from vqmm.registry import Registry
-
-            registry = Registry.discover()
         o, dim = self.options, self.options.dim
-        kind, inner = registry.part("quantizer", {"dim": dim, **o.inner})
+        if len(inner) != o.levels:
+            raise ValueError(f"HierarchicalQuantizer: {len(inner)} quantizers for {o.levels} levels: give one for each")
         # Any: the type checker knows a list of modules, not of quantizers
-        self.quantizers: Any = nn.ModuleList([kind.build(inner, rank, registry) for _ in range(o.levels)])
-        if not all(each.sizes for each in self.quantizers):
-            raise UserError(f"quantizer.inner: {kind.name!r} has no codes; take one that has, such as vector")
+        self.quantizers: Any = nn.ModuleList(inner)
+        for each in inner:
+            if not each.sizes:
+                raise UserError(f"quantizer.inner: {each.name!r} has no codes; take one that has, such as vector")
         half = (2,) * rank
         hidden = max(dim // 2, 8)
         self.downs = nn.ModuleList(  # from the finer grid of each pair, coarsest pair first, as everything below
