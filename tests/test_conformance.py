@@ -92,6 +92,9 @@ def test_decoder(decoder, modality):
     check_decoder(DECODERS[decoder], MODALITIES[modality]())
 
 
+SMALL = {"wavenet": {"blocks": 2}}
+
+
 @pytest.mark.parametrize(
     ("modality", "quantizer", "decoder", "conditional"),
     [
@@ -104,7 +107,7 @@ def test_every_combination_makes_a_tokenizer(modality, quantizer, decoder, condi
     """One forward with gradients to all three parts, a step, the way there and back, and a copy through a folder."""
     torch.manual_seed(0)
     made = MODALITIES[modality]()
-    config = {"quantizer": {"name": quantizer, "dim": 8}, "decoder": {"name": decoder}}
+    config = {"quantizer": {"name": quantizer, "dim": 8}, "decoder": {"name": decoder, **SMALL.get(decoder, {})}}
     tokenizer = vqmm.Tokenizer.build(config, made, FOUND, ["a", "b"], conditional)
     samples = list(made.example(2))
     batch = made.collate([samples[0], samples[1][..., :-1]], ["one", "two"], [0, 1])

@@ -92,6 +92,14 @@ def test_held_out_tones_are_quieter_or_louder_than_those_trained_on(part):
     assert quiet == 0.5 and within < (0.1 if part == "test" else 0.7)
 
 
+def test_a_few_are_a_tenth_of_each_split_and_of_each_digit():
+    with np.load(builtin("drawn-few")) as file:
+        for split, each in (("train", 90), ("test", 6)):
+            assert np.bincount(file[f"y_{split}"]).tolist() == [each] * 10 and len(file[f"x_{split}"]) == 10 * each
+    for split, each in (("train", 18), ("test", 4)):
+        assert [len([*(builtin("tones-few") / split / digit).iterdir()]) for digit in "0123456789"] == [each] * 10
+
+
 def held(values):
     loud = np.flatnonzero(np.abs(values) > 0.5 * np.abs(values).max())
     return values[loud[0] : loud[-1]]

@@ -2,7 +2,8 @@
 
 Of those that are made here (`drawn`, `tones`, `names`) the test split is of another kind than what is trained on: other
 fonts, levels or phrasings. `builtin:NAME-validation` has the same training split and a third kind for its test split.
-Choose settings by that one: then `builtin:NAME` says how well they do on what no choice was made by.
+Choose settings by that one: then `builtin:NAME` says how well they do on what no choice was made by. `drawn-few` and
+`tones-few` are a tenth of each split, to try a command with.
 """
 
 import atexit
@@ -63,16 +64,16 @@ def _digits(folder: Path) -> Path:
     return path
 
 
-def _drawn(folder: Path, part: str) -> Path:
+def _drawn(folder: Path, part: str, divisor: int = 1) -> Path:
     """9,600 digits in the fonts of matplotlib, 32 x 32 in colour, the same every time; fonts of one split alone."""
-    x_train, y_train = draw_digits("train", DRAWN)
-    x_test, y_test = draw_digits(part, DRAWN_TEST)
+    x_train, y_train = draw_digits("train", DRAWN // divisor)
+    x_test, y_test = draw_digits(part, DRAWN_TEST // divisor)
     path = folder / "drawn.npz"
     np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     return path
 
 
-def _tones(folder: Path, part: str) -> Path:
+def _tones(folder: Path, part: str, divisor: int = 1) -> Path:
     """2,200 dialled digits, the same every time: `train/7/031.wav`, 8 kHz, 16 bits, mono, 0.25 to 0.5 s.
 
     The test split's are quieter or louder than those trained on.
@@ -81,7 +82,7 @@ def _tones(folder: Path, part: str) -> Path:
         generator = np.random.default_rng(list(LEVELS).index(own))
         for digit in "0123456789":
             (folder / split / digit).mkdir(parents=True)
-            for number in range(each):
+            for number in range(each // divisor):
                 level = generator.uniform(*LEVELS[own][number % len(LEVELS[own])])
                 values = np.rint(_dialled(digit, level, generator) * 32767).astype("<i2")
                 with wave.open(str(folder / split / digit / f"{number:03}.wav"), "wb") as file:
@@ -171,3 +172,5 @@ def _phrasings(part: str) -> list[str]:
 MAKERS: dict[str, Callable[[Path], Path]] = {"digits": _digits, "topics": _topics}
 for _name, _make in (("drawn", _drawn), ("tones", _tones), ("names", _names)):
     MAKERS |= {_name: partial(_make, part="test"), f"{_name}-validation": partial(_make, part="validation")}
+for _name, _few in (("drawn", _drawn), ("tones", _tones)):
+    MAKERS[f"{_name}-few"] = partial(_few, part="test", divisor=10)
