@@ -7,7 +7,7 @@
 
 Every run is judged by the metrics of `vqmm eval`, and by `vqmm.evaluation.realism` with one set of features for all.
 Beside them the seconds of the processor that a run took, and how far it fell below its own best before the critic
-counted: by how much of the headline metric at the most, and for what share of its looks by more than `--fall`.
+counted: by how much of the main_metric metric at the most, and for what share of its looks by more than `--fall`.
 """
 
 import argparse
@@ -30,19 +30,19 @@ from vqmm.utils.files import write_text
 from vqmm.utils.machine import machine
 
 RECIPES = ("vqvae-ema", "vqgan", "vqgan-wgan-gp", "cvqgan", "gan")
-FALL = 0.5  # of the headline metric: dB of PSNR
+FALL = 0.5  # of the main_metric metric: dB of PSNR
 LOOKS = 40  # at held-out data in a run
 
 
-def falls(run: Path, headline: str, higher_is_better: bool, fall: float) -> dict[str, float | None]:
+def falls(run: Path, main_metric: str, higher_is_better: bool, fall: float) -> dict[str, float | None]:
     """How far a run fell below its own best before its critic counted; None where none ever did.
 
-    `deepest`: by how much of the headline metric at the most; `below_share`: the share of all looks at held-out data
+    `deepest`: by how much of the main_metric metric at the most; `below_share`: the share of all looks at held-out data
     that were more than `fall` below.
     """
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    counted = [line["step"] for line in lines if line["kind"] == "critic" and "trust" in line]
-    looks = [(line["step"], line["metrics"].get(headline)) for line in lines if line["kind"] == "held-out"]
+    counted = [line["step"] for line in lines if line["kind"] == "critic" and "loss_scale" in line]
+    looks = [(line["step"], line["metrics"].get(main_metric)) for line in lines if line["kind"] == "held-out"]
     sign = 1 if higher_is_better else -1
     known = [(step, sign * value) for step, value in looks if value is not None]
     before = [value for step, value in known if counted and step <= counted[0]]
@@ -72,8 +72,8 @@ def trained(told: argparse.Namespace, recipe: str, seed: int, folder: Path) -> t
     seconds = round(time.process_time() - begun, 1)
     tokenizer = vqmm.Tokenizer.load(folder)
     modality = tokenizer.modality
-    judge = modality.metrics()[modality.headline]
-    fell = falls(folder, modality.headline, bool(judge.higher_is_better), told.fall)
+    judge = modality.metrics()[modality.main_metric]
+    fell = falls(folder, modality.main_metric, bool(judge.higher_is_better), told.fall)
     told_of_it = {"recipe": recipe, "seed": seed, "steps": steps, "weights": made["weights"], "cpu_seconds": seconds}
     return tokenizer, {**told_of_it, **fell}
 

@@ -44,7 +44,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "text": ("modality.front=subwords", "modality.vocabulary=300"),
     "prior": (
-        "hide=0.15",
+        "token_dropout=0.15",
         "longest=32",
         "prior.width=128",
         "prior.depth=4",
@@ -62,7 +62,7 @@ def tokenized(name: str, data: str, folder: Path, steps: int, settings: Sequence
     chosen = [*SETTINGS[name], *settings]
     with counted(folder, name):
         told = vqmm.train(name, data, run, RECIPES[name], steps=steps, settings=chosen, resume=run.exists())
-        vqmm.encode(run, data, tokens, views=views, resume=tokens.exists())
+        vqmm.encode(run, data, tokens, augment=views, resume=tokens.exists())
     metrics = {metric: value for metric, value in told["metrics"].items() if value is not None}
     return {
         "settings": chosen,

@@ -46,7 +46,7 @@ def bench(told: argparse.Namespace) -> dict[str, Any]:
     labels = list(source.labels)
     training = read_items(modality, source.training(), labels, [])
     held_out = read_items(modality, evenly(source.held_out(), min(told.count, JUDGED)), labels, [])
-    judge, features = modality.label_judge(), modality.features()
+    judge, features = modality.label_classifier(), modality.features()
     assert judge is not None and features is not None  # sounds have both
     judge.fit([sample for sample, _ in training], [label for _, label in training])
     originals, goals = [sample for sample, _ in held_out], [label for _, label in held_out]
@@ -56,7 +56,7 @@ def bench(told: argparse.Namespace) -> dict[str, Any]:
         right = sum(a == b for a, b in zip(judge.predict(sounds), goals, strict=True))
         found = {"agreement": right / len(goals), "interval": wilson_interval(right, len(goals))}
         found |= {"frechet_distance": frechet_distance(expected, features.features(sounds))}
-        return {"sounds": name, **found, "seconds": sum(map(modality.amount, sounds)) / len(sounds)}
+        return {"sounds": name, **found, "seconds": sum(map(modality.size_in_units, sounds)) / len(sounds)}
 
     codes = [generator.maps("audio", sound) for sound in originals]
     wholes = [generator.decode("audio", each) for each in codes]

@@ -43,7 +43,7 @@ def tokenized(told: argparse.Namespace) -> dict[str, Any]:
     made = vqmm.train(
         told.modality, told.data, run, told.recipe, steps=told.steps, settings=told.settings, resume=run.exists()
     )
-    vqmm.encode(run, told.data, tokens, views=told.views, resume=tokens.exists())
+    vqmm.encode(run, told.data, tokens, augment=told.views, resume=tokens.exists())
     found = vqmm.eval(run, told.data)
     figures = {name: value for name, value in found["metrics"].items() if value is not None}
     if told.modality == "image":
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="vqvae-ema")
     parser.add_argument("--steps", type=int, default=3000, help="of the tokenizer")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PART.OPTION=VALUE")
-    parser.add_argument("--views", type=int, default=0, help="altered ones of each training sample")
+    parser.add_argument("--augment", type=int, default=0, help="altered ones of each training sample")
     parser.add_argument("--priors", default="pixelcnn,pixelsnail,lstm,transformer")
     parser.add_argument("--prior-steps", type=int, default=3000)
     parser.add_argument("--seeds", default="0,1,2")

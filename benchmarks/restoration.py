@@ -125,12 +125,12 @@ def _griddata(method: str) -> Restore:
 
 def judged(modality: Modality, batches: Sequence[Batch], restore: Restore) -> dict[str, float]:
     """PSNR and SSIM of what a method gives, by the modality's own rules."""
-    judges = {name: judge for name, judge in modality.metrics().items() if name in ("psnr_db", "ssim")}
+    metrics = {name: metric for name, metric in modality.metrics().items() if name in ("psnr_db", "ssim")}
     for batch in batches:
         output = restore(batch).clamp(-1, 1)
-        for judge in judges.values():
-            judge.update(output, batch.goal)
-    return {name: round(float(judge.metric.compute()), 4) for name, judge in judges.items()}
+        for metric in metrics.values():
+            metric.update(output, batch.target_or_x)
+    return {name: round(float(metric.accumulator.compute()), 4) for name, metric in metrics.items()}
 
 
 def pictures(source: Source, modality: Modality, degrade: Degradation, training: bool) -> list[Batch]:
@@ -202,7 +202,7 @@ def main() -> None:
             for row in (row for each in found for row in each):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
-    rules = {name: judge.rule for name, judge in modality.metrics().items() if name in ("psnr_db", "ssim")}
+    rules = {name: metric.rule for name, metric in modality.metrics().items() if name in ("psnr_db", "ssim")}
     result = {"question": "restoration", "data": told.name, "view": modality.view, "degraded": degraded, "rules": rules}
     result |= {"settings": told.settings, "rows": rows, "scipy": version("scipy"), "pillow": version("pillow")}
     told.out.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from vqmm.contracts.baseline import Baseline
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.sample import Sample
 from vqmm.data.loader import Views, evaluation_batches
-from vqmm.data.source import Source, judged
+from vqmm.data.source import Source, evaluation_samples
 from vqmm.evaluation.evaluate import alike, evaluate, figure, originals_of
 from vqmm.recipe import Train
 from vqmm.tokenizer.tokenizer import Tokenizer
@@ -54,12 +54,12 @@ def tokenizer_row(tokenizer: Tokenizer, samples: Sequence[Sample], stages: int) 
 def baseline_row(modality: Modality, baseline: Baseline, originals: Sequence[Tensor]) -> dict[str, Any]:
     """The same figures of a baseline that has been fitted."""
     outputs, bits = baseline.reconstruct(originals)
-    judges = modality.metrics()
+    metrics = modality.metrics()
     for some_outputs, some_originals in alike(outputs, [*originals]):
-        for judge in judges.values():
-            judge.update(some_outputs, some_originals)
-    rate = bits / sum(map(modality.amount, originals))
-    figures = {name: figure(judge)[0] for name, judge in judges.items()}
+        for metric in metrics.values():
+            metric.update(some_outputs, some_originals)
+    rate = bits / sum(map(modality.size_in_units, originals))
+    figures = {name: figure(metric)[0] for name, metric in metrics.items()}
     return {"method": baseline.label(rate), f"bits_per_{modality.rate_unit}": rate, **figures}
 
 
@@ -73,7 +73,7 @@ def bench(data: Path, name: str, run: Path, steps: int, settings: Sequence[str],
     tokenizer = Tokenizer.load(run)
     modality = tokenizer.modality
     source = Source(modality, data)
-    held_out, split = judged(source, trained_on(run))
+    held_out, split = evaluation_samples(source, trained_on(run))
     result: dict[str, Any] = {
         "question": "sound_tokenizers",
         "data": name,
@@ -93,7 +93,7 @@ def bench(data: Path, name: str, run: Path, steps: int, settings: Sequence[str],
         baseline.fit(iter(training))
         for kind, samples in found.items():
             result["kinds"][kind]["rows"].append(baseline_row(modality, baseline, views_of(modality, samples)))
-    result["rules"] = {metric: judge.rule for metric, judge in modality.metrics().items()}
+    result["rules"] = {name: metric.rule for name, metric in modality.metrics().items()}
     return {**result, **machine()}
 
 

@@ -34,7 +34,15 @@ SETTINGS = ("train.batch_size=8",)
 TURNS = 5  # of which the median counts
 AT_ONCE = 32  # texts of a batch
 MOST = 500_000  # bytes of a turn
-SHOWN = ("bits_per_char", "entropy_bits_per_char", "char_accuracy", "line_accuracy", "bleu", "rouge_l", "codebook_use")
+SHOWN = (
+    "bits_per_char",
+    "entropy_bits_per_char",
+    "char_accuracy",
+    "line_accuracy",
+    "bleu",
+    "rouge_l",
+    "codebook_usage",
+)
 
 
 def recipe_of(point: str) -> tuple[str, list[str]]:

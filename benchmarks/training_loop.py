@@ -74,8 +74,8 @@ def main() -> None:
         run = run_of(told.data, Path(folder) / "run")
         run.loop.start_from_data()
         plain = plain_loop(run_of(told.data, Path(folder) / "plain"))
-        seconds(plain, told.steps), seconds(run.loop.advance, told.steps)  # both warm
-        turns = [(seconds(plain, told.steps), seconds(run.loop.advance, told.steps)) for _ in range(told.turns)]
+        seconds(plain, told.steps), seconds(run.loop.train_step, told.steps)  # both warm
+        turns = [(seconds(plain, told.steps), seconds(run.loop.train_step, told.steps)) for _ in range(told.turns)]
     ratio = median(by_hand / ours for by_hand, ours in turns)
     speed = {
         name: told.steps / median(times)

@@ -93,7 +93,7 @@ class Clicks(vqmm.Modality):
     def crop(self, sample: Tensor, generator: torch.Generator | None) -> Tensor:
         return sample[:, :SHOWN]
 
-    def amount(self, sample: Tensor) -> float:
+    def size_in_units(self, sample: Tensor) -> float:
         return sample.shape[1] / RATE_HZ
 
     def baselines(self) -> Sequence[Baseline]:

@@ -87,13 +87,13 @@ class Likelihood(vqmm.Decoder):
         self.log_scale = nn.Parameter(torch.zeros(()))
 
     def loss(self, vectors: Tensor, batch: vqmm.Batch) -> tuple[Tensor, None]:
-        error = (self.mean(vectors) - self.modality.target(batch.goal)) / self.log_scale.exp()
+        error = (self.mean(vectors) - self.modality.target(batch.target_or_x)) / self.log_scale.exp()
         return masked_mean(0.5 * error.square() + self.log_scale, batch.mask), None
 
     def sample(self, vectors: Tensor, size: Tensor, seed: int, mask: Tensor | None = None) -> list[Tensor]:
         mean = self.mean(vectors)
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed)).to(mean)
-        return cut(self.modality.finish(mean + self.options.temperature * self.log_scale.exp() * noise), size)
+        return cut(self.modality.postprocess(mean + self.options.temperature * self.log_scale.exp() * noise), size)
 
 
 class Notes(vqmm.Modality):
@@ -122,7 +122,7 @@ class Notes(vqmm.Modality):
         file.write_text(" ".join(map(str, sample[0].tolist())))
         return file
 
-    def amount(self, sample: Tensor) -> float:
+    def size_in_units(self, sample: Tensor) -> float:
         return float(sample.shape[1])
 
     def build_encoder(self, dim: int) -> nn.Module:
@@ -135,7 +135,7 @@ class Notes(vqmm.Modality):
     def target(self, x: Tensor) -> Tensor:
         return F.one_hot(x[:, 0], self.ids).movedim(-1, 1).float()
 
-    def finish(self, output: Tensor) -> Tensor:
+    def postprocess(self, output: Tensor) -> Tensor:
         return output.argmax(dim=1, keepdim=True)
 
     def reconstruction_loss(self, output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:

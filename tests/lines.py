@@ -70,7 +70,7 @@ class Line(vqmm.Modality):
     def collate(self, samples, keys, labels=None) -> vqmm.Batch:
         return super().collate([s if s.is_floating_point() else s.float() / 32768 for s in samples], keys, labels)
 
-    def finish(self, output: Tensor) -> Tensor:
+    def postprocess(self, output: Tensor) -> Tensor:
         return output.float().clamp(-1, 1)
 
 

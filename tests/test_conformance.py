@@ -17,8 +17,8 @@ assert not FOUND.failed, FOUND.failed  # a plugin that did not load must not sli
 
 MODALITIES = FOUND.offers["modality"]
 # what passes ids through has neither latents nor vectors: tests/quantizers/test_identity.py
-QUANTIZERS = {name: each for name, each in FOUND.offers["quantizer"].items() if not each.of_ids}
-DECODERS = {name: each for name, each in FOUND.offers["decoder"].items() if not each.of_ids}
+QUANTIZERS = {name: each for name, each in FOUND.offers["quantizer"].items() if not each.discrete_input}
+DECODERS = {name: each for name, each in FOUND.offers["decoder"].items() if not each.discrete_input}
 
 
 @pytest.mark.parametrize("name", MODALITIES)

@@ -19,15 +19,15 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Adversary": "vqmm.contracts.adversary",
-    "Judged": "vqmm.contracts.adversary",
-    "Lesson": "vqmm.contracts.adversary",
+    "CriticOutput": "vqmm.contracts.adversary",
+    "CriticLosses": "vqmm.contracts.adversary",
     "Baseline": "vqmm.contracts.baseline",
     "Batch": "vqmm.contracts.batch",
     "Codes": "vqmm.contracts.batch",
     "Decoder": "vqmm.contracts.decoder",
     "Draw": "vqmm.generation.sampling",
     "Generator": "vqmm.generation.generator",
-    "Judge": "vqmm.contracts.metric",
+    "Metric": "vqmm.contracts.metric",
     "Layout": "vqmm.contracts.vocabulary",
     "Modality": "vqmm.contracts.modality",
     "Prior": "vqmm.contracts.prior",

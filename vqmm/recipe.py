@@ -36,8 +36,8 @@ class Optimisation(PartOptions):
     seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    evaluate_every: int = Field(500, ge=1, description="steps between looks at held-out data")
-    evaluate_samples: int = Field(512, ge=1, description="how many samples such a look takes, at most")
+    evaluate_every: int = Field(500, ge=1, description="steps between evaluations on held-out data")
+    evaluate_samples: int = Field(512, ge=1, description="samples of an evaluation, at most")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="the last so many are kept, and the best by held-out metric")
 
@@ -59,11 +59,12 @@ class Train(Optimisation):
         None, description="spoil what the encoder reads, and learn to give the clean sample back; a name, with options"
     )
 
-    begin: str | None = Field(
-        None, description="a run, or its tokenizer's folder, whose parts and weights to begin with"
+    init_from: str | None = Field(
+        None, description="a run, or its tokenizer's folder, whose parts and weights to start from"
     )
-    only: Literal["decoder"] | None = Field(
-        None, description="what learns, with begin; decoder: encoder and codebook stay, and with them every code"
+    freeze: Literal["codes"] | None = Field(
+        None,
+        description="what does not learn, with init_from; codes: the encoder and the codebook, so every code stays",
     )
 
     @field_validator("degrade", mode="before")
@@ -89,11 +90,11 @@ class Recipe(PartOptions):
 
     def checked(self, registry: "Registry") -> "Recipe":
         """The same with every part's options checked and their defaults written out, but for those that came later
-        (`PartOptions.told`): a run that was begun before them can go on. Imports the plugins' classes."""
+        (`PartOptions.to_config`): a run that was begun before them can go on. Imports the plugins' classes."""
         full = self.model_dump()
         for kind in ("modality", "quantizer", "decoder", *(["adversary"] if self.adversary else [])):
             options = registry.part(kind, full[kind])[1]
-            full[kind] = {"name": full[kind]["name"], **options.told()}
+            full[kind] = {"name": full[kind]["name"], **options.to_config()}
         return Recipe(**full)
 
     def to_yaml(self) -> str:
@@ -141,24 +142,26 @@ def read_recipe(
 
 
 def _begun(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The parts of the tokenizer that a recipe begins with, by kind; none without `train.begin`."""
+    """The parts of the tokenizer that a recipe begins with, by kind; none without `train.init_from`."""
     from vqmm.tokenizer.storage import read_config, tokenizer_folder
 
     train = told.get("train")
-    begin = train.get("begin") if isinstance(train, dict) else None
+    begin = train.get("init_from") if isinstance(train, dict) else None
     if not isinstance(begin, str):
         return {}
     config = read_config(tokenizer_folder(Path(begin)))
     if config.get("draws"):
-        raise UserError(f"train.begin: {begin} was trained from noise, with input=noise: there is no encoder to keep")
+        raise UserError(
+            f"train.init_from: {begin} was trained from noise, with input=noise: there is no encoder to keep"
+        )
     return {kind: config[kind] for kind in ("modality", "quantizer", "decoder")}
 
 
 def _must_match(recipe: Recipe, begun: dict[str, dict[str, Any]]) -> None:
     """A `UserError` where a recipe's parts are not those of the tokenizer that it begins with."""
-    if recipe.train.only and not begun:
+    if recipe.train.freeze and not begun:
         raise UserError(
-            f"train.only: {recipe.train.only} needs a tokenizer whose codes stay: name a run with train.begin"
+            f"train.freeze: {recipe.train.freeze} needs a tokenizer whose codes stay: name a run with train.init_from"
         )
     now = recipe.model_dump(mode="json")
     differ = [
@@ -168,7 +171,9 @@ def _must_match(recipe: Recipe, begun: dict[str, dict[str, Any]]) -> None:
         if now[kind].get(name) != value
     ]
     if differ:
-        raise UserError(f"train.begin: {recipe.train.begin} has other parts: {'; '.join(differ)}: leave those out")
+        raise UserError(
+            f"train.init_from: {recipe.train.init_from} has other parts: {'; '.join(differ)}: leave those out"
+        )
 
 
 def read_named_recipe(path: Path) -> Recipe:

@@ -39,7 +39,7 @@ def check_modality(modality: type[Modality] | Modality, dim: int = 8) -> None:
         assert output.shape == target.shape, f"{name}: decoder gave {tuple(output.shape)}, target {tuple(target.shape)}"
         loss = modality.reconstruction_loss(output, target)
         assert loss.ndim == 0 and loss.isfinite(), f"{name}: reconstruction_loss gave {loss} for a batch of {count}"
-        assert modality.finish(output).shape == x.shape, f"{name}: finish did not give back {tuple(x.shape)}"
+        assert modality.postprocess(output).shape == x.shape, f"{name}: postprocess did not give back {tuple(x.shape)}"
         if count:
             (pull,) = torch.autograd.grad(loss, next(iter(encoder.parameters())), allow_unused=True)
             assert pull is not None and pull.abs().sum() > 0, f"{name}: the loss gives the encoder no gradient"
@@ -68,22 +68,24 @@ def _check_padding(modality: Modality, encoder: torch.nn.Module) -> None:
 
 
 def _check_variations(modality: Modality) -> None:
-    """`vary` draws from its generator alone, keeps what a sample is, and alters where `varies` says so."""
+    """`augment` draws from its generator alone, keeps what a sample is, and alters where `augments` says so."""
     sample, altered = modality.example(1)[0], False
     for seed in range(16):
-        one, again = (modality.vary(sample, torch.Generator().manual_seed(seed)) for _ in range(2))
-        assert torch.equal(one, again), f"{modality.name}: vary gave two samples for one seed"
+        one, again = (modality.augment(sample, torch.Generator().manual_seed(seed)) for _ in range(2))
+        assert torch.equal(one, again), f"{modality.name}: augment gave two samples for one seed"
         kept = (one.shape[0], one.ndim, one.dtype) == (modality.channels, sample.ndim, sample.dtype)
-        assert kept, f"{modality.name}: vary gave {one.dtype} {tuple(one.shape)}"
+        assert kept, f"{modality.name}: augment gave {one.dtype} {tuple(one.shape)}"
         altered |= not torch.equal(one, sample)
-    assert altered == modality.varies, f"{modality.name}: varies is {modality.varies}, and vary says {altered}"
+    assert altered == modality.augments, f"{modality.name}: augments is {modality.augments}, and augment says {altered}"
 
 
 def _check_judges_and_files(modality: Modality) -> None:
-    original = modality.finish(modality.target(modality.example(1)))[0].detach()
-    for name, judge in modality.metrics().items():
-        assert judge.rule, f"{modality.name}: the metric {name} states no rule"
-    assert modality.headline in modality.metrics(), f"{modality.name}: headline {modality.headline!r} is no metric"
+    original = modality.postprocess(modality.target(modality.example(1)))[0].detach()
+    for name, metric in modality.metrics().items():
+        assert metric.rule, f"{modality.name}: the metric {name} states no rule"
+    assert modality.main_metric in modality.metrics(), (
+        f"{modality.name}: main_metric {modality.main_metric!r} is no metric"
+    )
     with tempfile.TemporaryDirectory() as folder:
         file = modality.write(original, Path(folder) / "one")
         assert file.exists() and file.parent == Path(folder), f"{modality.name}: write did not make {file}"
@@ -184,7 +186,7 @@ def check_decoder(decoder: type[Decoder], modality: Modality, dim: int = 8) -> N
     assert loss.ndim == 0 and loss.isfinite(), f"{made.name}: the loss is {loss}"
     (pull,) = torch.autograd.grad(loss, vectors)
     assert pull.abs().sum() > 0, f"{made.name}: the loss gives the vectors no gradient"
-    assert output is None or modality.finish(output).shape == batch.x.shape, (
+    assert output is None or modality.postprocess(output).shape == batch.x.shape, (
         f"{made.name}: the output has another shape"
     )
     assert made.last_layer().ndim > 1, f"{made.name}: last_layer is no weight"
@@ -244,8 +246,8 @@ def _check_judgement(made: Adversary, modality: Modality, labels: int) -> None:
     mask[1, -1:] = False
     spoilt = torch.where(mask.unsqueeze(1), output, 7.0)
     with torch.no_grad():
-        clean, dirty = (made.judge(each, target, mask, label) for each in (output, spoilt))
-        alone = made.judge(output[:1], target[:1], mask[:1], None if label is None else label[:1])
+        clean, dirty = (made.score(each, target, mask, label) for each in (output, spoilt))
+        alone = made.score(output[:1], target[:1], mask[:1], None if label is None else label[:1])
     for one, other, single in zip(clean, dirty, alone, strict=True):
         assert torch.equal(one.each, other.each), f"{made.name}: the score looks at padding"
         assert torch.allclose(one.each[:1], single.each, atol=1e-4), f"{made.name}: a score depends on its batch"

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 import vqmm
-from vqmm.contracts.adversary import Judged, Lesson, output_channels
+from vqmm.contracts.adversary import CriticLosses, CriticOutput, output_channels
 from vqmm.plugins.adversary import losses, networks
 from vqmm.plugins.adversary.perceptual import lpips_loss, multi_scale_ssim_loss
 from vqmm.utils.errors import UserError
@@ -102,7 +102,7 @@ class Critic(vqmm.Adversary):
         told = {"feature_matching": o.feature_matching, "perceptual": self.perceptual_weight, "absolute": o.absolute}
         return {**super().weights, **{name: weight for name, weight in told.items() if weight}}
 
-    def forward(self, x: Tensor, label: Tensor | None = None) -> Judged:
+    def forward(self, x: Tensor, label: Tensor | None = None) -> CriticOutput:
         return self.critics(x, label)
 
     def generator_losses(
@@ -111,7 +111,7 @@ class Critic(vqmm.Adversary):
         o = self.options
         fake_x, real_x = self.sides(output, target, mask)
         if o.feature_matching:
-            fake, real = self.judge(output, target, mask, label)
+            fake, real = self.score(output, target, mask, label)
             found = {"feature_matching": losses.feature_matching(fake, real)}
         else:
             fake, found = self(fake_x, label), {}
@@ -124,9 +124,9 @@ class Critic(vqmm.Adversary):
 
     def critic_losses(
         self, output: Tensor, target: Tensor, mask: Tensor | None = None, label: Tensor | None = None
-    ) -> Lesson:
+    ) -> CriticLosses:
         o = self.options
-        fake, real = self.judge(output, target, mask, label)
+        fake, real = self.score(output, target, mask, label)
         found = {o.loss: losses.critic_loss(o.loss, fake, real)}
 
         def score(x: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class Critic(vqmm.Adversary):
         low, high = fake.each, real.each
         if o.lecam:
             found["lecam"] = o.lecam * losses.lecam(low, high, *self.usual)
-        return Lesson(found, low.detach(), high.detach())
+        return CriticLosses(found, low.detach(), high.detach())
 
     @torch.no_grad()
     def after_step(self, fake: float, real: float) -> None:

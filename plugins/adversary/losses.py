@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqmm.contracts.adversary import Judged
+from vqmm.contracts.adversary import CriticOutput
 
 Kind = Literal["hinge", "wasserstein", "non-saturating"]
 Score = Callable[[Tensor], Tensor]  # samples (B, C, *extent) -> (B,)
 
 
-def generator_loss(kind: Kind, fake: Judged) -> Tensor:
+def generator_loss(kind: Kind, fake: CriticOutput) -> Tensor:
     """What a decoder lowers to be scored like data: -D (hinge, Wasserstein), or softplus(-D) (Goodfellow et al. 2014).
 
     The mean over patches and samples, then over the critic's networks, as everywhere here.
@@ -21,7 +21,7 @@ def generator_loss(kind: Kind, fake: Judged) -> Tensor:
     return _mean([(F.softplus(-score) if kind == "non-saturating" else -score) for score in fake.scores])
 
 
-def critic_loss(kind: Kind, fake: Judged, real: Judged) -> Tensor:
+def critic_loss(kind: Kind, fake: CriticOutput, real: CriticOutput) -> Tensor:
     """What a critic lowers: hinge max(0, 1 - D(x)) + max(0, 1 + D(y)) (Lim and Ye 2017, arXiv 1705.02894), Wasserstein
     D(y) - D(x) (Arjovsky et al. 2017), or softplus(-D(x)) + softplus(D(y)), for data x and outputs y."""
     terms = []
@@ -69,7 +69,7 @@ def lecam(fake: Tensor, real: Tensor, usual_fake: Tensor, usual_real: Tensor) ->
     return F.relu(real - usual_fake).square().mean() + F.relu(usual_real - fake).square().mean()
 
 
-def feature_matching(fake: Judged, real: Judged) -> Tensor:
+def feature_matching(fake: CriticOutput, real: CriticOutput) -> Tensor:
     """The mean absolute difference of features over the mean size of the data's, over all layers (Larsen et al. 2016,
     arXiv 1512.09300; normalised as in Defossez et al. 2022, section 3.4)."""
     return torch.stack(

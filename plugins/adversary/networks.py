@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from vqmm.contracts.adversary import Judged
+from vqmm.contracts.adversary import CriticOutput
 from vqmm.nn import ChannelNorm
 
 SLOPE = 0.2  # of the leaky rectifier for negative values
@@ -168,9 +168,9 @@ class Tokens(nn.Module):
 class Panel(nn.ModuleList):
     """Several critics of one signal."""
 
-    def forward(self, x: Tensor, label: Tensor | None = None) -> Judged:
+    def forward(self, x: Tensor, label: Tensor | None = None) -> CriticOutput:
         found = [critic(x, label) for critic in self]
-        return Judged(tuple(score for score, _ in found), tuple(each for _, inner in found for each in inner))
+        return CriticOutput(tuple(score for score, _ in found), tuple(each for _, inner in found for each in inner))
 
 
 def _filled(x: Tensor, stride: Sequence[int]) -> Tensor:

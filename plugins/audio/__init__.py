@@ -20,9 +20,9 @@ from vqmm.plugins.audio.extra import NEEDS
 from vqmm.utils.errors import Remark, UserError
 
 if TYPE_CHECKING:
-    from vqmm.contracts.labels import LabelJudge
-    from vqmm.contracts.metric import Judge
-    from vqmm.plugins.audio.judge import SoundFeatures
+    from vqmm.contracts.labels import LabelClassifier
+    from vqmm.contracts.metric import Metric
+    from vqmm.plugins.audio.label_classifier import SoundFeatures
     from vqmm.plugins.audio.waveform import Style
 
 
@@ -50,12 +50,12 @@ class Audio(vqmm.Modality):
     name = "audio"
     rank = 1
     rate_unit: ClassVar[str] = "second"
-    headline: ClassVar[str] = "mel_distance"
+    main_metric: ClassVar[str] = "mel_distance"
     levels: ClassVar[int] = 65_536
     needs: ClassVar[Mapping[str, str]] = NEEDS
 
     class Options(vqmm.Modality.Options):
-        later: ClassVar[frozenset[str]] = frozenset({"speed"})
+        added: ClassVar[frozenset[str]] = frozenset({"speed"})
         # what is read, and how
         sample_rate_hz: int = Field(16_000, ge=1_000, le=192_000, description="files are resampled to this rate")
         channels: Literal[1, 2] = Field(1, description="mono or stereo")
@@ -181,7 +181,7 @@ class Audio(vqmm.Modality):
 
     varies = True
 
-    def vary(self, sample: Tensor, generator: torch.Generator) -> Tensor:
+    def augment(self, sample: Tensor, generator: torch.Generator) -> Tensor:
         """At a speed of up to `speed` more or less; and later by less than a code, so that frames fall elsewhere."""
         late = int(torch.randint(self.hop, (), generator=generator))
         return nn.functional.pad(self._at_some_speed(sample, generator), (late, 0))
@@ -246,31 +246,31 @@ class Audio(vqmm.Modality):
             envelope=o.envelope_weight,
         )
 
-    def finish(self, output: Tensor) -> Tensor:
+    def postprocess(self, output: Tensor) -> Tensor:
         return output.float().clamp(-1, 1)
 
-    def bound(self, output: Tensor) -> Tensor:
+    def output_activation(self, output: Tensor) -> Tensor:
         return output.tanh()
 
     # Judging and showing
 
-    def metrics(self) -> "dict[str, Judge]":
-        from vqmm.plugins.audio.metrics import sound_judges
+    def metrics(self) -> "dict[str, Metric]":
+        from vqmm.plugins.audio.metrics import sound_metrics
 
-        return sound_judges(self.options.sample_rate_hz)
+        return sound_metrics(self.options.sample_rate_hz)
 
-    def label_judge(self) -> "LabelJudge":
-        from vqmm.plugins.audio.judge import SoundLabelJudge
+    def label_classifier(self) -> "LabelClassifier":
+        from vqmm.plugins.audio.label_classifier import SoundLabelClassifier
 
-        return SoundLabelJudge(self.options.sample_rate_hz)
+        return SoundLabelClassifier(self.options.sample_rate_hz)
 
     def features(self) -> "SoundFeatures":
         """Statistics of log-mel bands."""
-        from vqmm.plugins.audio.judge import SoundFeatures
+        from vqmm.plugins.audio.label_classifier import SoundFeatures
 
         return SoundFeatures(self.options.sample_rate_hz)
 
-    def amount(self, sample: Tensor) -> float:
+    def size_in_units(self, sample: Tensor) -> float:
         return sample.shape[1] / self.options.sample_rate_hz
 
     def baselines(self) -> Sequence[Baseline]:

@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+import torchmetrics
 from torch import Tensor
-from torchmetrics import Metric
 
-from vqmm.contracts.metric import Judge, basic_judges
+from vqmm.contracts.metric import Metric, basic_metrics
 from vqmm.plugins.audio.extra import needed
 from vqmm.utils.errors import UserError
 
@@ -27,8 +27,8 @@ FLOOR = 1e-4  # of magnitudes, where a sine of full scale has 1: -80 dB, above w
 Score = Callable[[Any, Any, int], float | None]  # (outputs, originals, sample rate), NumPy float64 (T,)
 
 
-def sound_judges(sample_rate_hz: int) -> dict[str, Judge]:
-    """Fresh judges of sound (n, C, T) with values in [-1, 1].
+def sound_metrics(sample_rate_hz: int) -> dict[str, Metric]:
+    """Fresh metrics of sound (n, C, T) with values in [-1, 1].
 
     `pesq` is among them where its package is installed and the rate is one that it knows (8 or 16 kHz).
 
@@ -39,22 +39,22 @@ def sound_judges(sample_rate_hz: int) -> dict[str, Judge]:
         if find_spec(module) is None:
             raise UserError(f'judging sound needs {module}, which is not installed: pip install "vqmm[audio]"')
     n_fft, hop, bands = mel_settings(sample_rate_hz)
-    judges = {
-        **basic_judges(scale="[-1, 1]"),
-        "si_sdr_db": Judge(
+    metrics = {
+        **basic_metrics(scale="[-1, 1]"),
+        "si_sdr_db": Metric(
             JoinedSISDR(),
             f"of all clips and channels joined, means not removed; kept within {SI_SDR_LIMIT_DB:g} dB either way; null "
             "where the originals are silent",
             True,
         ),
-        "stoi": Judge(JoinedPieces(stoi, sample_rate_hz, STOI_PIECE_S), f"STOI {_joined(STOI_PIECE_S)}", True),
-        "mel_distance": Judge(
+        "stoi": Metric(JoinedPieces(stoi, sample_rate_hz, STOI_PIECE_S), f"STOI {_joined(STOI_PIECE_S)}", True),
+        "mel_distance": Metric(
             MelDistance(sample_rate_hz),
             f"mean absolute difference of natural logs of {bands} mel bands (HTK, triangles of height 1), Hann window "
             f"of {n_fft}, hop {hop}, magnitudes of which a full-scale sine has 1, floor {FLOOR:g}; {_each()}",
             False,
         ),
-        "stft_distance": Judge(
+        "stft_distance": Metric(
             STFTDistance(sample_rate_hz),
             "spectral convergence plus mean absolute difference of natural log magnitudes, the mean over Hann windows "
             f"of {', '.join(map(str, stft_sizes(sample_rate_hz)))}, hop a quarter, floor {FLOOR:g} of a full-scale "
@@ -66,8 +66,8 @@ def sound_judges(sample_rate_hz: int) -> dict[str, Judge]:
         rule = (
             f"PESQ ({PESQ_MODES[sample_rate_hz][1]}) {_joined(PESQ_PIECE_S)}; silence for sound counts {PESQ_WORST:g}"
         )
-        judges["pesq"] = Judge(JoinedPieces(pesq, sample_rate_hz, PESQ_PIECE_S), rule, True)
-    return judges
+        metrics["pesq"] = Metric(JoinedPieces(pesq, sample_rate_hz, PESQ_PIECE_S), rule, True)
+    return metrics
 
 
 def _joined(piece_s: float) -> str:
@@ -84,7 +84,7 @@ def _each() -> str:
 # All clips joined
 
 
-class JoinedSISDR(Metric):
+class JoinedSISDR(torchmetrics.Metric):
     """Scale-invariant signal-to-distortion ratio, dB, of all clips laid end to end (Le Roux et al. 2019, equation 3).
 
     With o the outputs and s the originals, it is that of a = <o, s> / <s, s>: 10 log10(|a s|^2 / |a s - o|^2), which
@@ -113,7 +113,7 @@ class JoinedSISDR(Metric):
         return torch.where((self.output == 0) & (self.original > 0), -SI_SDR_LIMIT_DB, limited)
 
 
-class JoinedPieces(Metric):
+class JoinedPieces(torchmetrics.Metric):
     """The mean of a score over pieces of one length of all clips laid end to end, weighted by their lengths.
 
     Only what does not fill a piece yet is kept. A score that gives None leaves its piece out; NaN where all do.
@@ -189,7 +189,7 @@ def pesq(output: Any, original: Any, sample_rate_hz: int) -> float | None:
 # Spectra
 
 
-class MelDistance(Metric):
+class MelDistance(torchmetrics.Metric):
     """The mean absolute difference of log-mel spectra, over all bands and frames."""
 
     full_state_update = False
@@ -219,7 +219,7 @@ class MelDistance(Metric):
         return self.total / self.count
 
 
-class STFTDistance(Metric):
+class STFTDistance(torchmetrics.Metric):
     """Spectral convergence plus log magnitude distance, the mean over three windows (Yamamoto et al. 2020, equations 4
     to 6), each over all frames.
     """

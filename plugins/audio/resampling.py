@@ -59,8 +59,8 @@ def _resampler(old: int, new: int) -> tuple[Any, int]:
     """The resampler, and how far its filter reaches, in whole steps of `old` values."""
     common = math.gcd(old, new)
     step, becomes = old // common, new // common
-    reach = math.ceil(WIDTH * step / (min(step, becomes) * ROLLOFF))
-    if becomes * (step + 2 * reach) > LARGEST:
+    receptive_field = math.ceil(WIDTH * step / (min(step, becomes) * ROLLOFF))
+    if becomes * (step + 2 * receptive_field) > LARGEST:
         raise ValueError(
             f"a sample rate of {old} Hz has too little in common with modality.sample_rate_hz={new}: bring it to a "
             f"usual rate with another program, or take modality.sample_rate_hz={old}"
@@ -68,4 +68,4 @@ def _resampler(old: int, new: int) -> tuple[Any, int]:
     resample = needed("torchaudio").transforms.Resample(
         old, new, resampling_method="sinc_interp_kaiser", lowpass_filter_width=WIDTH, rolloff=ROLLOFF, beta=BETA
     )
-    return resample, -(-(reach + step) // step) * step
+    return resample, -(-(receptive_field + step) // step) * step

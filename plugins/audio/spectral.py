@@ -21,7 +21,7 @@ from vqmm.nn.causal import CausalConv, CausalStack, Register
 from vqmm.nn.layers import ChannelNorm, Stack, conv
 from vqmm.nn.masks import pool_mask
 from vqmm.nn.pointwise import Pointwise, blank
-from vqmm.nn.receptive_field import Span, reach, seen
+from vqmm.nn.receptive_field import Span, receptive_field, seen
 from vqmm.plugins.audio.extra import needed
 
 BANDS = 40  # mel bands that the encoder sees beside the spectrum
@@ -92,11 +92,11 @@ class Spectral(nn.Module):
         return self.length // 2 + 1
 
     @property
-    def reach(self) -> int:
+    def receptive_field(self) -> int:
         """How many hops to each side an output depends on: frames overlap, and blocks look at their neighbours."""
         before = self.length - self.hop
         overlap = before if self.causal else before - self.margin
-        among_frames = reach(self.trunk, 1, 1)
+        among_frames = receptive_field(self.trunk, 1, 1)
         assert among_frames is not None  # a block sees three frames
         return among_frames + -(-overlap // self.hop)
 

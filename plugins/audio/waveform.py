@@ -22,7 +22,7 @@ from torch.nn.utils import parametrizations
 
 from vqmm.nn.causal import CausalConv, CausalStack, CausalUpsample, Register, spread
 from vqmm.nn.layers import Attention, Stack
-from vqmm.nn.receptive_field import Span, reach, seen
+from vqmm.nn.receptive_field import Span, receptive_field, seen
 from vqmm.nn.recurrent import recurrent
 from vqmm.utils.errors import UserError
 
@@ -202,7 +202,7 @@ class _Waveform(nn.Module):
     takes_mask = True
     layers: Any  # Stack or CausalStack
     causal: bool
-    reach: int | None
+    receptive_field: int | None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, C, T), mask bool (B, T), True where there is signal."""
@@ -248,7 +248,7 @@ class WaveformEncoder(_Waveform):
         layers += [*style.between(width), style.activate(width), style.conv(width, dim, LAST)]
         self.layers = style.stack(layers)
         self.causal = style.causal
-        self.reach = reach(self.layers, prod(strides), 1)
+        self.receptive_field = receptive_field(self.layers, prod(strides), 1)
 
 
 class WaveformDecoder(_Waveform):
@@ -266,7 +266,7 @@ class WaveformDecoder(_Waveform):
         layers += [style.activate(widths[-1]), style.conv(widths[-1], channels, FIRST)]
         self.layers = style.stack(layers)
         self.causal = style.causal
-        self.reach = reach(self.layers, 1, prod(strides))
+        self.receptive_field = receptive_field(self.layers, 1, prod(strides))
 
 
 def level_widths(width: int, strides: Sequence[int]) -> list[int]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from PIL import Image as Pillow
 
     from vqmm.contracts.features import Features
-    from vqmm.contracts.labels import LabelJudge
-    from vqmm.contracts.metric import Judge
+    from vqmm.contracts.labels import LabelClassifier
+    from vqmm.contracts.metric import Metric
 
 
 @vqmm.hookimpl
@@ -32,10 +32,10 @@ class Image(vqmm.Modality):
     name = "image"
     rank = 2
     rate_unit: ClassVar[str] = "pixel"
-    headline: ClassVar[str] = "psnr_db"
+    main_metric: ClassVar[str] = "psnr_db"
 
     class Options(vqmm.Modality.Options):
-        later: ClassVar[frozenset[str]] = frozenset({"shift", "affine"})
+        added: ClassVar[frozenset[str]] = frozenset({"shift", "affine"})
         width: int = Field(128, ge=8, description="channels of the networks at their coarsest level")
         channels: Literal[1, 3, 4] = Field(3, description="gray, RGB or RGBA: what is read is brought to that")
         size: int | tuple[int, int] = Field(32, description="height and width of a training view, in pixels")
@@ -89,13 +89,13 @@ class Image(vqmm.Modality):
         else:
             top, left = (int(torch.randint(extra + 1, (), generator=generator)) for extra in spare)
         view = sample[:, top : top + self.size[0], left : left + self.size[1]]
-        return view if generator is None else self.vary(view, generator)
+        return view if generator is None else self.augment(view, generator)
 
     @property
-    def varies(self) -> bool:
+    def augments(self) -> bool:
         return bool(self.options.flip or self.options.shift or self.options.affine)
 
-    def vary(self, sample: Tensor, generator: torch.Generator) -> Tensor:
+    def augment(self, sample: Tensor, generator: torch.Generator) -> Tensor:
         """Mirrored or not, moved, and under an affine map, as the options say."""
         if self.options.flip and torch.rand((), generator=generator) < 0.5:
             sample = sample.flip(-1)
@@ -109,25 +109,25 @@ class Image(vqmm.Modality):
         """Float samples are taken as they are, uint8 ones brought to [-1, 1]."""
         return super().collate([s if s.is_floating_point() else s.float() / 127.5 - 1 for s in samples], keys, labels)
 
-    def finish(self, output: Tensor) -> Tensor:
+    def postprocess(self, output: Tensor) -> Tensor:
         return output.float().clamp(-1, 1)
 
-    def bound(self, output: Tensor) -> Tensor:
+    def output_activation(self, output: Tensor) -> Tensor:
         return output.tanh()
 
-    def metrics(self) -> "dict[str, Judge]":
-        from vqmm.contracts.metric import Judge, basic_judges
+    def metrics(self) -> "dict[str, Metric]":
+        from vqmm.contracts.metric import Metric, basic_metrics
         from vqmm.plugins.image.metrics import MIRRORED, PSNR_LIMIT_DB, SIGMA, WINDOW, PictureMean, psnr_db, ssim
 
         return {
-            **basic_judges(to_unit, "[0, 1]"),
-            "psnr_db": Judge(
+            **basic_metrics(to_unit, "[0, 1]"),
+            "psnr_db": Metric(
                 PictureMean(psnr_db),
                 f"of each picture, then the mean over pictures; range [0, 1], a perfect one counts {PSNR_LIMIT_DB:g}",
                 True,
                 to_unit,
             ),
-            "ssim": Judge(
+            "ssim": Metric(
                 PictureMean(ssim),
                 f"of each picture, then the mean over pictures; range [0, 1], Gaussian window of {WINDOW} pixels, "
                 f"sigma {SIGMA}, borders mirrored (sides under {MIRRORED} pixels: last one repeated)",
@@ -136,17 +136,17 @@ class Image(vqmm.Modality):
             ),
         }
 
-    def label_judge(self) -> "LabelJudge":
-        from vqmm.plugins.image.judge import PictureLabelJudge
+    def label_classifier(self) -> "LabelClassifier":
+        from vqmm.plugins.image.label_classifier import PictureLabelClassifier
 
-        return PictureLabelJudge()
+        return PictureLabelClassifier()
 
     def features(self) -> "Features":
-        from vqmm.plugins.image.judge import PictureFeatures
+        from vqmm.plugins.image.label_classifier import PictureFeatures
 
         return PictureFeatures()
 
-    def amount(self, sample: Tensor) -> float:
+    def size_in_units(self, sample: Tensor) -> float:
         return float(sample[0].numel())
 
     def show(self, *rows: Sequence[Tensor], names: Sequence[str] | None = None) -> "Pillow.Image":

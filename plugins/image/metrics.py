@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import torch
+import torchmetrics
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 PSNR_LIMIT_DB = 100.0  # of a perfect picture, whose true score, infinity, would drown all others
@@ -14,7 +14,7 @@ WINDOW = 11  # and what torchmetrics cuts it to
 MIRRORED = WINDOW // 2 + 1
 
 
-class PictureMean(Metric):
+class PictureMean(torchmetrics.Metric):
     """The mean over pictures of a score: a function of two stacks (n, C, H, W) that gives (n,)."""
 
     full_state_update = False

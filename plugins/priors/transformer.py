@@ -103,13 +103,13 @@ class Transformer(Prior):
     by_place: Tensor  # (places, 3, 1, size / 2, 2): how each place turns them further
 
     class Options(Prior.Options):
-        later: ClassVar[frozenset[str]] = frozenset({"places"})
+        added: ClassVar[frozenset[str]] = frozenset({"learned_positions"})
         width: int = Field(256, ge=1, description="channels of every position")
         depth: int = Field(6, ge=1, description="blocks")
         heads: int = Field(4, ge=1, description="of attention; width / heads is a multiple of 4")
         hidden: int | None = Field(None, ge=1, description="channels inside a block's network; None: 8/3 of the width")
         dropout: float = Field(0.1, ge=0, lt=1, description="small corpora are memorised")
-        places: bool = Field(False, description="learn each place too: helps where examples are few")
+        learned_positions: bool = Field(False, description="learn each place too: helps where examples are few")
         tied: bool = Field(True, description="one matrix for what goes in and what comes out")
 
     def __init__(self, vocabulary: Vocabulary, context: int, options: BaseModel | None = None):
@@ -121,7 +121,7 @@ class Transformer(Prior):
         hidden = o.hidden or -(-o.width * 8 // 3 // 32) * 32
         self.ids = nn.Embedding(len(vocabulary), o.width)
         self.kinds = nn.Embedding(self.grammar.kinds, o.width)
-        self.places = nn.Embedding(len(self.grammar), o.width) if o.places else None
+        self.places = nn.Embedding(len(self.grammar), o.width) if o.learned_positions else None
         self.drop = nn.Dropout(o.dropout)
         blocks = [Block(o.width, o.heads, hidden, o.dropout) for _ in range(o.depth)]
         self.blocks: Any = nn.ModuleList(blocks)
@@ -138,7 +138,7 @@ class Transformer(Prior):
                 block.out.weight.div_(math.sqrt(2 * o.depth))
 
     @torch.no_grad()
-    def begin_with(self, vectors: Mapping[str, Sequence[Tensor]]) -> None:
+    def init_embeddings(self, vectors: Mapping[str, Sequence[Tensor]]) -> None:
         """Codes of like vectors get like embeddings, so what is learnt of one holds for its neighbours from the start.
 
         Places are brought to the same scale: beside a code, where it stands must count as much as which it is.

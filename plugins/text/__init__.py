@@ -17,8 +17,8 @@ from vqmm.plugins.text.front import ByteFront, Front, load_front, make_front
 from vqmm.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from vqmm.contracts.labels import LabelJudge
-    from vqmm.contracts.metric import Judge
+    from vqmm.contracts.labels import LabelClassifier
+    from vqmm.contracts.metric import Metric
 
 EXAMPLE = "The quick brown fox jumps over the lazy dog. "
 
@@ -40,7 +40,7 @@ class Text(vqmm.Modality):
     rank = 1
     channels = 1
     rate_unit: ClassVar[str] = "char"
-    headline: ClassVar[str] = "char_accuracy"
+    main_metric: ClassVar[str] = "char_accuracy"
     takes_strings: ClassVar[bool] = True
 
     class Options(vqmm.Modality.Options):
@@ -100,8 +100,8 @@ class Text(vqmm.Modality):
         self.front = load_front(folder)
         self.reading = replace(self.reading, insist=False)
 
-    def learnt(self) -> bytes:
-        return self.front.learnt()
+    def state_bytes(self) -> bytes:
+        return self.front.state_bytes()
 
     def samples(self, path: Path) -> Iterator[Sample]:
         return files.text_samples(path, self.reading)
@@ -177,23 +177,23 @@ class Text(vqmm.Modality):
 
         return ids_loss(output, target, mask)
 
-    def finish(self, output: Tensor) -> Tensor:
+    def postprocess(self, output: Tensor) -> Tensor:
         """Logits (B, ids, T) -> the likeliest ids (B, 1, T)."""
         return output.argmax(dim=1, keepdim=True)
 
     # Judging and showing
 
-    def metrics(self) -> "dict[str, Judge]":
-        from vqmm.plugins.text.metrics import text_judges
+    def metrics(self) -> "dict[str, Metric]":
+        from vqmm.plugins.text.metrics import text_metrics
 
-        return text_judges(self.text_of)
+        return text_metrics(self.text_of)
 
-    def label_judge(self) -> "LabelJudge":
-        from vqmm.plugins.text.metrics import TextLabelJudge
+    def label_classifier(self) -> "LabelClassifier":
+        from vqmm.plugins.text.metrics import TextLabelClassifier
 
-        return TextLabelJudge(self.text_of)
+        return TextLabelClassifier(self.text_of)
 
-    def amount(self, sample: Tensor) -> float:
+    def size_in_units(self, sample: Tensor) -> float:
         return float(len(self.text_of(sample)))
 
     def show(self, *rows: Sequence[Tensor], names: Sequence[str] | None = None) -> str:

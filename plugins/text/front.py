@@ -94,7 +94,7 @@ class Front(ABC):
     def save(self, folder: Path) -> None:
         """Write `front.json`, and what else `load` needs, into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / DESCRIPTION, self.learnt().decode() + "\n")
+        write_text(folder / DESCRIPTION, self.state_bytes().decode() + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -108,7 +108,7 @@ class Front(ABC):
             raise UserError(f"{folder / DESCRIPTION} describes a front of {said['kind']!r}, not of {cls.kind!r}")
         return cls._restored(said, folder)
 
-    def learnt(self) -> bytes:
+    def state_bytes(self) -> bytes:
         """All that decides which ids a text gets, for fingerprints."""
         return json.dumps({"kind": self.kind, **self._described()}).encode()
 

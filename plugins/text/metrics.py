@@ -6,10 +6,10 @@ from operator import eq
 from typing import Any
 
 import torch
+import torchmetrics
 from torch import Tensor
-from torchmetrics import Metric
 
-from vqmm.contracts.metric import Judge
+from vqmm.contracts.metric import Metric
 from vqmm.utils.errors import UserError
 
 TextOf = Callable[[Tensor], str]  # ids, int64 (1, T) -> their text
@@ -24,26 +24,28 @@ FEATURES = 200_000  # n-grams that the classifier of labels weighs, of words and
 BLEU_ORDERS = 4  # the longest n-grams that BLEU counts
 
 
-def text_judges(text_of: TextOf) -> dict[str, Judge]:
-    """Fresh judges of texts, each sample the ids (1, T) of one.
+def text_metrics(text_of: TextOf) -> dict[str, Metric]:
+    """Fresh metrics of texts, each sample the ids (1, T) of one.
 
     All are 0 to 1 unless their rule says otherwise, and NaN where nothing was there to be judged. Of `length_ratio`,
     `distinct_1` and `distinct_2`, which are best where the originals are, neither way is up.
     """
 
-    def pooled(count: Count, rule: str, higher_is_better: bool | None = True) -> Judge:
-        return Judge(Pooled(text_of, count), rule, higher_is_better)
+    def pooled(count: Count, rule: str, higher_is_better: bool | None = True) -> Metric:
+        return Metric(Pooled(text_of, count), rule, higher_is_better)
 
-    def distinct(n: int) -> dict[str, Judge]:
+    def distinct(n: int) -> dict[str, Metric]:
         rule = f"distinct {n}-grams over all {n}-grams of the reconstructions; falls as more text is judged; {WORDS}"
         same = f"the same of the originals: what distinct_{n} would best be"
         return {
-            f"distinct_{n}": Judge(Distinct(text_of, n, "reconstructions"), rule, None),
-            f"distinct_{n}_original": Judge(Distinct(text_of, n, "originals"), same, None),
+            f"distinct_{n}": Metric(Distinct(text_of, n, "reconstructions"), rule, None),
+            f"distinct_{n}_original": Metric(Distinct(text_of, n, "originals"), same, None),
         }
 
     return {
-        "token_accuracy": Judge(TokenAccuracy(), "share of ids that are the original's, over all samples joined", True),
+        "token_accuracy": Metric(
+            TokenAccuracy(), "share of ids that are the original's, over all samples joined", True
+        ),
         "line_accuracy": pooled(same_text, "share of samples whose whole text is the original's"),
         "char_accuracy": pooled(
             kept_characters,
@@ -55,7 +57,7 @@ def text_judges(text_of: TextOf) -> dict[str, Judge]:
             "edit distance in characters over the characters of the originals, over all samples joined; may exceed 1",
             False,
         ),
-        "bleu": BleuJudge(text_of),
+        "bleu": BleuMetric(text_of),
         "rouge_l": pooled(
             rouge_l,
             "F1 of the longest common subsequence of words, mean over samples whose original has words; no stemming; "
@@ -69,7 +71,7 @@ def text_judges(text_of: TextOf) -> dict[str, Judge]:
     }
 
 
-class TokenAccuracy(Metric):
+class TokenAccuracy(torchmetrics.Metric):
     """The share of positions with the same id."""
 
     full_state_update = False
@@ -87,7 +89,7 @@ class TokenAccuracy(Metric):
         return self.right / self.count
 
 
-class Pooled(Metric):
+class Pooled(torchmetrics.Metric):
     """What `count` finds in each sample, over what it is out of, both summed over the samples first."""
 
     full_state_update = False
@@ -108,7 +110,7 @@ class Pooled(Metric):
         return self.part / self.whole
 
 
-class Distinct(Metric):
+class Distinct(torchmetrics.Metric):
     """Distinct word n-grams over all word n-grams of one side (Li et al. 2016, arXiv 1510.03055, section 4.3).
 
     Args:
@@ -142,7 +144,7 @@ class Distinct(Metric):
 # BLEU
 
 
-class BleuJudge(Judge):
+class BleuMetric(Metric):
     """BLEU, whose rule names the signature once it is known which words the texts have."""
 
     metric: "Bleu"
@@ -153,10 +155,10 @@ class BleuJudge(Judge):
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
         super().update(outputs, originals)
-        self.rule = f"corpus BLEU by sacrebleu, 0 to 100; {self.metric.signature()}"
+        self.rule = f"corpus BLEU by sacrebleu, 0 to 100; {self.accumulator.signature()}"
 
 
-class Bleu(Metric):
+class Bleu(torchmetrics.Metric):
     """Corpus BLEU (Papineni et al. 2002), each sample a segment with one reference.
 
     Chinese has no spaces, so that for the usual tokenizer (13a) a sentence is a word or two: where the originals are
@@ -214,8 +216,8 @@ def _bleu(tokenizer: str) -> Any:
 # Labels
 
 
-class TextLabelJudge:
-    """Labels texts by their n-grams of words and of characters, with a logistic regression: `LabelJudge` of the core.
+class TextLabelClassifier:
+    """A `LabelClassifier` of texts: logistic regression over n-grams of words and of characters.
 
     Args:
         text_of: the text of a sample.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from vqmm.nn.layers import Attention, ChannelNorm, ResidualBlock, Stack, conv
-from vqmm.nn.receptive_field import Span, reach
+from vqmm.nn.receptive_field import Span, receptive_field
 from vqmm.nn.recurrent import recurrent
 
 Kind = Literal["convolution", "lstm"]
@@ -92,7 +92,7 @@ class TextEncoder(nn.Module):
                 *head,
             ]
         )
-        self.reach = reach(self.layers, stride, 1)
+        self.receptive_field = receptive_field(self.layers, stride, 1)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         ids = x[:, 0]
@@ -128,7 +128,7 @@ class TextDecoder(nn.Module):
                 *head,
             ]
         )
-        self.reach = reach(self.layers, 1, stride)
+        self.receptive_field = receptive_field(self.layers, 1, stride)
 
     def forward(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.layers(vectors, mask)

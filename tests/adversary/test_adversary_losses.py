@@ -9,13 +9,13 @@ import torch
 from torch.nn import functional as F
 
 import vqmm
-from vqmm.contracts.adversary import Judged
+from vqmm.contracts.adversary import CriticOutput
 from vqmm.plugins.adversary import losses
 from vqmm.plugins.adversary.perceptual import lpips_loss, multi_scale_ssim_loss
 
 
 def judged(*scores, features=()):
-    return Judged(tuple(torch.tensor(each).reshape(-1, 1, 1) for each in scores), tuple(features))
+    return CriticOutput(tuple(torch.tensor(each).reshape(-1, 1, 1) for each in scores), tuple(features))
 
 
 FAKE, REAL = judged([0.5, -2.0], [1.0, 1.0]), judged([2.0, 0.0], [0.0, -1.0])

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import vqmm
 from tests import fakes
-from vqmm.contracts.adversary import Judged, Lesson, output_channels
+from vqmm.contracts.adversary import CriticLosses, CriticOutput, output_channels
 from vqmm.registry import Registry
 from vqmm.testing import check_adversary
 
@@ -91,8 +91,8 @@ def test_text_is_judged_by_probabilities():
     made = ADVERSARIES["tokens"](notes, options("tokens"))
     target = notes.target(notes.example(2))
     logits = torch.randn(2, output_channels(notes), target.shape[2])
-    one, _ = made.judge(logits, target)
-    other, _ = made.judge(logits + 3, target)
+    one, _ = made.score(logits, target)
+    other, _ = made.score(logits + 3, target)
     torch.testing.assert_close(one.each, other.each)
     assert output_channels(notes) == 12
 
@@ -106,16 +106,16 @@ class Mean(vqmm.Adversary):
         super().__init__(modality, options, labels)
         self.layer = nn.Linear(output_channels(modality), 1)
 
-    def forward(self, x: Tensor, label: Tensor | None = None) -> Judged:
-        return Judged((self.layer(x.flatten(2).mean(dim=2)),))
+    def forward(self, x: Tensor, label: Tensor | None = None) -> CriticOutput:
+        return CriticOutput((self.layer(x.flatten(2).mean(dim=2)),))
 
     def generator_losses(self, output, target, mask=None, label=None):
-        return {"adversarial": -self.judge(output, target, mask, label)[0].each.mean()}
+        return {"adversarial": -self.score(output, target, mask, label)[0].each.mean()}
 
     def critic_losses(self, output, target, mask=None, label=None):
-        fake, real = self.judge(output, target, mask, label)
+        fake, real = self.score(output, target, mask, label)
         loss = (fake.each - 1).square().mean() + (real.each + 1).square().mean()
-        return Lesson({"squares": loss}, fake.each.detach(), real.each.detach())
+        return CriticLosses({"squares": loss}, fake.each.detach(), real.each.detach())
 
 
 def test_a_critic_from_outside_needs_three_methods():

@@ -18,14 +18,14 @@ def told(tmp_path, monkeypatch):
     """Runs the benchmark once more in its folder, and reads its result."""
     monkeypatch.setattr(class_priors, "AS_FILES", 3)
     monkeypatch.setattr(classifier, "EPOCHS", 8)  # a judge good enough, and one for all four tables
-    judges, fit = {}, coherence.judge_of
+    judges, fit = {}, coherence.classifier_of
 
-    def judge_of(modality, items):
+    def classifier_of(modality, items):
         if len(items) not in judges:
             judges[len(items)] = fit(modality, items)
         return judges[len(items)]
 
-    monkeypatch.setattr(coherence, "judge_of", judge_of)
+    monkeypatch.setattr(coherence, "classifier_of", classifier_of)
     words = ["class_priors", "image", "builtin:digits", "--name", "digits", "--run", str(tmp_path), "--steps", "5"]
     for setting in [*DIGITS, *CODES]:
         words += ["--set", setting]

@@ -15,9 +15,9 @@ from vqmm.kernels.residual_quantize import residual_quantize_reference
 from vqmm.measure import CPU_SHAPES, NAMED, SHAPES, Shape, bench, choose, paths, wrong_rows
 from vqmm.measure import contenders as people
 from vqmm.measure.check import COMMITMENT, Outcome, bound, sample, verdict
-from vqmm.measure.contest import Plan, measure
 from vqmm.measure.repeat import same, same_bits
 from vqmm.measure.roofline import floor
+from vqmm.measure.runner import Plan, measure
 from vqmm.measure.shapes import operands
 from vqmm.measure.table import HEAD, notes, table
 from vqmm.measure.timing import extra_bytes, in_turn, summary
@@ -158,7 +158,7 @@ def test_missing_packages_and_failing_competitors_are_told(monkeypatch):
 
 
 def test_who_does_not_fit_is_measured_on_fewer_vectors_beside_ours_on_as_many(monkeypatch):
-    from vqmm.measure import contest as module
+    from vqmm.measure import runner as module
 
     shape = Shape("large", 1000, 64, 4)
     monkeypatch.setattr(module, "free_bytes", lambda device: 8.0 * 64 * 300)

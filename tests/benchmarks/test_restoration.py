@@ -44,14 +44,14 @@ def test_every_filter_restores_smooth_pictures(degrade):
 
 def test_the_small_pictures_are_the_means_that_were_repeated():
     batch = spoilt(Downsample())
-    means = torch.nn.functional.avg_pool2d(batch.goal, 2)
+    means = torch.nn.functional.avg_pool2d(batch.target_or_x, 2)
     torch.testing.assert_close(restoration.small(batch.x), means)
 
 
 def test_what_is_hidden_is_known_and_the_rest_is_kept():
     batch = spoilt(Mask())
     away = restoration.hidden(batch)
-    assert 0 < away.float().mean() <= 0.25 and torch.equal(away.expand_as(batch.x), batch.x != batch.goal)
+    assert 0 < away.float().mean() <= 0.25 and torch.equal(away.expand_as(batch.x), batch.x != batch.target_or_x)
     for settings in restoration.filters("mask").values():
         for restore in settings.values():
             assert torch.equal(torch.where(away, 0, restore(batch)), batch.x)

@@ -39,14 +39,14 @@ def test_a_shard_cut_short_is_named_and_not_gone_on_with(vqmm, run, pictures, tm
 
 def test_views_are_asked_for_with_a_number(vqmm, run, pictures, tmp_path):
     plain = vqmm("encode", run, pictures, "--out", tmp_path / "plain", "--json").json["samples"]
-    views = vqmm("encode", run, pictures, "--out", tmp_path / "views", "--views", 2, "--json").json["samples"]
+    views = vqmm("encode", run, pictures, "--out", tmp_path / "views", "--augment", 2, "--json").json["samples"]
     assert plain < views < 3 * plain, "held-out samples have none"
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--resume", "--views", -1), "views -1: take 0"),
+        (("--resume", "--augment", -1), "augment -1: take 0"),
         (("--processes", 0), "processes 0: take 1 or more"),
         (("--shard-samples", -1), "shard_samples -1: take 1 or more"),
         (("--resume", "--vectors"), "was begun otherwise: vectors was False and is True"),

@@ -27,7 +27,7 @@ def test_a_prior_of_one_run(vqmm, run, tokens, tmp_path):
     said = [line for line in finished.err.splitlines() if line.startswith("step ")]
     assert [line.split("  ")[0] for line in said] == ["step 2 of 4", "step 4 of 4"]
     assert "held-out: image" in said[0] and "bits per code: image" in said[1] and "samples/s" in said[1]
-    assert Generator.load(tmp_path / "prior").speaks("image")
+    assert Generator.load(tmp_path / "prior").has_modality("image")
 
 
 def test_the_result_as_json_and_going_on_when_there_is_nothing_left(vqmm, run, tokens, tmp_path):

@@ -41,7 +41,7 @@ def test_eval_tells_how_each_stage_is_used(vqmm, stack, run, pictures):
     told = vqmm("eval", stack, "--data", pictures, "--json").json
     assert [(one["map"], one["stage"], one["size"]) for one in told["stages"]] == [(0, 0, 8), (0, 1, 8), (0, 2, 8)]
     mean = sum(one["use"] for one in told["stages"]) / 3
-    assert told["metrics"]["codebook_use"] == pytest.approx(mean) and 0 < mean <= 1
+    assert told["metrics"]["codebook_usage"] == pytest.approx(mean) and 0 < mean <= 1
     assert 0 < told["metrics"]["entropy_bits_per_pixel"] <= told["metrics"]["bits_per_pixel"]
     assert len(vqmm("eval", stack, "--data", pictures, "--stages", 2, "--json").json["stages"]) == 2
     printed = vqmm("eval", stack, "--data", pictures).out

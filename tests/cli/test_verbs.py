@@ -91,7 +91,7 @@ def test_an_autoencoder_trains_and_is_judged_without_codes(vqmm, pictures, tmp_p
     out = tmp_path / "ae"
     arguments = ("--data", pictures, "--out", out, "--recipe", "ae", "--steps", 1)
     assert vqmm("train", "image", *arguments, *TINY).code == 0
-    assert vqmm("eval", out, "--data", pictures, "--json").json["metrics"]["codebook_use"] is None
+    assert vqmm("eval", out, "--data", pictures, "--json").json["metrics"]["codebook_usage"] is None
     line = vqmm.refuses("encode", out, pictures, "--out", tmp_path / "tokens")
     assert "has no codes" in line and "vqvae-ema" in line
     assert [f.name for f in tmp_path.iterdir()] == ["ae"]

@@ -154,7 +154,7 @@ def test_nothing_that_can_be_read_leaves_nothing(run, tmp_path):
 
 
 def test_views_stand_beside_training_samples_and_are_none_of_held_out_ones(run, whole, tmp_path):
-    told = vqmm.encode(run, run.parent / "pictures", tmp_path / "views", views=2, shard_samples=8)
+    told = vqmm.encode(run, run.parent / "pictures", tmp_path / "views", augment=2, shard_samples=8)
     rows = TokenSet(tmp_path / "views")
     known = {row.key: row for row in TokenSet(whole[0])}
     expected = [
@@ -176,8 +176,8 @@ def test_views_stand_beside_training_samples_and_are_none_of_held_out_ones(run, 
 
 def test_views_are_the_same_by_two_processes_and_go_on_as_they_began(run, tmp_path, forked):
     one, two = tmp_path / "one", tmp_path / "two"
-    vqmm.encode(run, run.parent / "pictures/a", one, views=1, shard_samples=8)
-    vqmm.encode(run, run.parent / "pictures/a", two, views=1, shard_samples=8, processes=2)
+    vqmm.encode(run, run.parent / "pictures/a", one, augment=1, shard_samples=8)
+    vqmm.encode(run, run.parent / "pictures/a", two, augment=1, shard_samples=8, processes=2)
     assert contents(one) == contents(two) and len(contents(one)) > 2
     with pytest.raises(UserError, match=r"was begun otherwise: .*, samples was 21 and is 11"):
         vqmm.encode(run, run.parent / "pictures/a", one, shard_samples=8, resume=True)

@@ -62,7 +62,7 @@ def test_a_baseline_is_a_row_after_the_recipes(made):
     for row in (one, two):
         assert row["seeds"] == [] and row["error"] is None and row["spread"] == {} and row["calibration"] is None
         assert row["runs"][0]["seed"] is None
-        nulls = ("weights", "steps", "codebook_use", "codebook_perplexity", "encode_samples_per_second")
+        nulls = ("weights", "steps", "codebook_usage", "codebook_perplexity", "encode_samples_per_second")
         assert [row[name] for name in nulls] == [None] * len(nulls) and row["train_seconds"] >= 0
         assert row["samples_per_second"] > 0 and "4 bits for every decimal" in row["rules"]["bits_per_second"]
     assert two["mse"] < one["mse"] < 1 / 400 and one["recipe"] == f"rounded, {one['bits_per_second']:g} bits"
@@ -218,8 +218,8 @@ def test_the_command_line_prints_them_below(made, lines, capsys):
     line = (*typed(out, lines, OPTIONS), "--seeds", "0,1")
     told = Vqmm(capsys)(*line)
     above, below = told.out.split("without a network")
-    assert told.code == 0 and "codebook_use" in above and "rounded" not in above
-    assert "codebook_use" not in below and "nmse" in below
+    assert told.code == 0 and "codebook_usage" in above and "rounded" not in above
+    assert "codebook_usage" not in below and "nmse" in below
     assert "\nrounded, bits_per_second: of a baseline, measured: 4 bits" in below
     assert below.count("of a baseline, measured: 4 bits") == 1
     told = Vqmm(capsys)(*line, "--no-baselines", "--json").json

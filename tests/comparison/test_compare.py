@@ -74,7 +74,7 @@ def test_the_figures_are_those_of_eval(made):
 def test_means_and_spread_over_the_seeds(made):
     for row in made[1]["rows"]:
         assert row["seeds"] == [run["seed"] for run in row["runs"]] == [0, 1] and row["error"] is None
-        for name in ("psnr_db", "mse", *(("codebook_use", *TIMED) if row["recipe"] != "ae" else ())):
+        for name in ("psnr_db", "mse", *(("codebook_usage", *TIMED) if row["recipe"] != "ae" else ())):
             first, second = (run[name] for run in row["runs"])
             assert row[name] == pytest.approx((first + second) / 2)
             assert row["spread"][name] == sorted([first, second])
@@ -89,7 +89,7 @@ def test_a_seed_is_that_of_train(made):
 
 def test_without_codes_rate_use_and_the_speeds_of_codes_are_null(made):
     ae, vqvae = made[1]["rows"]
-    for name in ("bits_per_pixel", "codebook_use", "codebook_perplexity", *TIMED[1:3]):
+    for name in ("bits_per_pixel", "codebook_usage", "codebook_perplexity", *TIMED[1:3]):
         assert ae[name] is None and vqvae[name] > 0 and name not in ae["spread"]
     assert ae["samples_per_second"] > 0 and "samples_per_second" in made[1]["rules"]["encode_samples_per_second"]
     assert vqvae["bits_per_pixel"] == 9 / 4
@@ -143,17 +143,17 @@ def test_finished_runs_are_kept(copied, made, trained):
 
 def test_an_unfinished_run_is_resumed_and_ends_the_same(made, trained, tmp_path, monkeypatch):
     out = tmp_path / "cut"
-    advance = Loop.advance
+    train_step = Loop.train_step
 
     def killed(loop, stop=0):
         if loop.recipe.seed == 1 and loop.step == 3:
             raise KeyboardInterrupt
-        return advance(loop, stop)
+        return train_step(loop, stop)
 
-    monkeypatch.setattr(Loop, "advance", killed)
+    monkeypatch.setattr(Loop, "train_step", killed)
     with pytest.raises(KeyboardInterrupt):
         call(out)
-    monkeypatch.setattr(Loop, "advance", advance)
+    monkeypatch.setattr(Loop, "train_step", train_step)
     result = call(out)
     assert trained[:3] == [("ae-seed-0", False), ("ae-seed-1", False), ("ae-seed-1", True)]
     assert trained[3:] == [("vqvae-ema-seed-0", False), ("vqvae-ema-seed-1", False)]

@@ -96,13 +96,21 @@ def views(degrade, count=10, seed=0, extents=None, **options):
 
 
 def by_key(batches):
-    return {key: (x, goal) for batch, _ in batches for key, x, goal in zip(batch.key, batch.x, batch.goal, strict=True)}
+    return {
+        key: (x, goal)
+        for batch, _ in batches
+        for key, x, goal in zip(batch.key, batch.x, batch.target_or_x, strict=True)
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_target_is_what_the_batch_would_be_without(kind):
     plain, spoilt = (next(training_batches(views(d), 6, seed=0))[0] for d in (None, KINDS[kind]()))
-    assert plain.target is None and torch.equal(spoilt.target, plain.x) and torch.equal(spoilt.goal, plain.goal)
+    assert (
+        plain.target is None
+        and torch.equal(spoilt.target, plain.x)
+        and torch.equal(spoilt.target_or_x, plain.target_or_x)
+    )
     assert spoilt.key == plain.key and torch.equal(spoilt.label, plain.label)
     assert all(not torch.equal(a, b) for a, b in zip(spoilt.x, plain.x, strict=True))
 
@@ -145,7 +153,11 @@ def test_a_film_and_a_line_are_degraded_too():
     film = Moving().collate([torch.rand(1, 4, 8, 8)], ["a"])
     for kind in KINDS.values():
         spoilt = kind().applied(film, [generator()])
-        assert spoilt.x.shape == film.x.shape and torch.equal(spoilt.goal, film.x) and not torch.equal(spoilt.x, film.x)
+        assert (
+            spoilt.x.shape == film.x.shape
+            and torch.equal(spoilt.target_or_x, film.x)
+            and not torch.equal(spoilt.x, film.x)
+        )
     nothing = vqmm.Batch(torch.zeros(1, 1, 0), ("a",))
     assert Noise().applied(nothing, [generator()]).x.shape == (1, 1, 0)
 

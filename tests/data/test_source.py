@@ -6,7 +6,7 @@ import torch
 from PIL import Image as Pillow
 
 import vqmm
-from vqmm.data.source import HELD_OUT, Source, judged, key_hash, label_numbers
+from vqmm.data.source import HELD_OUT, Source, evaluation_samples, key_hash, label_numbers
 from vqmm.plugins.image import Image
 from vqmm.utils.errors import UserError
 
@@ -72,7 +72,7 @@ def test_an_own_split_is_kept(tmp_path):
 
 def test_a_test_split_alone_cannot_be_trained_on(tmp_path):
     found = source(tmp_path, sample("a", split="test"), sample("b", split="test"))
-    assert keys(judged(found, None)[0]) == ["a", "b"]
+    assert keys(evaluation_samples(found, None)[0]) == ["a", "b"]
     with pytest.raises(UserError, match=f"{tmp_path} holds a test split of 2 samples and nothing to train on"):
         found.training()
 
@@ -151,15 +151,15 @@ def folder(path, count=40):
 def test_what_was_trained_on_is_recognised(tmp_path):
     here, other = folder(tmp_path / "here"), folder(tmp_path / "here2")
     found = Source(Image(), here)
-    assert judged(found, str(other)) == (found.samples, "all of a source that was not trained on")
-    assert judged(found, None)[0] == judged(found, "builtin:digits")[0] == found.samples
-    assert judged(found, found.path) == (found.held_out(), "the held-out tenth")
+    assert evaluation_samples(found, str(other)) == (found.samples, "all of a source that was not trained on")
+    assert evaluation_samples(found, None)[0] == evaluation_samples(found, "builtin:digits")[0] == found.samples
+    assert evaluation_samples(found, found.path) == (found.held_out(), "the held-out tenth")
     (tmp_path / "link").symlink_to(here)
-    assert judged(Source(Image(), tmp_path / "link"), found.path)[1] == "the held-out tenth"
+    assert evaluation_samples(Source(Image(), tmp_path / "link"), found.path)[1] == "the held-out tenth"
     digits = source(tmp_path, sample("a"), sample("b"))
     digits.path = "builtin:digits"
-    assert judged(digits, "builtin:digits")[1] == "the held-out tenth"
-    assert judged(digits, found.path)[1] == "all of a source that was not trained on"
+    assert evaluation_samples(digits, "builtin:digits")[1] == "the held-out tenth"
+    assert evaluation_samples(digits, found.path)[1] == "all of a source that was not trained on"
 
 
 def test_sources_that_overlap_are_refused(tmp_path):
@@ -167,10 +167,10 @@ def test_sources_that_overlap_are_refused(tmp_path):
     (tmp_path / "all" / "list.csv").write_text("path,split\ninner/1.png,train\ninner/2.png,test\n")
     for one, trained_on in [("all", inner), ("all/inner", tmp_path / "all"), ("all/list.csv", tmp_path / "all")]:
         with pytest.raises(UserError, match=f"{one} overlaps with the training data {trained_on}: evaluate on exactly"):
-            judged(Source(Image(), tmp_path / one), str(trained_on))
+            evaluation_samples(Source(Image(), tmp_path / one), str(trained_on))
 
 
 def test_an_own_test_split_is_what_is_judged(tmp_path):
     found = source(tmp_path, sample("a", split="train"), sample("b", split="test"))
     for trained_on in (None, found.path, "/elsewhere"):
-        assert judged(found, trained_on) == (found.held_out(), "the source's own test split")
+        assert evaluation_samples(found, trained_on) == (found.held_out(), "the source's own test split")

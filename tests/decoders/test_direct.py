@@ -17,7 +17,7 @@ def decoder(name, **options):
 
 @pytest.mark.parametrize("name", ["image", "audio"])
 def test_bounded_outputs_are_samples_and_keep_a_gradient(name):
-    """Without a bound a generator's outputs leave the range, where `finish` cuts them off, and never come back."""
+    """Without a bound a generator's outputs leave the range, where `postprocess` cuts them off, and never come back."""
     plain, bounded = decoder(name), decoder(name, bounded=True)
     modality = plain.modality
     x = modality.example(2)
@@ -33,4 +33,6 @@ def test_bounded_outputs_are_samples_and_keep_a_gradient(name):
 
 def test_a_gan_is_bounded_and_older_tokenizers_are_named_as_before():
     assert read_recipe("gan", REGISTRY, "image").decoder.bounded is True
-    assert DirectDecoder.Options().told() == {} and DirectDecoder.Options(bounded=True).told() == {"bounded": True}
+    assert DirectDecoder.Options().to_config() == {} and DirectDecoder.Options(bounded=True).to_config() == {
+        "bounded": True
+    }

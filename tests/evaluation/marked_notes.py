@@ -39,7 +39,7 @@ class Marked(Notes):
             raise Unreadable(f"{file.name}: damaged")
         return super()._read(file)
 
-    def label_judge(self) -> NearestMean:
+    def label_classifier(self) -> NearestMean:
         return NearestMean()
 
 

@@ -9,10 +9,10 @@ import torch
 import vqmm
 from tests.generators import PICTURE, TEXT, WORDS, everything, speaking, tokenizer
 from vqmm.data.source import Source
-from vqmm.evaluation.coherence import WordingJudge, by_class, coherence_of, common_labels, read_items
+from vqmm.evaluation.coherence import WordingClassifier, by_class, coherence_of, common_labels, read_items
 from vqmm.evaluation.labels import wilson_interval
 from vqmm.generation.sampling import Draw
-from vqmm.plugins.image.judge import PictureLabelJudge
+from vqmm.plugins.image.label_classifier import PictureLabelClassifier
 from vqmm.utils.errors import UserError
 
 NAMES = ("a", "b")
@@ -39,7 +39,7 @@ class Pretending:
         self.label, self.made, self.asked = label, made, []
         self.tokenizers = dict.fromkeys("xy")
 
-    def speaks(self, name):
+    def has_modality(self, name):
         return self.label and name == "label"
 
     def generate(self, want, *, given, draw, seed):
@@ -133,7 +133,7 @@ def test_one_modality_is_no_pair_and_a_label_without_items_is_named():
 
 
 def test_a_wording_is_known_or_has_no_label():
-    judge = WordingJudge()
+    judge = WordingClassifier()
     judge.fit([torch.tensor([[1, 2]]), torch.tensor([[3]])], [7, 8])
     assert judge.predict([torch.tensor([[3]]), torch.tensor([[1, 2]]), torch.tensor([[1]]), torch.tensor([[]])]) == [
         8, 7, -1, -1,
@@ -167,8 +167,10 @@ def run(tmp_path):
 
 
 def test_of_a_run_and_its_data(run, digits, monkeypatch):
-    fit, fitted = PictureLabelJudge.fit, []
-    monkeypatch.setattr(PictureLabelJudge, "fit", lambda self, *told: fitted.append(len(told[0])) or fit(self, *told))
+    fit, fitted = PictureLabelClassifier.fit, []
+    monkeypatch.setattr(
+        PictureLabelClassifier, "fit", lambda self, *told: fitted.append(len(told[0])) or fit(self, *told)
+    )
     found = vqmm.coherence(run, digits, count=30, seed=2)
     assert list(found["coherence"]) == ["image", "text"] and found["labels"] == ["0", "1", "2"]
     assert fitted == [30], "on the training part alone"

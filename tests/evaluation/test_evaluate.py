@@ -43,7 +43,7 @@ def test_every_metric_has_a_rule_and_the_values_of_the_formula():
     assert found.metrics["nmse"] == pytest.approx(mse / variance, rel=1e-4)
     assert found.metrics["bits_per_pixel"] == pytest.approx(16 * math.log2(16) / 256)
     used, counts = tokenizer.encode(batch).maps[0].unique(return_counts=True)
-    assert found.metrics["codebook_use"] == pytest.approx(len(used) / 16)
+    assert found.metrics["codebook_usage"] == pytest.approx(len(used) / 16)
     share = counts.double() / counts.sum()
     entropy = float(-(share * share.log2()).sum())
     assert found.metrics["entropy_bits_per_pixel"] == pytest.approx(16 * entropy / 256)
@@ -52,7 +52,7 @@ def test_every_metric_has_a_rule_and_the_values_of_the_formula():
         "map": 0,
         "stage": 0,
         "size": 16,
-        "use": found.metrics["codebook_use"],
+        "use": found.metrics["codebook_usage"],
         "perplexity": found.metrics["codebook_perplexity"],
     }
 
@@ -70,7 +70,7 @@ def test_what_a_file_would_hold_is_rounded_to_eight_bits():
 def test_without_codes_the_rate_is_null():
     tokenizer = make("none")
     found = evaluate(tokenizer, evaluation_batches(views(tokenizer.modality)[0], 4))
-    for name in ("bits_per_pixel", "entropy_bits_per_pixel", "codebook_use", "codebook_perplexity"):
+    for name in ("bits_per_pixel", "entropy_bits_per_pixel", "codebook_usage", "codebook_perplexity"):
         assert found.metrics[name] is None, name
     assert found.as_dict()["stages"] == []
 
@@ -91,10 +91,10 @@ def test_what_a_bottleneck_measures_is_the_mean_over_all_positions():
 
 def test_a_figure_that_is_no_number_is_null_and_its_rule_says_so(monkeypatch):
     tokenizer = make()
-    monkeypatch.setattr(tokenizer.modality, "finish", lambda output: output * math.nan)
+    monkeypatch.setattr(tokenizer.modality, "postprocess", lambda output: output * math.nan)
     told = evaluate(tokenizer, evaluation_batches(views(tokenizer.modality)[0], 4)).as_dict()
     assert told["metrics"]["mse"] is None and told["rules"]["mse"].endswith("; null: nan came out")
-    assert "null" not in told["rules"]["codebook_use"]
+    assert "null" not in told["rules"]["codebook_usage"]
     json.dumps(told, allow_nan=False)
 
 

@@ -55,7 +55,7 @@ def notes(tmp_path):
 def judges(monkeypatch):
     """The judges that are made."""
     made = []
-    monkeypatch.setattr(Marked, "label_judge", lambda self: made.append(NearestMean()) or made[-1])
+    monkeypatch.setattr(Marked, "label_classifier", lambda self: made.append(NearestMean()) or made[-1])
     return made
 
 
@@ -111,7 +111,7 @@ def test_samples_without_a_label_are_left_out(notes, judges):
 
 def test_of_a_slow_decoder_the_first_are_judged(notes):
     tokenizer = tokenizer_of()
-    tokenizer.decoder.judged = 3
+    tokenizer.decoder.evaluation_limit = 3
     rules = label_survival(tokenizer, source_of(notes), batch_size=2)["rules"]
     assert all(rule.startswith("share of 4 ") for rule in rules.values()), "whole batches"
 

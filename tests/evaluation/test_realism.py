@@ -6,7 +6,7 @@ import torch
 import vqmm
 from vqmm.data.source import Source
 from vqmm.evaluation.realism import features_of, inception_distances, realism
-from vqmm.plugins.image.judge import PictureFeatures
+from vqmm.plugins.image.label_classifier import PictureFeatures
 
 TINY = ["modality.size=8", "modality.channels=1", "modality.stride=2", "modality.width=8", "modality.blocks=1"]
 TINY += ["train.batch_size=32", "train.evaluate_samples=16"]

@@ -16,7 +16,7 @@ from vqmm.generation.pairs import Aligned, ByClass, Examples, Place, Windows, _c
 SOUND, PICTURE, TEXT = [(3,), (5,), (2,), (5,)], [(2, 3)] * 4, [(1,), (2,), (4,), (2,)]
 
 
-def examples(names=("sound", "picture"), drop=0.0, hide=0.0, seed=0, pairing=None, **more):
+def examples(names=("sound", "picture"), condition_dropout=0.0, token_dropout=0.0, seed=0, pairing=None, **more):
     grids = {"sound": SOUND, "picture": PICTURE, "text": TEXT}
     every = {name: rows(grids[name], stages=2 if name == "sound" else 1) for name in names if name != "label"}
     vocabulary = Vocabulary()
@@ -29,7 +29,7 @@ def examples(names=("sound", "picture"), drop=0.0, hide=0.0, seed=0, pairing=Non
         else:
             vocabulary = vocabulary.add(name, [[9, 9] if name == "sound" else [9]], longest=5)
     pairing = pairing or Aligned({name: [0, 1, 2, 1] if name == "label" else range(4) for name in names})
-    return Examples(vocabulary, every, pairing, drop, hide, seed, **more)
+    return Examples(vocabulary, every, pairing, condition_dropout, token_dropout, seed, **more)
 
 
 def split(found, line):
@@ -51,11 +51,11 @@ def test_a_sequence_holds_the_codes_of_its_items_in_any_order():
 
 
 def test_one_modality_alone_is_one_block():
-    found = examples(("sound",), drop=0.5)
+    found = examples(("sound",), condition_dropout=0.5)
     ids, given, _ = found.training([(0, 1), (0, 0)])
     assert [list(split(found, line)) for line in ids] == [["sound"], ["sound"]] and not given.any()
     assert not found.conditional and found.wanted == ["sound"]
-    assert torch.equal(found.judged("sound", [1, 0]).ids, ids)
+    assert torch.equal(found.evaluated("sound", [1, 0]).ids, ids)
 
 
 def test_three_modalities_come_in_pairs_and_triples():
@@ -79,7 +79,7 @@ def test_a_label_stands_first_and_is_never_what_is_asked_for():
 
 
 def test_a_dropped_condition_is_null_and_only_what_follows_counts():
-    found = examples(("label", "sound", "picture"), drop=0.25)
+    found = examples(("label", "sound", "picture"), condition_dropout=0.25)
     whole = examples(("label", "sound", "picture"))
     indices = [(epoch, number) for epoch in range(100) for number in range(4)]
     (ids, given, _), (kept, *_) = found.training(indices), whole.training(indices)
@@ -96,10 +96,10 @@ def test_a_dropped_condition_is_null_and_only_what_follows_counts():
 
 
 def test_codes_are_hidden_and_nothing_else():
-    found = examples(("label", "sound", "picture"), hide=0.3)
+    found = examples(("label", "sound", "picture"), token_dropout=0.3)
     indices = [(epoch, number) for epoch in range(100) for number in range(4)]
     ids, _, hidden = found.training(indices)
-    assert not found.judged("sound", [0, 1]).hidden.any() and not examples().training(indices).hidden.any()
+    assert not found.evaluated("sound", [0, 1]).hidden.any() and not examples().training(indices).hidden.any()
     edges = torch.tensor([PAD, *(edge for own in found.vocabulary.ranges for edge in (own.begin, own.end))])
     label = found.vocabulary["label"]
     assert not hidden[torch.isin(ids, edges) | ((label.begin <= ids) & (ids < label.stop))].any()
@@ -111,7 +111,7 @@ def test_codes_are_hidden_and_nothing_else():
 
 
 def test_a_condition_stays_whole_where_codes_are_hidden_from_the_last_block_alone():
-    found = examples(("sound", "picture"), hide=0.5, hide_from="last")
+    found = examples(("sound", "picture"), token_dropout=0.5, token_dropout_on="last")
     indices = [(epoch, number) for epoch in range(40) for number in range(4)]
     ids, _, hidden = found.training(indices)
     for line, gone in zip(ids, hidden, strict=True):
@@ -139,7 +139,7 @@ def test_pairs_alone_where_one_other_block_is_given_at_most():
     found = examples(three, given=1)
     lengths = {len(split(found, line)) for line in found.training([(e, n) for e in range(50) for n in range(4)]).ids}
     assert lengths == {2}
-    assert {len(split(found, line)) for line in found.judged("sound", range(4)).ids} == {2}
+    assert {len(split(found, line)) for line in found.evaluated("sound", range(4)).ids} == {2}
     every = {len(split(examples(three), line)) for line in examples(three).training([(e, 0) for e in range(50)]).ids}
     assert every == {2, 3}
 
@@ -150,7 +150,7 @@ def test_each_example_hides_a_share_of_its_own_up_to_twice_the_mean():
 
 
 def test_hidden_codes_are_not_shown_and_count_all_the_same():
-    found = examples(("sound", "picture"), hide=0.5)
+    found = examples(("sound", "picture"), token_dropout=0.5)
     prior = made(found.vocabulary)
     ids, given, hidden = found.training([(epoch, 0) for epoch in range(8)])
     shown, features = [], prior.features
@@ -162,7 +162,7 @@ def test_hidden_codes_are_not_shown_and_count_all_the_same():
 
 def test_an_example_is_a_function_of_seed_epoch_and_number():
     def line(seed=0, epoch=0, number=0, among=()):
-        found = examples(("sound", "picture", "text"), drop=0.3, seed=seed, pairing=by_class(seed))
+        found = examples(("sound", "picture", "text"), condition_dropout=0.3, seed=seed, pairing=by_class(seed))
         ids, *_ = found.training([(epoch, number), *among])
         return ids[0][ids[0] != PAD].tolist()
 
@@ -199,7 +199,7 @@ def test_items_of_one_class_come_together_afresh_in_each_epoch():
 def test_judging_looks_at_the_same_examples_each_time_whatever_the_seed():
     first, other = (examples(pairing=by_class(seed), seed=seed) for seed in (0, 7))
     for want in ("sound", "picture"):
-        assert torch.equal(first.judged(want, range(10)).ids, other.judged(want, range(10)).ids)
+        assert torch.equal(first.evaluated(want, range(10)).ids, other.evaluated(want, range(10)).ids)
 
 
 def test_an_even_choice_of_examples_has_all_classes():
@@ -212,7 +212,7 @@ def test_an_even_choice_of_examples_has_all_classes():
 @pytest.mark.parametrize("want", ["sound", "picture", "text"])
 def test_what_is_judged_comes_last_with_its_condition_and_without(want):
     found = examples(("label", "sound", "picture", "text"))
-    (ids, given, _), (bare, same, _) = (found.judged(want, range(4), conditioned) for conditioned in (True, False))
+    (ids, given, _), (bare, same, _) = (found.evaluated(want, range(4), conditioned) for conditioned in (True, False))
     assert torch.equal(given, same) and (given > 0).all()
     for line, other, n in zip(ids, bare, given.tolist(), strict=True):
         assert list(split(found, line))[-1] == want and (other[:n] == NULL).all()
@@ -241,7 +241,7 @@ def test_windows_are_cut_out_of_the_codes():
     found = Examples(
         Vocabulary().add("sound", [[9, 9]], longest=5), {"sound": line}, Windows("sound", {"sound": [0]}, [7], 5, 0)
     )
-    ids = found.judged("sound", [0, 1]).ids
+    ids = found.evaluated("sound", [0, 1]).ids
     maps = [split(found, each)["sound"][0].numpy() for each in ids]
     assert np.array_equal(maps[0], line[0].maps[0][:, :5]) and np.array_equal(maps[1], line[0].maps[0][:, 2:])
 

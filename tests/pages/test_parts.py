@@ -82,7 +82,7 @@ def test_the_look_counts_every_code_and_notes_the_first_keys(run):
     seen = look(record, load_tokenizer(record, Registry.discover()))
     assert seen.found.count == 64 and seen.available == 176
     assert int(seen.usage.counts[0][0].sum()) == 64 * 16
-    assert seen.usage.use() == seen.found.metrics["codebook_use"]
+    assert seen.usage.use() == seen.found.metrics["codebook_usage"]
     assert len(seen.keys) == len(seen.found.shown[0]) == 8 and len(set(seen.keys)) == 8
 
 

@@ -11,7 +11,7 @@ from torchmetrics.functional.audio import scale_invariant_signal_distortion_rati
 
 from vqmm.evaluation.evaluate import alike, figure
 from vqmm.plugins.audio import metrics as module
-from vqmm.plugins.audio.metrics import JoinedPieces, JoinedSISDR, magnitudes, mel_settings, sound_judges, stft_sizes
+from vqmm.plugins.audio.metrics import JoinedPieces, JoinedSISDR, magnitudes, mel_settings, sound_metrics, stft_sizes
 from vqmm.utils.errors import UserError
 
 pytest.importorskip("pystoi", reason="needs the extra audio")
@@ -38,10 +38,10 @@ def noisy(x: torch.Tensor, sigma: float) -> torch.Tensor:
 def judged(outputs, originals, rate=RATE):
     """Values and rules of every judge, each pair given by itself."""
     found = {}
-    for name, judge in sound_judges(rate).items():
+    for name, metric in sound_metrics(rate).items():
         for output, original in zip(outputs, originals, strict=True):
-            judge.update(output[None], original[None])
-        found[name] = figure(judge)
+            metric.update(output[None], original[None])
+        found[name] = figure(metric)
     return {name: value for name, (value, _) in found.items()}, {name: rule for name, (_, rule) in found.items()}
 
 
@@ -66,9 +66,9 @@ def test_a_perfect_reconstruction_has_the_best_of_every_figure():
 def test_more_noise_is_worse_by_every_figure(rate):
     clips = [voice(0.7, rate, seed) for seed in range(5)]
     steps = [judged([noisy(clip, sigma) for clip in clips], clips, rate)[0] for sigma in (0.003, 0.03, 0.2)]
-    for name, judge in sound_judges(rate).items():
+    for name, metric in sound_metrics(rate).items():
         low, middle, high = (step[name] for step in steps)
-        assert (low > middle > high) if judge.higher_is_better else (low < middle < high), name
+        assert (low > middle > high) if metric.higher_is_better else (low < middle < high), name
 
 
 def test_the_ratio_is_that_of_the_joined_signal_at_any_loudness():
@@ -139,9 +139,9 @@ def test_figures_do_not_depend_on_the_batches():
     originals = torch.stack([voice(0.4, seed=seed) for seed in range(4)])
     outputs = noisy(originals, 0.1)
     one_by_one, _ = judged(outputs, originals)
-    for name, judge in sound_judges(RATE).items():
-        judge.update(outputs, originals)
-        assert figure(judge)[0] == pytest.approx(one_by_one[name], rel=1e-5), name
+    for name, metric in sound_metrics(RATE).items():
+        metric.update(outputs, originals)
+        assert figure(metric)[0] == pytest.approx(one_by_one[name], rel=1e-5), name
 
 
 def test_clips_of_mixed_lengths_keep_their_order_in_a_batch():
@@ -264,23 +264,23 @@ def test_no_library_warns_at_any_rate():
 )
 def test_settings_follow_the_rate_and_are_said(rate, mel, sizes):
     assert mel_settings(rate) == mel and stft_sizes(rate) == sizes
-    judges = sound_judges(rate)
-    assert f"{mel[2]} mel bands" in judges["mel_distance"].rule and f"hop {mel[1]}" in judges["mel_distance"].rule
-    assert ", ".join(map(str, sizes)) in judges["stft_distance"].rule
+    metrics = sound_metrics(rate)
+    assert f"{mel[2]} mel bands" in metrics["mel_distance"].rule and f"hop {mel[1]}" in metrics["mel_distance"].rule
+    assert ", ".join(map(str, sizes)) in metrics["stft_distance"].rule
 
 
 def test_pesq_is_offered_where_it_is_installed_and_knows_the_rate(monkeypatch):
     real = module.find_spec
     monkeypatch.setattr(module, "find_spec", lambda name: name == "pesq" or real(name))
-    rules = {rate: sound_judges(rate) for rate in (8000, 16000, 11025, 48000)}
+    rules = {rate: sound_metrics(rate) for rate in (8000, 16000, 11025, 48000)}
     assert "narrow band" in rules[8000]["pesq"].rule and "wide band" in rules[16000]["pesq"].rule
     assert "pesq" not in rules[11025] and "pesq" not in rules[48000]
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "pesq" else real(name))
-    assert "pesq" not in sound_judges(8000)
+    assert "pesq" not in sound_metrics(8000)
 
 
 @pytest.mark.parametrize("missing", ["pystoi", "torchaudio"])
 def test_a_library_that_is_missing_is_named_with_its_install_line(missing, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == missing else object())
     with pytest.raises(UserError, match=missing + r'.*pip install "vqmm\[audio\]"'):
-        sound_judges(RATE)
+        sound_metrics(RATE)

@@ -65,7 +65,7 @@ def test_views_are_random_stretches_in_training_and_the_beginning_in_evaluation(
     assert first.shape == (1, 800) and torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(audio.crop(sound, None), sound[:, :4000])
     assert audio.crop(sound[:, :300], torch.Generator()).shape == (1, 300)  # shorter than a view: taken whole
-    assert audio.amount(torch.zeros(1, 4000)) == 0.5 and "first 0.5 s" in audio.view
+    assert audio.size_in_units(torch.zeros(1, 4000)) == 0.5 and "first 0.5 s" in audio.view
 
 
 def test_a_batch_is_floats_padded_to_whole_codes():
@@ -155,22 +155,22 @@ def test_varied_sounds_begin_later_by_less_than_a_code():
     audio = Audio(Audio.Options(sample_rate_hz=RATE, stride=80))
     sound, late = tone(440, 0.1), set()
     for seed in range(400):
-        found = audio.vary(sound, torch.Generator().manual_seed(seed))
+        found = audio.augment(sound, torch.Generator().manual_seed(seed))
         extra = found.shape[1] - sound.shape[1]
         late.add(extra)
         assert torch.equal(found[:, extra:], sound) and not found[:, :extra].any() and found.dtype == torch.int16
-    assert audio.varies and min(late) == 0 and max(late) == 79 and len(late) > 70
+    assert audio.augments and min(late) == 0 and max(late) == 79 and len(late) > 70
 
 
 def test_sounds_of_another_speed_are_shorter_and_higher_or_longer_and_lower():
     audio = Audio(Audio.Options(sample_rate_hz=RATE, stride=1, speed=0.2, seconds=0.5))
     sound, ratios = tone(440, 1.0), set()
     for seed in range(60):
-        found = audio.vary(sound, torch.Generator().manual_seed(seed))
+        found = audio.augment(sound, torch.Generator().manual_seed(seed))
         assert found.dtype == torch.int16
         ratios.add(ratio := round(RATE / found.shape[1], 2))
         assert loudest_hz(found) == pytest.approx(440 * ratio, abs=2)
-        floats = audio.vary(sound / 32_768, torch.Generator().manual_seed(seed))
+        floats = audio.augment(sound / 32_768, torch.Generator().manual_seed(seed))
         assert torch.allclose(floats * 32_768, found.float(), atol=0.51)
     assert 0.8 <= min(ratios) < 0.85 and 1.15 < max(ratios) <= 1.2
     assert audio.crop(sound, torch.Generator()).shape == (1, RATE // 2)  # a training view stays as long as it was

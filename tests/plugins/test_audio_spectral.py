@@ -67,7 +67,7 @@ def test_an_output_depends_on_no_more_than_its_reach(causal, window, blocks):
     (pull,) = torch.autograd.grad(decoder(z)[..., middle * HOP : (middle + 1) * HOP].sum(), z)
     for network, found in ((encoder, places), (decoder, pull[0].abs().sum(0).nonzero().flatten() - middle)):
         first, last = -int(found.min()), int(found.max())
-        assert max(first, last) <= network.reach <= max(first, last) + 1
+        assert max(first, last) <= network.receptive_field <= max(first, last) + 1
         if causal:
             assert last == 0
 

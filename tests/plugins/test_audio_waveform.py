@@ -105,17 +105,17 @@ def test_reach_is_how_far_a_network_sees(strides, causal, blocks):
     """Nothing outside, and on one side at least something at that very distance."""
     encoder, decoder = pair(strides, causal=causal, blocks=blocks)
     encoder, decoder = encoder.double(), decoder.double()
-    hop, middle = prod(strides), max(encoder.reach, decoder.reach) + 1
+    hop, middle = prod(strides), max(encoder.receptive_field, decoder.receptive_field) + 1
     codes = 2 * middle + 1
     x = torch.randn(1, 1, codes * hop, dtype=torch.float64, requires_grad=True)
     (pull,) = torch.autograd.grad(encoder(x)[:, :, middle].sum(), x)
-    assert farthest(pull.unflatten(2, (codes, hop)).abs().sum(dim=(0, 1, 3)), middle) == encoder.reach
+    assert farthest(pull.unflatten(2, (codes, hop)).abs().sum(dim=(0, 1, 3)), middle) == encoder.receptive_field
     z = torch.randn(1, 6, codes, dtype=torch.float64, requires_grad=True)
     farthest_of_cell = 0
     for sample in range(hop):
         (pull,) = torch.autograd.grad(decoder(z)[:, :, middle * hop + sample].sum(), z)
         farthest_of_cell = max(farthest_of_cell, farthest(pull.abs().sum(dim=(0, 1)), middle))
-    assert farthest_of_cell == decoder.reach
+    assert farthest_of_cell == decoder.receptive_field
 
 
 def farthest(pull, middle):
@@ -125,7 +125,7 @@ def farthest(pull, middle):
 def test_reach_has_no_limit_with_an_lstm_or_attention():
     for style in (dict(causal=True, bottleneck="lstm"), dict(bottleneck="attention")):
         encoder, decoder = pair(**style)
-        assert encoder.reach is None and decoder.reach is None
+        assert encoder.receptive_field is None and decoder.receptive_field is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -77,13 +77,13 @@ def test_moved_pictures_repeat_their_borders():
     modality, picture = image(size=8, flip=False, shift=2), numbered(5, 6, channels=1)
     seen = set()
     for seed in range(200):
-        found = modality.vary(picture, generator(seed))
+        found = modality.augment(picture, generator(seed))
         rows, columns = found[0, :, 0] // 6, found[0, 0] % 6
         down, right = int(rows[2]) - 2, int(columns[2]) - 2
         seen.add((down, right))
         assert rows.tolist() == [min(max(row + down, 0), 4) for row in range(5)]
         assert columns.tolist() == [min(max(column + right, 0), 5) for column in range(6)]
-        assert torch.equal(found, modality.vary(picture, generator(seed)))
+        assert torch.equal(found, modality.augment(picture, generator(seed)))
     assert seen == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
     assert torch.equal(modality.crop(picture, None), picture)
 
@@ -94,8 +94,8 @@ def test_affine_maps_reach_as_far_as_the_option_says_and_no_farther():
     middle, near = side // 2, slice(side // 4, -side // 4)  # where no border is
     reached = []
     for seed in range(200):
-        came = modality.vary(ramps, generator(seed))  # where each pixel comes from
-        assert torch.equal(came, modality.vary(ramps, generator(seed)))
+        came = modality.augment(ramps, generator(seed))  # where each pixel comes from
+        assert torch.equal(came, modality.augment(ramps, generator(seed)))
         slopes = [came[:, near, near].diff(dim=axis).mean(dim=(1, 2)) - torch.eye(2)[axis - 1] for axis in (1, 2)]
         moved = came[:, middle - 1 : middle + 1, middle - 1 : middle + 1].mean(dim=(1, 2)) - (side - 1) / 2
         reached.append(torch.cat([moved / (side / 2), *slopes]))
@@ -109,7 +109,7 @@ def test_what_comes_in_under_an_affine_map_repeats_the_border():
     modality, picture = image(size=8, flip=False, affine=0.1), torch.full((1, 9, 9), 255, dtype=torch.uint8)
     picture[:, 4, 4] = 0  # too far from the corners to come there
     for seed in range(20):
-        assert (modality.vary(picture, generator(seed))[:, ::8, ::8] == 255).all()
+        assert (modality.augment(picture, generator(seed))[:, ::8, ::8] == 255).all()
 
 
 def test_affine_maps_keep_type_shape_and_range():
@@ -117,22 +117,22 @@ def test_affine_maps_keep_type_shape_and_range():
     edge = torch.zeros(3, 5, 7, dtype=torch.uint8)
     edge[:, :, 3:] = 200  # a bicubic curve would run beyond both
     for seed in range(20):
-        found = modality.vary(edge, generator(seed))
+        found = modality.augment(edge, generator(seed))
         assert found.dtype == torch.uint8 and found.shape == edge.shape and found.max() <= 200
         assert not torch.equal(found, edge)
-        assert torch.equal(found, modality.vary(edge.float(), generator(seed)).round().to(torch.uint8))
+        assert torch.equal(found, modality.augment(edge.float(), generator(seed)).round().to(torch.uint8))
     flat = torch.full((1, 4, 4), 7, dtype=torch.uint8)
-    assert torch.equal(modality.vary(flat, generator()), flat)
-    assert modality.vary(flat.double(), generator()).dtype == torch.float64
+    assert torch.equal(modality.augment(flat, generator()), flat)
+    assert modality.augment(flat.double(), generator()).dtype == torch.float64
     nothing = torch.zeros(3, 0, 4, dtype=torch.uint8)
-    assert torch.equal(modality.vary(nothing, generator()), nothing)
+    assert torch.equal(modality.augment(nothing, generator()), nothing)
 
 
 def test_pictures_vary_as_their_options_say():
-    assert image(flip=True).varies and image(flip=False, shift=1).varies and not image(flip=False).varies
-    assert image(flip=False, affine=0.1).varies
+    assert image(flip=True).augments and image(flip=False, shift=1).augments and not image(flip=False).augments
+    assert image(flip=False, affine=0.1).augments
     picture = numbered(4, 4)
-    found = [image(flip=True).vary(picture, generator(seed)) for seed in range(20)]
+    found = [image(flip=True).augment(picture, generator(seed)) for seed in range(20)]
     mirrored = sum(torch.equal(each, picture.flip(-1)) for each in found)
     assert 0 < mirrored < 20 and sum(torch.equal(each, picture) for each in found) == 20 - mirrored
 
@@ -187,7 +187,7 @@ def test_a_batch_cut_to_sizes_is_what_went_in(sizes, channels):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_as_written_is_what_is_read_back(channels, tmp_path):
     modality = image(channels=channels)
-    sample = modality.finish(torch.randn(1, channels, 9, 14))[0]
+    sample = modality.postprocess(torch.randn(1, channels, 9, 14))[0]
     file = modality.write(sample, tmp_path / "v1.0")
     assert file == tmp_path / "v1.0.png"
     (found,) = modality.samples(file)
@@ -228,11 +228,11 @@ def numpy_ssim(x, y):
 
 
 def judged(originals, outputs):
-    judges = image().metrics()
+    metrics = image().metrics()
     for some in alike(outputs, originals):
-        for judge in judges.values():
-            judge.update(*some)
-    return {name: float(judge.metric.compute()) for name, judge in judges.items()}
+        for metric in metrics.values():
+            metric.update(*some)
+    return {name: float(metric.accumulator.compute()) for name, metric in metrics.items()}
 
 
 def pair(*shape, noise=0.2):
@@ -269,10 +269,10 @@ def test_perfect_pictures_have_finite_scores():
 
 
 def test_rules_state_range_and_window():
-    judges = image().metrics()
-    assert all("[0, 1]" in judges[name].rule for name in ("mse", "psnr_db", "ssim"))
-    assert "11 pixels" in judges["ssim"].rule and "100" in judges["psnr_db"].rule
-    assert [name for name, judge in judges.items() if judge.higher_is_better] == ["psnr_db", "ssim"]
+    metrics = image().metrics()
+    assert all("[0, 1]" in metrics[name].rule for name in ("mse", "psnr_db", "ssim"))
+    assert "11 pixels" in metrics["ssim"].rule and "100" in metrics["psnr_db"].rule
+    assert [name for name, metric in metrics.items() if metric.higher_is_better] == ["psnr_db", "ssim"]
 
 
 # Showing
@@ -299,14 +299,14 @@ def test_show_takes_different_sizes_transparency_and_nothing():
 class Restless(Image):
     """Alters a sample with torch's own numbers, whatever generator it is given."""
 
-    def vary(self, sample, generator):
+    def augment(self, sample, generator):
         return sample.roll(int(torch.randint(1, 8, ())), dims=-1)
 
 
 class Idle(Image):
     """Says that it alters samples, and does not."""
 
-    def vary(self, sample, generator):
+    def augment(self, sample, generator):
         return sample
 
 

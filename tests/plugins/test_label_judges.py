@@ -8,9 +8,9 @@ import torch
 
 from vqmm.evaluation.classifier import PlaneClassifier
 from vqmm.plugins.audio import Audio
-from vqmm.plugins.audio.judge import SoundLabelJudge
+from vqmm.plugins.audio.label_classifier import SoundLabelClassifier
 from vqmm.plugins.image import Image
-from vqmm.plugins.image.judge import PictureLabelJudge
+from vqmm.plugins.image.label_classifier import PictureLabelClassifier
 from vqmm.utils.errors import UserError
 
 RATE = 8000
@@ -49,27 +49,27 @@ def accuracy(judge, samples, labels):
 
 
 def test_bars_are_told_apart_and_the_rule_names_the_size():
-    judge = PictureLabelJudge(steps=60)
+    judge = PictureLabelClassifier(steps=60)
     judge.fit(*pictures(120))
     assert accuracy(judge, *pictures(40, seed=1)) >= 0.95
     assert "brought to 16 x 16 pixels" in judge.rule and set(judge.predict(pictures(9)[0])) <= {3, 5}
 
 
 def test_pictures_of_any_size_and_of_colours():
-    judge = PictureLabelJudge(steps=60)
+    judge = PictureLabelClassifier(steps=60)
     judge.fit(*pictures(120, channels=3, side=20))
     made, labels = pictures(20, seed=2, channels=3, side=20)
     larger = [picture.repeat_interleave(2, dim=1).repeat_interleave(3, dim=2) for picture in made]
     assert accuracy(judge, larger, labels) >= 0.9 and "20 x 20" in judge.rule
     odd = [torch.zeros(3, 1, 1), torch.zeros(3, 5, 90), torch.zeros(3, 0, 4), torch.full((3, 8, 8), math.nan)]
     assert len(judge.predict(odd)) == 4 and judge.predict([]) == []
-    large = PictureLabelJudge(steps=1)
+    large = PictureLabelClassifier(steps=1)
     large.fit(*pictures(4, side=100))
     assert "48 x 48" in large.rule
 
 
 def test_rising_and_falling_tones_are_told_apart_whatever_their_level_length_and_silence():
-    judge = SoundLabelJudge(RATE, steps=60)
+    judge = SoundLabelClassifier(RATE, steps=60)
     judge.fit(*sounds(80))
     heard, labels = sounds(30, seed=1)
     assert accuracy(judge, heard, labels) >= 0.95
@@ -81,7 +81,7 @@ def test_rising_and_falling_tones_are_told_apart_whatever_their_level_length_and
 
 
 def test_level_and_silence_around_a_sound_are_left_out():
-    judge = SoundLabelJudge(RATE)
+    judge = SoundLabelClassifier(RATE)
     (sound,), _ = sounds(1)
     seen = judge._plane(sound[0])
     torch.testing.assert_close(judge._plane(sound[0] / 50), seen, atol=1e-3, rtol=0)
@@ -92,7 +92,7 @@ def test_level_and_silence_around_a_sound_are_left_out():
 
 
 def test_sounds_that_are_hardly_any():
-    judge = SoundLabelJudge(RATE, steps=2)
+    judge = SoundLabelClassifier(RATE, steps=2)
     judge.fit(*sounds(6))
     odd = [torch.zeros(1, 0), torch.zeros(1, 500), torch.ones(1, 1), torch.full((1, 400), math.nan)]
     assert len(judge.predict(odd)) == 4 and judge.predict([]) == []
@@ -102,7 +102,7 @@ def test_sounds_that_are_hardly_any():
 def test_every_sample_rate_has_its_bands(rate):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        judge = SoundLabelJudge(rate, steps=1)
+        judge = SoundLabelClassifier(rate, steps=1)
     judge.fit([torch.randn(1, rate // 10), torch.zeros(1, rate)], [0, 1])
 
 
@@ -112,7 +112,7 @@ def test_the_same_samples_give_the_same_judge_and_leave_random_numbers_alone():
     for salt in (1, 2):
         torch.manual_seed(salt)
         before = torch.random.get_rng_state()
-        judge = PictureLabelJudge(steps=10)
+        judge = PictureLabelClassifier(steps=10)
         with torch.no_grad():
             judge.fit(made, labels)
         assert torch.equal(torch.random.get_rng_state(), before)
@@ -122,15 +122,15 @@ def test_the_same_samples_give_the_same_judge_and_leave_random_numbers_alone():
 
 def test_a_plane_is_named_alone_as_among_others():
     made, labels = pictures(40)
-    judge = PictureLabelJudge(steps=20)
+    judge = PictureLabelClassifier(steps=20)
     judge.fit(made, labels)
     assert [judge.predict([picture])[0] for picture in made] == judge.predict(made)
 
 
-@pytest.mark.parametrize("judge", [PictureLabelJudge(), SoundLabelJudge(RATE), PlaneClassifier()])
+@pytest.mark.parametrize("judge", [PictureLabelClassifier(), SoundLabelClassifier(RATE), PlaneClassifier()])
 def test_one_label_or_none_is_refused(judge):
     sample = torch.zeros(1, 1, 8, 8) if isinstance(judge, PlaneClassifier) else torch.zeros(1, 8, 8)
-    sample = torch.zeros(1, 400) if isinstance(judge, SoundLabelJudge) else sample
+    sample = torch.zeros(1, 400) if isinstance(judge, SoundLabelClassifier) else sample
     for samples, labels in (([sample, sample], [1, 1]), ([], [])):
         with pytest.raises(UserError, match="a classifier needs two labels or more"):
             judge.fit(torch.cat(samples) if isinstance(judge, PlaneClassifier) and samples else samples, labels)
@@ -138,12 +138,12 @@ def test_one_label_or_none_is_refused(judge):
 
 def test_pictures_of_two_kinds_of_channels():
     with pytest.raises(UserError, match="pictures of 1, 3 channels: must all have as many"):
-        PictureLabelJudge().fit([torch.zeros(1, 8, 8), torch.zeros(3, 8, 8)], [0, 1])
+        PictureLabelClassifier().fit([torch.zeros(1, 8, 8), torch.zeros(3, 8, 8)], [0, 1])
 
 
 def test_modalities_bring_them():
-    assert isinstance(Image().label_judge(), PictureLabelJudge)
-    assert isinstance(Audio().label_judge(), SoundLabelJudge)
+    assert isinstance(Image().label_classifier(), PictureLabelClassifier)
+    assert isinstance(Audio().label_classifier(), SoundLabelClassifier)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

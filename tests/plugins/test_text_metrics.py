@@ -11,12 +11,12 @@ from torchmetrics.functional.text import char_error_rate, rouge_score
 
 from vqmm.evaluation.evaluate import alike, figure
 from vqmm.plugins.text.metrics import (
-    TextLabelJudge,
+    TextLabelClassifier,
     common_subsequence,
     edit_distance,
     kept_characters,
     rouge_l,
-    text_judges,
+    text_metrics,
     words,
 )
 from vqmm.utils.errors import UserError
@@ -45,12 +45,12 @@ def text_of(sample: torch.Tensor) -> str:
 def judged(pairs, size=2):
     """Values and rules, the pairs given in batches of that size."""
     found = {}
-    for name, judge in text_judges(text_of).items():
+    for name, metric in text_metrics(text_of).items():
         for start in range(0, len(pairs), size):
             outputs, originals = zip(*pairs[start : start + size], strict=True)
             for some in alike([*map(ids, outputs)], [*map(ids, originals)]):
-                judge.update(*some)
-        found[name] = figure(judge)
+                metric.update(*some)
+        found[name] = figure(metric)
     return {name: value for name, (value, _) in found.items()}, {name: rule for name, (_, rule) in found.items()}
 
 
@@ -108,11 +108,11 @@ def test_the_figures_are_those_of_the_formulas():
 
 
 def test_every_judge_says_its_rule_and_which_way_is_up():
-    up = {name: judge.higher_is_better for name, judge in text_judges(text_of).items()}
+    up = {name: metric.higher_is_better for name, metric in text_metrics(text_of).items()}
     assert up.pop("character_error_rate") is False
     assert {name for name in up if up[name] is None} == {name for name in up if name.startswith(("distinct", "length"))}
     assert {name for name in up if up[name]} == {*JUDGED}
-    assert all(judge.rule for judge in text_judges(text_of).values())
+    assert all(metric.rule for metric in text_metrics(text_of).values())
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
@@ -127,28 +127,28 @@ def test_texts_of_another_length_count_what_an_alignment_keeps():
     assert kept_characters("", "abcd") == (0, 4)
     assert kept_characters("x" * 9, "abcd") == (0, 4), "never below nothing"
     output, original = torch.tensor([[[1, 99, 0]]]), torch.tensor([[[97, 98, 99]]])  # "abc" for "abc"
-    judge = text_judges(text_of)["char_accuracy"]
-    judge.update(output, original)
-    assert figure(judge)[0] == 1
+    metric = text_metrics(text_of)["char_accuracy"]
+    metric.update(output, original)
+    assert figure(metric)[0] == 1
 
 
 def test_where_there_is_nothing_to_judge_there_is_no_number():
-    for name, judge in text_judges(text_of).items():
-        judge.update(torch.zeros(0, 1, 4, dtype=torch.int64), torch.zeros(0, 1, 4, dtype=torch.int64))
-        assert figure(judge)[0] is None and "null" in figure(judge)[1], name
+    for name, metric in text_metrics(text_of).items():
+        metric.update(torch.zeros(0, 1, 4, dtype=torch.int64), torch.zeros(0, 1, 4, dtype=torch.int64))
+        assert figure(metric)[0] is None and "null" in figure(metric)[1], name
     values, _ = judged([("", ""), ("", "")])
     assert values.pop("line_accuracy") == 1
     assert set(values.values()) == {None}
 
 
 def test_judges_start_afresh():
-    for name, judge in text_judges(text_of).items():
+    for name, metric in text_metrics(text_of).items():
         values = []
         for output, original in [("to be or to be now", "to be or to be!xyz"), ("2 2 2", "3 3 2"), PAIRS[0]]:
-            judge.update(ids(output)[None], ids(original)[None])
-            values.append(figure(judge)[0])
-            judge.metric.reset()
-        alone = text_judges(text_of)[name]
+            metric.update(ids(output)[None], ids(original)[None])
+            values.append(figure(metric)[0])
+            metric.accumulator.reset()
+        alone = text_metrics(text_of)[name]
         alone.update(ids(PAIRS[0][0])[None], ids(PAIRS[0][1])[None])
         assert values[2] == figure(alone)[0] and None not in values, name
 
@@ -187,10 +187,10 @@ def test_the_originals_decide_how_bleu_finds_words_wherever_they_come():
 
 def test_sacrebleu_is_imported_when_something_is_judged(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    judge = text_judges(text_of)["bleu"]
-    assert "tokenizer 13a, or zh" in judge.rule
+    metric = text_metrics(text_of)["bleu"]
+    assert "tokenizer 13a, or zh" in metric.rule
     with pytest.raises(ImportError):
-        judge.update(ids("a b c")[None], ids("a b c")[None])
+        metric.update(ids("a b c")[None], ids("a b c")[None])
 
 
 # Words
@@ -256,31 +256,31 @@ BAD = ["what an awful day", "awful, rotten work", "a rotten day for awful people
 
 
 @pytest.fixture
-def judge():
+def classifier():
     pytest.importorskip("sklearn", reason="needs scikit-learn")
-    return TextLabelJudge(text_of)
+    return TextLabelClassifier(text_of)
 
 
-def test_texts_are_labelled_as_those_they_are_like(judge):
-    judge.fit([ids(text) for text in GOOD + BAD], [3] * 4 + [7] * 4)
-    found = judge.predict([ids(text) for text in ("Great, a lovely plan", "an AWFUL plan, rotten", "")])
+def test_texts_are_labelled_as_those_they_are_like(classifier):
+    classifier.fit([ids(text) for text in GOOD + BAD], [3] * 4 + [7] * 4)
+    found = classifier.predict([ids(text) for text in ("Great, a lovely plan", "an AWFUL plan, rotten", "")])
     assert found[:2] == [3, 7] and found[2] in (3, 7)
     assert all(type(label) is int for label in found)
-    assert judge.predict([]) == []
-    assert "logistic regression" in judge.rule
+    assert classifier.predict([]) == []
+    assert "logistic regression" in classifier.rule
 
 
-def test_chinese_texts_have_words_too(judge):
+def test_chinese_texts_have_words_too(classifier):
     texts = ["今天很好", "好人好事", "非常好", "今天很坏", "坏人坏事", "非常坏"]
-    judge.fit([ids(text) for text in texts], [0, 0, 0, 1, 1, 1])
-    assert judge.predict([ids("这个人真好"), ids("这个人真坏")]) == [0, 1]
+    classifier.fit([ids(text) for text in texts], [0, 0, 0, 1, 1, 1])
+    assert classifier.predict([ids("这个人真好"), ids("这个人真坏")]) == [0, 1]
 
 
-def test_what_cannot_be_learnt_is_refused(judge):
+def test_what_cannot_be_learnt_is_refused(classifier):
     with pytest.raises(UserError, match="two labels or more: these 4 have 1"):
-        judge.fit([ids(text) for text in GOOD], [1] * 4)
+        classifier.fit([ids(text) for text in GOOD], [1] * 4)
     with pytest.raises(UserError, match="these 2 texts have none"):
-        judge.fit([ids(" "), ids("")], [0, 1])
+        classifier.fit([ids(" "), ids("")], [0, 1])
 
 
 def test_without_scikit_learn_one_line_says_so(monkeypatch):
@@ -288,12 +288,12 @@ def test_without_scikit_learn_one_line_says_so(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(UserError, match=r"needs scikit-learn.*pip install scikit-learn"):
-        TextLabelJudge(text_of)
+        TextLabelClassifier(text_of)
 
 
 def test_large_ids_arrive_whole():
     """Judges see floats: those of 32 bits hold every integer up to 2^24."""
     high = 2**24 - 1
-    judge = text_judges(text_of)["token_accuracy"]
-    judge.update(torch.tensor([[[high, high - 1]]]), torch.tensor([[[high, high]]]))
-    assert math.isclose(figure(judge)[0], 0.5)
+    metric = text_metrics(text_of)["token_accuracy"]
+    metric.update(torch.tensor([[[high, high - 1]]]), torch.tensor([[[high, high]]]))
+    assert math.isclose(figure(metric)[0], 0.5)

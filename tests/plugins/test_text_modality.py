@@ -81,8 +81,8 @@ def test_a_batch_of_bytes_and_one_of_ids_are_the_same():
     first = modality.collate(raw, ["a", "b", "c"])
     second = modality.collate([modality.crop(each, None) for each in raw], ["a", "b", "c"])
     assert first.x.dtype == torch.int64 and torch.equal(first.x, second.x) and torch.equal(first.mask, second.mask)
-    assert [modality.text_of(goal) for goal in first.goals] == TEXTS
-    assert list(map(modality.amount, first.goals)) == list(map(len, TEXTS))
+    assert [modality.text_of(goal) for goal in first.targets] == TEXTS
+    assert list(map(modality.size_in_units, first.targets)) == list(map(len, TEXTS))
 
 
 @pytest.mark.parametrize("options", [{}, {"attention": True}, {"network": "lstm"}], ids=str)

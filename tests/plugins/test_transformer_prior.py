@@ -222,11 +222,11 @@ def test_codes_of_like_vectors_begin_with_like_embeddings():
     vocabulary = Vocabulary().add("picture", [[6, 4]], grids=[[2, 2]]).add("word", [[5]], longest=3)
     prior = made(vocabulary, places=True)
     untouched = prior.ids.weight.clone()
-    prior.begin_with({})
+    prior.init_embeddings({})
     assert torch.equal(prior.ids.weight, untouched)
     first = torch.randn(6, 8)
     first[1] = first[0] + 1e-3
-    prior.begin_with({"picture": [first, torch.randn(4, 8)]})
+    prior.init_embeddings({"picture": [first, torch.randn(4, 8)]})
     begin = vocabulary["picture"].end + 1
     weight = prior.ids.weight.detach()
     codes = weight[begin : begin + 6] - weight[begin : begin + 6].mean(dim=0)
@@ -239,5 +239,5 @@ def test_codes_of_like_vectors_begin_with_like_embeddings():
 def test_as_many_vectors_are_taken_as_the_prior_has_stages():
     vocabulary = Vocabulary().add("picture", [[6]], grids=[[2, 2]])
     prior = made(vocabulary)
-    prior.begin_with({"picture": [torch.randn(6, 3), torch.randn(6, 3)]})
+    prior.init_embeddings({"picture": [torch.randn(6, 3), torch.randn(6, 3)]})
     assert prior.ids.weight.isfinite().all()

@@ -138,7 +138,7 @@ def test_gumbel_kl_is_that_of_the_softmax_written_out():
     quantizer.progress.fill_(1.0)
     z, mask = torch.randn(2, 6, 3, 3), torch.ones(2, 3, 3, dtype=torch.bool)
     mask[0, 1] = False
-    rows = quantizer.inward(z.movedim(1, -1)[mask])
+    rows = quantizer.project_in(z.movedim(1, -1)[mask])
     p = (rows @ quantizer.codebook.T).softmax(1)
     expected = (p * (p * 9).log()).sum(1).mean()
     torch.testing.assert_close(quantizer.train()(z, mask).losses["kl"], expected, rtol=1e-4, atol=1e-5)

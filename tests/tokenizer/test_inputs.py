@@ -105,13 +105,13 @@ def test_lines_of_other_lengths_go_with_them_up_to_twice_the_shortest():
 def test_views_need_something_that_alters(image, tmp_path):
     found = Inputs.of(image, archive(tmp_path / "own.npz", x_train=3, x_test=2), "encode")
     still = type(image)(image.Options(flip=False))
-    assert found.with_views(still, 0) is found
-    with pytest.raises(UserError, match=r"views 2: nothing alters image samples .*: leave it out, or train with one"):
-        found.with_views(still, 2)
-    with pytest.raises(UserError, match="views -1: take 0"):
-        found.with_views(image, -1)
+    assert found.with_augmented(still, 0) is found
+    with pytest.raises(UserError, match=r"augment 2: nothing alters image samples .*: leave it out, or train with one"):
+        found.with_augmented(still, 2)
+    with pytest.raises(UserError, match="augment -1: take 0"):
+        found.with_augmented(image, -1)
     moving = type(image)(image.Options(flip=False, shift=1))
-    assert len(found.with_views(moving, 2).samples) == 3 * 3 + 2
+    assert len(found.with_augmented(moving, 2).samples) == 3 * 3 + 2
 
 
 def test_a_view_that_has_the_name_of_a_sample_is_a_mistake(image, tmp_path):
@@ -119,4 +119,4 @@ def test_a_view_that_has_the_name_of_a_sample_is_a_mistake(image, tmp_path):
         image.write(torch.zeros(3, 4, 4), tmp_path / name[:-4])
     found = Inputs.of(image, [tmp_path / "1.png", tmp_path / "1~1.png"], "encode")
     with pytest.raises(UserError, match=r"1 names stand for two samples, such as .1~1\.png."):
-        found.with_views(image, 1)
+        found.with_augmented(image, 1)

@@ -95,12 +95,12 @@ class Counting(nn.Module):
 def test_a_piece_has_its_true_surroundings_and_no_more(tokenizers):
     network = tokenizers["centred"].encoder
     counting = Counting(network)
-    counting.reach = network.reach
+    counting.receptive_field = network.receptive_field
     x = torch.randn(1, 1, 12 * 100)
     with torch.no_grad():
         parts = [*pieces(counting, x, None, 12, 1, 40, "cpu")]
         torch.testing.assert_close(torch.cat(parts, dim=2), network(x), **CLOSE)
-    around = network.reach
+    around = network.receptive_field
     assert counting.lengths == [12 * (40 + around), 12 * (40 + 2 * around), 12 * (20 + around)]
     assert [part.shape[2] for part in parts] == [40, 40, 20]
 
@@ -220,16 +220,16 @@ def test_the_reach_of_the_default_networks(stride, blocks):
     rank = len(stride)
     encoder = Encoder(rank, 1, 4, stride, 8, blocks, False).double()
     decoder = Decoder(rank, 1, 4, stride, 8, blocks, False).double()
-    middle = max(encoder.reach, decoder.reach) + 1
+    middle = max(encoder.receptive_field, decoder.receptive_field) + 1
     codes = 2 * middle + 1
     x = torch.randn(1, 1, *(codes * s for s in stride), dtype=torch.float64, requires_grad=True)
     z = torch.randn(1, 4, *(codes for _ in stride), dtype=torch.float64, requires_grad=True)
     at = (..., *(middle for _ in stride))
     (pull,) = torch.autograd.grad(encoder(x)[at].sum(), x)
-    assert distance(pull, stride, middle) == encoder.reach
+    assert distance(pull, stride, middle) == encoder.receptive_field
     cell = (..., *(slice(middle * s, (middle + 1) * s) for s in stride))
     (pull,) = torch.autograd.grad((decoder(z)[cell] * torch.rand(stride, dtype=torch.float64)).sum(), z)
-    assert distance(pull, (1,) * rank, middle) == decoder.reach
+    assert distance(pull, (1,) * rank, middle) == decoder.receptive_field
 
 
 def distance(pull, cell, middle):
@@ -239,7 +239,10 @@ def distance(pull, cell, middle):
 
 
 def test_attention_has_no_limit():
-    assert Encoder(1, 1, 4, (4,), 8, 1, True).reach is None and Decoder(2, 1, 4, (4, 4), 8, 1, True).reach is None
+    assert (
+        Encoder(1, 1, 4, (4,), 8, 1, True).receptive_field is None
+        and Decoder(2, 1, 4, (4, 4), 8, 1, True).receptive_field is None
+    )
 
 
 def test_what_single_layers_see():
@@ -249,6 +252,9 @@ def test_what_single_layers_see():
     assert seen(GatedBlock(1, 4, 3, dilation=4), (9, 9)) == (1, 9)
     assert seen(nn.Conv1d(1, 1, 5, stride=2, padding=1), (3, 3)) == (5, 9)
     assert seen(nn.ConvTranspose1d(1, 1, 4, 2, padding=1), (6, 7)) == (2, 4)
-    assert reach.reach(Stack([nn.Conv1d(1, 1, 3, padding=1), nn.SiLU(), nn.Conv1d(1, 1, 8, 4, padding=2)]), 4, 1) == 1
+    assert (
+        reach.receptive_field(Stack([nn.Conv1d(1, 1, 3, padding=1), nn.SiLU(), nn.Conv1d(1, 1, 8, 4, padding=2)]), 4, 1)
+        == 1
+    )
     with pytest.raises(TypeError, match=r"nothing is known of GRU: give it a method seen\(outputs\)"):
         seen(nn.Sequential(nn.GRU(2, 2)), (0, 0))

@@ -106,8 +106,8 @@ def test_fine_tuning_the_decoder_leaves_the_code_fingerprint(batch):
 def test_an_option_that_came_later_changes_no_older_fingerprint(tmp_path):
     """A tokenizer that was saved without it loads as before, under the same names."""
     Image = REGISTRY.modality("image")
-    assert {"shift", "affine"} <= Image.Options.later and not {"shift", "affine"} & Image.Options().told().keys()
-    assert Image.Options(shift=2).told()["shift"] == 2 and Image.Options().told()["flip"] is True
+    assert {"shift", "affine"} <= Image.Options.added and not {"shift", "affine"} & Image.Options().to_config().keys()
+    assert Image.Options(shift=2).to_config()["shift"] == 2 and Image.Options().to_config()["flip"] is True
     tokenizer = make()
     tokenizer.save(tmp_path / "t")
     assert "shift" not in json.loads((tmp_path / "t" / "config.json").read_text())["modality"]
@@ -127,11 +127,11 @@ def test_a_quantizer_saved_before_it_had_an_option_loads(name, later):
     """As it was written then: with every option that there was, and the weights that there were."""
     kind = REGISTRY.offers["quantizer"][name]
     first = kind.Options(codebook_size=16, dim=8, commitment=0.02)
-    assert not set(later) & first.told().keys()
-    again = kind.Options(**first.told())
-    assert again.told() == first.told()
+    assert not set(later) & first.to_config().keys()
+    again = kind.Options(**first.to_config())
+    assert again.to_config() == first.to_config()
     made = kind(again)
-    assert made.map.weight.shape == (8, 8) if name == "simvq" else "inward.weight" in made.state_dict()
+    assert made.map.weight.shape == (8, 8) if name == "simvq" else "project_in.weight" in made.state_dict()
 
 
 def test_the_folder_holds_no_pickle_and_says_what_it_is(tmp_path):

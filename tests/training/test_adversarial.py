@@ -11,7 +11,7 @@ from tests import fakes
 from vqmm.data.loader import Views
 from vqmm.data.source import Source
 from vqmm.recipe import Train
-from vqmm.training.contest import Contest
+from vqmm.training.adversarial import AdversarialTrainer
 from vqmm.training.loop import Loop
 from vqmm.training.run import make_fabric
 
@@ -36,7 +36,7 @@ def lines(out, kind):
 
 
 @pytest.fixture
-def contest():
+def adversarial():
     """A loop and its contest over digits, made by hand; the critic counts from the first step."""
 
     def make(accumulate=1, told=DIGITS, data="builtin:digits", **options):
@@ -52,7 +52,7 @@ def contest():
         critic, critic_options = registry.part("adversary", {"name": "critic", **wanted})
         plan = Train(batch_size=4, accumulate=accumulate, device="cpu", steps=50)
         fabric = make_fabric(plan)
-        made = Contest(critic(modality, critic_options), tokenizer, plan, fabric)
+        made = AdversarialTrainer(critic(modality, critic_options), tokenizer, plan, fabric)
         return Loop(tokenizer, Views(modality, samples, {}), plan, fabric, made)
 
     return make
@@ -65,13 +65,13 @@ def batch_of(loop):
 
 def measured(loop):
     """A contest that has measured once, so that its factors are not 0."""
-    loop.contest.balance.update(2.0, dict.fromkeys(loop.contest.balance.weights, 1.0))
-    return loop.contest
+    loop.adversarial.balance.update(2.0, dict.fromkeys(loop.adversarial.balance.weights, 1.0))
+    return loop.adversarial
 
 
-def test_the_critic_is_frozen_in_the_tokenizers_step_and_free_after_it(contest, monkeypatch):
-    loop = contest()
-    critic, seen = loop.contest.adversary, []
+def test_the_critic_is_frozen_in_the_tokenizers_step_and_free_after_it(adversarial, monkeypatch):
+    loop = adversarial()
+    critic, seen = loop.adversarial.adversary, []
     real = critic.generator_losses
 
     def watched(*given, **told):
@@ -79,14 +79,14 @@ def test_the_critic_is_frozen_in_the_tokenizers_step_and_free_after_it(contest, 
         return real(*given, **told)
 
     monkeypatch.setattr(critic, "generator_losses", watched)
-    loop.advance()
+    loop.train_step()
     assert len(seen) == 1 and not any(seen[0]) and all(p.requires_grad for p in critic.parameters())
 
 
 @pytest.mark.parametrize("balance", ["adaptive", "gradient", "fixed"])
-def test_the_gradients_are_those_of_the_weighted_sum(contest, balance):
+def test_the_gradients_are_those_of_the_weighted_sum(adversarial, balance):
     """What is computed once, scaled and passed on is what autograd makes of the plain sum."""
-    loop = contest(balance=balance, feature_matching=0.5, perceptual_weight=0.3)
+    loop = adversarial(balance=balance, feature_matching=0.5, perceptual_weight=0.3)
     made, tokenizer, batch = measured(loop), loop.tokenizer.train(), batch_of(loop)
     losses = made.joined(tokenizer(batch), batch)
     assert losses.keys() >= {"reconstruction", "commitment", "adversarial", "feature_matching", "perceptual"}
@@ -104,10 +104,10 @@ def test_the_gradients_are_those_of_the_weighted_sum(contest, balance):
         assert losses[name].item() == pytest.approx(factor * terms[name].item(), rel=1e-4)
 
 
-def test_the_adaptive_weight_is_equation_7(contest):
+def test_the_adaptive_weight_is_equation_7(adversarial):
     """Norms at the last layer, taken from their definition; the weight acts in the step after."""
-    loop = contest(perceptual_weight=0.0, weight=0.5)
-    made, tokenizer, batch = loop.contest, loop.tokenizer.train(), batch_of(loop)
+    loop = adversarial(perceptual_weight=0.0, weight=0.5)
+    made, tokenizer, batch = loop.adversarial, loop.tokenizer.train(), batch_of(loop)
     found = tokenizer(batch)
     last = tokenizer.decoder.last_layer()
     (expected,) = torch.autograd.grad(found.losses["reconstruction"], last, retain_graph=True)
@@ -122,9 +122,9 @@ def test_the_adaptive_weight_is_equation_7(contest):
     assert made.factors()["adversarial"] == pytest.approx(0.5 * weight.item(), rel=1e-3)
 
 
-def test_the_balancer_goes_by_norms_at_the_output(contest):
-    loop = contest(balance="gradient", perceptual_weight=0.0, weight=2.0)
-    made, tokenizer, batch = loop.contest, loop.tokenizer.train(), batch_of(loop)
+def test_the_balancer_goes_by_norms_at_the_output(adversarial):
+    loop = adversarial(balance="gradient", perceptual_weight=0.0, weight=2.0)
+    made, tokenizer, batch = loop.adversarial, loop.tokenizer.train(), batch_of(loop)
     found = tokenizer(batch)
     pulls = [
         torch.autograd.grad(loss, found.output, retain_graph=True)[0].flatten(1).norm(dim=1).mean()
@@ -139,10 +139,10 @@ def test_the_balancer_goes_by_norms_at_the_output(contest):
     assert made.factors()["adversarial"] == pytest.approx(2 * (pulls[0] / pulls[1]).item(), rel=1e-3)
 
 
-def test_a_critic_learns_to_tell_and_its_step_leaves_the_tokenizer_alone(contest):
-    loop = contest(perceptual_weight=0.0, learning_rate=3e-3, rest=None)
+def test_a_critic_learns_to_tell_and_its_step_leaves_the_tokenizer_alone(adversarial):
+    loop = adversarial(perceptual_weight=0.0, learning_rate=3e-3, pause_above=None)
     before = {name: value.clone() for name, value in loop.tokenizer.decoder.state_dict().items()}
-    made = loop.contest
+    made = loop.adversarial
     for _ in range(30):
         batch = batch_of(loop)
         made.joined(loop.tokenizer.train()(batch), batch)
@@ -150,23 +150,23 @@ def test_a_critic_learns_to_tell_and_its_step_leaves_the_tokenizer_alone(contest
         made.finish(1.0, lambda value: value)
     assert all(torch.equal(value, before[name]) for name, value in loop.tokenizer.decoder.state_dict().items())
     assert all(p.grad is None for p in loop.tokenizer.parameters())
-    assert made.course.margin > 0.2 and made.course.right.value > 0.7
+    assert made.schedule.margin > 0.2 and made.schedule.right.value > 0.7
 
 
-def test_a_resting_critic_stays_as_it_is_but_goes_on_watching(contest):
-    loop = contest(rest=0.6)
-    made = loop.contest
+def test_a_resting_critic_stays_as_it_is_but_goes_on_watching(adversarial):
+    loop = adversarial(pause_above=0.6)
+    made = loop.adversarial
     for _ in range(3):
-        made.course.update(0, -1.0, 1.0, 1.0, 0.1)
-    assert made.course.resting
-    before, seen = made.fingerprint(), made.course.right.value
-    loop.advance()
-    assert made.fingerprint() == before and made.course.right.value != seen
+        made.schedule.update(0, -1.0, 1.0, 1.0, 0.1)
+    assert made.schedule.paused
+    before, seen = made.fingerprint(), made.schedule.right.value
+    loop.train_step()
+    assert made.fingerprint() == before and made.schedule.right.value != seen
 
 
-def test_each_batch_weighs_by_its_share_in_the_critics_gradient(contest):
-    loop = contest(perceptual_weight=0.0)
-    made, modality = loop.contest, loop.tokenizer.modality
+def test_each_batch_weighs_by_its_share_in_the_critics_gradient(adversarial):
+    loop = adversarial(perceptual_weight=0.0)
+    made, modality = loop.adversarial, loop.tokenizer.modality
     expected: dict[str, torch.Tensor] = {}
     for count, share in ((1, 0.2), (4, 0.8)):
         batch = modality.collate(list(modality.example(count)), list("abcd")[:count])
@@ -184,16 +184,16 @@ def test_each_batch_weighs_by_its_share_in_the_critics_gradient(contest):
         torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_accumulated_batches_equal_one_large_batch_for_the_critic_too(contest):
+def test_accumulated_batches_equal_one_large_batch_for_the_critic_too(adversarial):
     """Fixed weights: a norm is one of a batch, and so depends on how large those are."""
-    loops = [contest(accumulate, balance="fixed", perceptual_weight=0.0) for accumulate in (1, 4)]
+    loops = [adversarial(accumulate, balance="fixed", perceptual_weight=0.0) for accumulate in (1, 4)]
     loops[0].recipe = loops[0].recipe.model_copy(update={"batch_size": 16})
     for loop in loops:
-        loop.contest.adversary.options = loop.contest.adversary.options.model_copy(update={"rest": None})
+        loop.adversarial.adversary.options = loop.adversarial.adversary.options.model_copy(update={"pause_above": None})
         for _ in range(3):
-            loop.advance()
-    for name, value in loops[0].contest.adversary.state_dict().items():
-        other = loops[1].contest.adversary.state_dict()[name]
+            loop.train_step()
+    for name, value in loops[0].adversarial.adversary.state_dict().items():
+        other = loops[1].adversarial.adversary.state_dict()[name]
         torch.testing.assert_close(value, other, atol=2e-4, rtol=1e-3, msg=name)
     for name, value in loops[0].tokenizer.decoder.state_dict().items():
         torch.testing.assert_close(value, loops[1].tokenizer.decoder.state_dict()[name], atol=1e-3, rtol=1e-2, msg=name)
@@ -208,7 +208,7 @@ def test_a_critic_that_never_counts_changes_no_bit(tmp_path):
         run(tmp_path / name, "vqgan", settings)
         prints.append(vqmm.Tokenizer.load(tmp_path / name).fingerprint())
     assert prints[0] == prints[1] == prints[2]
-    assert lines(tmp_path / "warm", "critic")[-1]["told_apart"] > 0 and not lines(tmp_path / "never", "critic")
+    assert lines(tmp_path / "warm", "critic")[-1]["critic_accuracy"] > 0 and not lines(tmp_path / "never", "critic")
 
 
 @pytest.mark.parametrize("recipe", ["vqgan", "cvqgan", "vqgan-wgan-gp"])
@@ -219,7 +219,7 @@ def test_the_named_recipes_train(recipe, precision, tmp_path):
     (train,) = lines(tmp_path / "run", "train")
     assert {"adversarial", "feature_matching", "perceptual"} < train["losses"].keys()
     (line,) = lines(tmp_path / "run", "critic")
-    assert {"margin", "told_apart", "gradient_norm", "trust", "weight/adversarial"} < line.keys()
+    assert {"margin", "critic_accuracy", "gradient_norm", "loss_scale", "weight/adversarial"} < line.keys()
     assert line["weight/adversarial"] > 0 and line["norm/adversarial"] > 0
     assert "critic" in told["profile"] and told["metrics"]["nmse"] < 10
     names = [*vqmm.Tokenizer.load(tmp_path / "run").state_dict()]
@@ -247,11 +247,11 @@ def test_the_gradient_of_a_critic_of_tokens_reaches_the_encoder(tmp_path):
     assert sum(float(p.grad.abs().sum()) for p in tokenizer.encoder.parameters()) > 0
 
 
-def test_trust_scales_what_reaches_the_decoder(contest):
-    loop = contest(perceptual_weight=0.0)
+def test_trust_scales_what_reaches_the_decoder(adversarial):
+    loop = adversarial(perceptual_weight=0.0)
     made, tokenizer, batch = measured(loop), loop.tokenizer.train(), batch_of(loop)
     full = made.joined(tokenizer(batch), batch)["adversarial"]
-    made.course.trust = 0.25
+    made.schedule.loss_scale = 0.25
     assert made.joined(tokenizer(batch), batch)["adversarial"].item() == pytest.approx(full.item() / 4, rel=1e-5)
 
 
@@ -263,9 +263,9 @@ def test_trust_scales_what_reaches_the_decoder(contest):
     ],
     ids=["audio", "text"],
 )
-def test_one_critic_serves_every_modality(contest, told, data):
-    loop = contest(told=told, data=data, feature_matching=1.0)
-    loop.advance()
-    loop.advance()
+def test_one_critic_serves_every_modality(adversarial, told, data):
+    loop = adversarial(told=told, data=data, feature_matching=1.0)
+    loop.train_step()
+    loop.train_step()
     losses = loop.report().losses
     assert losses["adversarial"] != 0 and losses["feature_matching"] > 0 and "perceptual" not in losses

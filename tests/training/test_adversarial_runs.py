@@ -38,15 +38,15 @@ class KilledError(RuntimeError):
 @pytest.fixture
 def killed_at(monkeypatch):
     def die_at(step):
-        real = Loop.advance
+        real = Loop.train_step
 
-        def advance(self, stop=0):
+        def train_step(self, stop=0):
             if self.step == step:
                 raise KilledError
             return real(self, stop)
 
-        monkeypatch.setattr(Loop, "advance", advance)
-        return lambda: monkeypatch.setattr(Loop, "advance", real)
+        monkeypatch.setattr(Loop, "train_step", train_step)
+        return lambda: monkeypatch.setattr(Loop, "train_step", real)
 
     return die_at
 
@@ -55,7 +55,7 @@ def killed_at(monkeypatch):
     ("recipe", "more", "step"),
     [
         ("vqgan", ["adversary.spectral_norm=true", "adversary.lecam=0.1", *VECTOR], 4),  # while it warms up
-        ("vqgan", ["train.accumulate=2", "adversary.rest=0.5", *VECTOR], 10),
+        ("vqgan", ["train.accumulate=2", "adversary.pause_above=0.5", *VECTOR], 10),
         ("vqgan-wgan-gp", VECTOR, 10),  # draws points between samples
         ("gan", ["adversary.start=0", "adversary.warm=0"], 7),  # draws noise
     ],
@@ -90,7 +90,8 @@ def test_a_flat_start_is_found_again_after_a_kill(tmp_path, killed_at):
         live()
         run(tmp_path / f"killed{step}", settings=settings, resume=True)
         assert torch.equal(
-            last_tensors(tmp_path / f"killed{step}")["critic.course"], last_tensors(tmp_path / "whole")["critic.course"]
+            last_tensors(tmp_path / f"killed{step}")["critic.schedule"],
+            last_tensors(tmp_path / "whole")["critic.schedule"],
         )
         assert weights(tmp_path / f"killed{step}") == weights(tmp_path / "whole")
 
@@ -108,7 +109,13 @@ def old(tmp_path_factory):
 
 
 def test_a_new_critic_on_an_old_decoder_leaves_every_code_as_it_was(old, tmp_path):
-    settings = [*CRITIC, "adversary.start=0", "adversary.warm=0", "train.only=decoder", f"train.begin={old / 'run'}"]
+    settings = [
+        *CRITIC,
+        "adversary.start=0",
+        "adversary.warm=0",
+        "train.freeze=codes",
+        f"train.init_from={old / 'run'}",
+    ]
     told = vqmm.train("image", "builtin:digits", tmp_path / "new", "vqgan", steps=5, settings=settings, quiet=True)
     before, after = (vqmm.Tokenizer.load(folder) for folder in (old / "run", tmp_path / "new"))
     assert after.code_fingerprint() == before.code_fingerprint() and after.fingerprint() != before.fingerprint()
@@ -120,7 +127,7 @@ def test_a_new_critic_on_an_old_decoder_leaves_every_code_as_it_was(old, tmp_pat
 
 
 def test_fine_tuning_of_everything_moves_the_codes_and_resumes(old, tmp_path, killed_at):
-    settings = [*CRITIC, *EARLY, f"train.begin={old / 'run'}", "condition=label"]
+    settings = [*CRITIC, *EARLY, f"train.init_from={old / 'run'}", "condition=label"]
     options = {"recipe": "cvqgan", "steps": 8, "settings": settings, "quiet": True}
     vqmm.train("image", "builtin:digits", tmp_path / "whole", **options)
     live = killed_at(5)
@@ -143,17 +150,17 @@ def test_fine_tuning_of_everything_moves_the_codes_and_resumes(old, tmp_path, ki
     ],
 )
 def test_a_tokenizer_begins_with_its_own_parts(old, tmp_path, settings, said):
-    settings = [f"train.begin={old / 'run'}", *settings]
+    settings = [f"train.init_from={old / 'run'}", *settings]
     with pytest.raises(vqmm.UserError, match=said):
         vqmm.train("image", "builtin:digits", tmp_path / "new", "vqgan", steps=5, settings=settings, quiet=True)
     assert not (tmp_path / "new").exists()
 
 
 def test_only_the_decoder_needs_a_beginning(tmp_path):
-    with pytest.raises(vqmm.UserError, match=r"train.only: decoder needs .* train.begin"):
-        run(tmp_path / "run", settings=["train.only=decoder"])
+    with pytest.raises(vqmm.UserError, match=r"train.freeze: decoder needs .* train.init_from"):
+        run(tmp_path / "run", settings=["train.freeze=codes"])
     with pytest.raises(vqmm.UserError, match=r"holds no tokenizer"):
-        run(tmp_path / "run", settings=[f"train.begin={tmp_path}"])
+        run(tmp_path / "run", settings=[f"train.init_from={tmp_path}"])
 
 
 # From noise

@@ -13,7 +13,7 @@ def test_an_average_has_no_bias_towards_its_start():
     running.add(1.0)
     assert running.value == pytest.approx((0.9 * 5 + 1) / 1.9)
     again = Running(0.9)
-    again.unpack(running.pack())
+    again.load_state_dict(running.state_dict())
     assert again.value == running.value
 
 
@@ -38,7 +38,7 @@ def test_memory_averages_norms_and_survives_a_copy():
     balance.update(3.0, {"a": 2.0})
     assert balance.factors()["a"] == pytest.approx((0.5 * 1 + 3) / 1.5 / 2, rel=1e-3)
     again = Balance({"a": 1.0}, "gradient", memory=0.5)
-    again.unpack(balance.pack())
+    again.load_state_dict(balance.state_dict())
     assert again.factors() == balance.factors()
 
 

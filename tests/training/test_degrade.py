@@ -76,15 +76,15 @@ def test_the_picture_shows_what_was_given_too(denoiser, coder, tmp_path):
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(name, tmp_path, monkeypatch):
     settings = [*CODES, f"train.degrade={name}", "train.checkpoint_every=3"]
     train(tmp_path / "whole", "vqvae-ema", settings, 8)
-    advance = Loop.advance
+    train_step = Loop.train_step
 
     def die(self, stop=0):
         if self.step == 5:
             raise RuntimeError("killed")
-        return advance(self, stop)
+        return train_step(self, stop)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(Loop, "advance", die)
+        patch.setattr(Loop, "train_step", die)
         train(tmp_path / "killed", "vqvae-ema", settings, 8)
     assert [path.name for path in checkpoints(tmp_path / "killed" / "checkpoints")] == ["step-00000003"]
     train(tmp_path / "killed", "vqvae-ema", settings, 8, resume=True)

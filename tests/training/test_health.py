@@ -92,9 +92,9 @@ def test_a_run_records_epochs_events_its_command_and_a_profile(tmp_path, monkeyp
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     (epoch,) = [line for line in lines if line["kind"] == "epoch"]
     assert epoch["step"] == 26 and epoch["epoch"] == 1  # 1,620 training digits, 64 a step
-    assert epoch["dead_codes"] == round(512 * (1 - epoch["codebook_use"]))
+    assert epoch["dead_codes"] == round(512 * (1 - epoch["codebook_usage"]))
     health = [line for line in lines if line["kind"] == "health"]
-    assert [line["event"] for line in health] == ["little_use"] * (epoch["codebook_use"] < 0.5)
+    assert [line["event"] for line in health] == ["little_use"] * (epoch["codebook_usage"] < 0.5)
     assert told["profile"].keys() == {"data", "forward", "quantizer", "backward", "optimizer"}
     assert abs(sum(told["profile"].values()) - 1) < 1e-6 and min(told["profile"].values()) > 0
     made = json.loads((tmp_path / "run" / "run.json").read_text())

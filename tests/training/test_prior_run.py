@@ -133,7 +133,7 @@ def test_several_modalities_are_learnt_with_and_without_one_another(tmp_path):
 
 
 def test_a_prior_conditioned_on_labels(home, tmp_path):
-    told = alone(home, tmp_path / "run", *LEARNING, "drop=0.3", steps=75, condition="label")
+    told = alone(home, tmp_path / "run", *LEARNING, "condition_dropout=0.3", steps=75, condition="label")
     figures = told["modalities"]["image"]
     assert figures["bits_per_code"] < figures["bits_per_code_unconditional"] - 0.1
     generator = Generator.load(tmp_path / "run")
@@ -183,22 +183,22 @@ def killed_at(monkeypatch):
     """Let the run die in a given step, before it has done its work."""
 
     def die_at(step):
-        real = PriorLoop.advance
+        real = PriorLoop.train_step
 
-        def advance(self):
+        def train_step(self):
             if self.step == step:
                 raise KilledError
             real(self)
 
-        monkeypatch.setattr(PriorLoop, "advance", advance)
-        return lambda: monkeypatch.setattr(PriorLoop, "advance", real)
+        monkeypatch.setattr(PriorLoop, "train_step", train_step)
+        return lambda: monkeypatch.setattr(PriorLoop, "train_step", real)
 
     return die_at
 
 
 @pytest.mark.parametrize(("step", "average"), [(2, "null"), (5, "0.9"), (11, "null")])
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(home, step, average, tmp_path, killed_at):
-    settings = [f"train.average={average}", "prior.dropout=0.3", "drop=0.3"]
+    settings = [f"train.average={average}", "prior.dropout=0.3", "condition_dropout=0.3"]
     told = joint(home, tmp_path / "whole", *settings)
     live = killed_at(step)
     with pytest.raises(KilledError):
@@ -214,17 +214,17 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(home, step, av
 
 
 def test_a_signal_saves_and_leaves(home, tmp_path, monkeypatch):
-    real = PriorLoop.advance
+    real = PriorLoop.train_step
 
-    def advance(self):
+    def train_step(self):
         real(self)
         if self.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(PriorLoop, "advance", advance)
+    monkeypatch.setattr(PriorLoop, "train_step", train_step)
     with pytest.raises(Stopped, match="stopped at step 3 by SIGTERM and saved"):
         alone(home, tmp_path / "run")
-    monkeypatch.setattr(PriorLoop, "advance", real)
+    monkeypatch.setattr(PriorLoop, "train_step", real)
     alone(home, tmp_path / "run", resume=True)
     alone(home, tmp_path / "whole")
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
@@ -233,8 +233,8 @@ def test_a_signal_saves_and_leaves(home, tmp_path, monkeypatch):
 def test_other_settings_or_other_data_are_refused(home, tmp_path):
     alone(home, tmp_path / "run", steps=4)
     before = weights(tmp_path / "run")
-    with pytest.raises(vqmm.UserError, match=r"begun with another recipe: drop was 0.1 and is 0.2"):
-        alone(home, tmp_path / "run", "drop=0.2", steps=4, resume=True)
+    with pytest.raises(vqmm.UserError, match=r"begun with another recipe: condition_dropout was 0.1 and is 0.2"):
+        alone(home, tmp_path / "run", "condition_dropout=0.2", steps=4, resume=True)
     folder, state = tmp_path / "run" / "checkpoints", "state.json"
     file = checkpoints(folder)[-1] / state
     file.write_text(json.dumps({**json.loads(file.read_text()), "data_fingerprint": "other"}))
@@ -244,15 +244,15 @@ def test_other_settings_or_other_data_are_refused(home, tmp_path):
 
 
 def test_a_gradient_that_is_not_finite_ends_it_with_what_was_saved(home, tmp_path, monkeypatch):
-    real = PriorLoop.advance
+    real = PriorLoop.train_step
 
-    def advance(self):
+    def train_step(self):
         if self.step == 6:
             with torch.no_grad():
                 next(self.prior.parameters()).fill_(float("nan"))
         real(self)
 
-    monkeypatch.setattr(PriorLoop, "advance", advance)
+    monkeypatch.setattr(PriorLoop, "train_step", train_step)
     with pytest.raises(vqmm.UserError, match=r"gradient at step 6 is not finite: lower train\.learning_rate"):
         alone(home, tmp_path / "run")
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())

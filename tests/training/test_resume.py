@@ -46,15 +46,15 @@ def killed_at(monkeypatch):
     """Let the run die in a given step, before it has done its work."""
 
     def die_at(step):
-        real = Loop.advance
+        real = Loop.train_step
 
-        def advance(self, stop=0):
+        def train_step(self, stop=0):
             if self.step == step:
                 raise KilledError
             return real(self, stop)
 
-        monkeypatch.setattr(Loop, "advance", advance)
-        return lambda: monkeypatch.setattr(Loop, "advance", real)
+        monkeypatch.setattr(Loop, "train_step", train_step)
+        return lambda: monkeypatch.setattr(Loop, "train_step", real)
 
     return die_at
 

@@ -54,7 +54,7 @@ def test_a_run_leaves_a_recipe_metrics_a_picture_and_a_tokenizer(run):
 def test_it_learns(run):
     lines = [json.loads(line) for line in (Path(run["run"]) / "metrics.jsonl").read_text().splitlines()]
     held_out = [line["metrics"] for line in lines if line["kind"] == "held-out"]
-    assert held_out[1]["nmse"] < held_out[0]["nmse"] < 1 and held_out[1]["codebook_use"] > 0.5
+    assert held_out[1]["nmse"] < held_out[0]["nmse"] < 1 and held_out[1]["codebook_usage"] > 0.5
 
 
 def test_eval_says_what_it_looked_at(run, tmp_path):

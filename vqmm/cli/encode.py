@@ -19,7 +19,7 @@ def encode(
         float | None, typer.Option(help="Or as many as fit into a rate, in kilobits per second of sound.")
     ] = None,
     vectors: Annotated[bool, typer.Option("--vectors", help="Also the vectors that the codes stand for.")] = False,
-    views: Annotated[
+    augment: Annotated[
         int, typer.Option(help="Also so many altered views of each training sample: priors learn few by heart.")
     ] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse damaged samples instead of skipping them.")] = False,
@@ -46,7 +46,7 @@ def encode(
         stages=stages,
         bitrate_kbps=bitrate_kbps,
         vectors=vectors,
-        views=views,
+        augment=augment,
         strict=strict,
         plugins=plugin or (),
         resume=resume,

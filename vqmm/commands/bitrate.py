@@ -74,7 +74,7 @@ def offered_kbps(tokenizer: Tokenizer) -> list[float]:
         z = torch.zeros(1, quantizer.options.dim, *[GRID] * modality.rank, device=tokenizer.device)
         codes = quantizer(z).codes
     assert codes is not None  # require_codes
-    seconds = modality.amount(torch.zeros(modality.channels, *[GRID * stride for stride in modality.strides]))
+    seconds = modality.size_in_units(torch.zeros(modality.channels, *[GRID * stride for stride in modality.strides]))
     maps = [(one[0, 0].numel(), sizes) for one, sizes in zip(codes.maps, quantizer.sizes, strict=True)]
     bits = [
         math.fsum(positions * _bits(sizes[:stages]) for positions, sizes in maps)

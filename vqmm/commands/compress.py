@@ -74,7 +74,7 @@ def compress(
     packed = None if coder is None else coder.pack(row.maps, row.label)
     data = pack(tokenizer, row, packed)
     _write(path, data)
-    told = _told(tokenizer, row, len(data), tokenizer.modality.amount(batch.goals[0]))
+    told = _told(tokenizer, row, len(data), tokenizer.modality.size_in_units(batch.targets[0]))
     return {"file": str(path), **told, **({} if packed is None else packed.figures())}
 
 

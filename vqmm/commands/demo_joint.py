@@ -14,7 +14,7 @@ from vqmm.utils.files import write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vqmm.contracts.labels import LabelJudge
+    from vqmm.contracts.labels import LabelClassifier
     from vqmm.contracts.modality import Modality
     from vqmm.generation.generator import Generator
 
@@ -71,7 +71,7 @@ class JointPart:
         prior: Path,
         seed: int,
         data: Mapping[str, str],
-        pictures: "LabelJudge",
+        pictures: "LabelClassifier",
         into: Sequence[str],
     ) -> Finished:
         """What the prior makes of each modality in some of the others, and how often that is right: of `coherence_of`.
@@ -81,7 +81,7 @@ class JointPart:
             pictures: a fitted classifier. Sounds are named by Goertzel's filter, names by being the same.
             into: what is made and judged.
         """
-        from vqmm.evaluation.coherence import coherence_of, judge_of
+        from vqmm.evaluation.coherence import classifier_of, coherence_of
         from vqmm.generation.generator import Generator
         from vqmm.generation.sampling import Draw
 
@@ -89,7 +89,7 @@ class JointPart:
         generator = Generator.load(prior)
         modalities = {name: generator.tokenizers[name].modality for name in data}
         held_out = {name: items(modalities[name], path, held_out=True) for name, path in data.items()}
-        names = judge_of(modalities[NAMES], items(modalities[NAMES], self.names, held_out=False))
+        names = classifier_of(modalities[NAMES], items(modalities[NAMES], self.names, held_out=False))
         return coherence_of(
             generator,
             {},
@@ -175,9 +175,9 @@ class KeypadClassifier:
         return [LABELS.find(dialled_digit(sample[0].numpy())) if sample.any() else -1 for sample in samples]
 
 
-def fit_classifier(part: TokenizerPart, count: int) -> "LabelJudge":
+def fit_classifier(part: TokenizerPart, count: int) -> "LabelClassifier":
     """A classifier of the digits in a part's data, fitted to `count` real samples."""
-    from vqmm.evaluation.coherence import judge_of
+    from vqmm.evaluation.coherence import classifier_of
     from vqmm.recipe import read_recipe
     from vqmm.registry import Registry
     from vqmm.tokenizer.storage import build_modality
@@ -185,7 +185,7 @@ def fit_classifier(part: TokenizerPart, count: int) -> "LabelJudge":
     registry = Registry.discover()
     recipe = read_recipe(part.recipe, registry, part.modality, part.settings)
     modality = build_modality(recipe.model_dump(), registry)
-    return judge_of(modality, items(modality, part.data, held_out=False, most=count))
+    return classifier_of(modality, items(modality, part.data, held_out=False, most=count))
 
 
 def items(modality: "Modality", path: str, held_out: bool, most: int = 10_000) -> "list[tuple[Tensor, int]]":

@@ -92,7 +92,7 @@ class Job:
     inputs: tuple[str, ...]
     out: Path
     plan: Plan
-    views: int
+    augment: int
     strict: bool
     plugins: tuple[str, ...]
 
@@ -105,7 +105,7 @@ def encode(
     stages: int | None = None,
     bitrate_kbps: float | None = None,
     vectors: bool = False,
-    views: int = 0,
+    augment: int = 0,
     strict: bool = False,
     plugins: Sequence[str] = (),
     resume: bool = False,
@@ -119,7 +119,7 @@ def encode(
         stages: only the first so many codes of each position, for a quantizer with several.
         bitrate_kbps: as many stages as fit into a rate, for signals measured in seconds.
         vectors: write beside the codes the vectors that they stand for, as features (`vqmm.tokens.shards` says how).
-        views: after each training sample also so many altered ones (`Modality.vary`), of `cat.png` `cat~1.png` and
+        views: after each training sample also so many altered ones (`Modality.augment`), of `cat.png` `cat~1.png` and
             so on: a prior learns small data sets by heart otherwise.
         strict: refuse damaged samples; otherwise they are skipped, counted and named.
         resume: go on where the same call was killed or stopped; without anything there, start.
@@ -146,11 +146,11 @@ def encode(
     (must_be_writable if resume else must_be_free)(out, "the token folder")
     tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
     rate = choose_rate(tokenizer, stages, bitrate_kbps)
-    found = Inputs.of(tokenizer.modality, inputs, "encode").with_views(tokenizer.modality, views)
+    found = Inputs.of(tokenizer.modality, inputs, "encode").with_augmented(tokenizer.modality, augment)
     fingerprints = (tokenizer.code_fingerprint(), found.fingerprint())
     plan = Plan(*fingerprints, len(found.samples), shard_samples, rate.stages, vectors)
     paths = [inputs] if isinstance(inputs, str | Path) else inputs
-    job = Job(str(run), tuple(map(str, paths)), out, plan, views, strict, tuple(plugins))
+    job = Job(str(run), tuple(map(str, paths)), out, plan, augment, strict, tuple(plugins))
     with _all_or_whole_shards(out, plan, resume), StopRequest() as request:
         _make_shards(job, Work(job, tokenizer, found), processes, request)
         tally = _total(out, plan)
@@ -365,7 +365,7 @@ def _in_process(job: Job, number: int) -> list[str]:
 def _work_of(job: Job) -> Work:
     """Loaded once in each process. A `UserError` where that is not what the first process found."""
     tokenizer = Tokenizer.load(Path(job.run), Registry.discover(job.plugins))
-    inputs = Inputs.of(tokenizer.modality, job.inputs, "encode").with_views(tokenizer.modality, job.views)
+    inputs = Inputs.of(tokenizer.modality, job.inputs, "encode").with_augmented(tokenizer.modality, job.augment)
     if (tokenizer.code_fingerprint(), inputs.fingerprint()) != (job.plan.code_fingerprint, job.plan.data_fingerprint):
         raise UserError(
             f"the inputs or the run {job.run} changed while they were encoded: bring them back, and --resume"

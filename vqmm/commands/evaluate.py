@@ -8,7 +8,7 @@ import yaml
 
 from vqmm.data.degrade import Degradation, read_degradation
 from vqmm.data.loader import Views, evaluation_batches
-from vqmm.data.source import Source, judged, label_numbers
+from vqmm.data.source import Source, evaluation_samples, label_numbers
 from vqmm.evaluation.evaluate import evaluate, write_shown
 from vqmm.evaluation.labels import label_survival
 from vqmm.evaluation.realism import realism as compare_sets
@@ -57,7 +57,7 @@ def eval(
     tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
     tokenizer.require_stages(stages)
     source = Source(tokenizer.modality, data)
-    samples, split = judged(source, trained_on(Path(run)))
+    samples, split = evaluation_samples(source, trained_on(Path(run)))
     numbers = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
     degrade = degradation_of(Path(run))
     batch_size = 1 if whole else batch_size

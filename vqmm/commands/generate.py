@@ -104,7 +104,7 @@ def _shown(generator: Generator, given: Mapping[str, Value]) -> dict[str, Shown 
             found[name] = str(value)
             continue
         modality = generator.tokenizers[name].modality
-        found[name] = (modality, modality.collate([sample_of(modality, value)], [name]).goals)
+        found[name] = (modality, modality.collate([sample_of(modality, value)], [name]).targets)
     return found
 
 

@@ -14,7 +14,7 @@ from vqmm.comparison.plan import Plan, read_json
 from vqmm.contracts.baseline import Baseline
 from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.loader import Loaded, Views, evaluation_batches
-from vqmm.data.source import judged
+from vqmm.data.source import evaluation_samples
 from vqmm.evaluation.evaluate import alike, figure, originals_of
 from vqmm.utils.errors import UserError
 from vqmm.utils.files import write_text
@@ -74,7 +74,7 @@ def _judge(plan: Plan, baseline: Baseline) -> Record:
     baseline.fit(_fitting(plan, training, count))
     train_seconds = time.perf_counter() - start
     look = _Look(plan, baseline)
-    look.at(evaluation_batches(Views(modality, judged(source, source.path)[0], {}), BATCH_SIZE))
+    look.at(evaluation_batches(Views(modality, evaluation_samples(source, source.path)[0], {}), BATCH_SIZE))
     if not look.count:
         raise UserError(f"none of the held-out samples can be read; the first: {look.unreadable[0]}")
     figures, rules = look.figures()
@@ -107,7 +107,7 @@ class _Look:
 
     def __init__(self, plan: Plan, baseline: Baseline):
         self.modality, self.baseline = plan.modality, baseline
-        self.judges = plan.modality.metrics()
+        self.metrics = plan.modality.metrics()
         self.count, self.bits, self.amount, self.seconds = 0, 0.0, 0.0, 0.0
         self.unreadable: list[str] = []
 
@@ -121,7 +121,7 @@ class _Look:
                 continue
             originals = originals_of(batch)
             self.count += len(batch)
-            self.amount += sum(map(self.modality.amount, originals))
+            self.amount += sum(map(self.modality.size_in_units, originals))
             waiting.append(originals)
             values += sum(original.numel() for original in originals)
             if values >= AT_ONCE:
@@ -141,13 +141,13 @@ class _Look:
         for some in batches:
             own, outputs = outputs[: len(some)], outputs[len(some) :]
             for some_outputs, some_originals in alike(own, list(some)):
-                for judge in self.judges.values():
-                    judge.update(some_outputs, some_originals)
+                for metric in self.metrics.values():
+                    metric.update(some_outputs, some_originals)
 
     def figures(self) -> tuple[dict[str, float | None], dict[str, str]]:
         """Figures by name, and a rule for each."""
         unit = self.modality.rate_unit
-        found = {name: figure(judge) for name, judge in self.judges.items()}
+        found = {name: figure(metric) for name, metric in self.metrics.items()}
         figures: dict[str, float | None] = {
             f"bits_per_{unit}": self.bits / self.amount,
             **{name: value for name, (value, _) in found.items()},

@@ -31,7 +31,7 @@ from vqmm.comparison.plan import (
 from vqmm.comparison.timing import calibrate, code_speeds, train_seconds
 from vqmm.contracts.batch import Batch
 from vqmm.data.loader import Views, evaluation_batches
-from vqmm.data.source import judged, label_numbers
+from vqmm.data.source import evaluation_samples, label_numbers
 from vqmm.evaluation.evaluate import originals_of
 from vqmm.registry import Registry
 from vqmm.tokenizer.tokenizer import Tokenizer
@@ -196,7 +196,7 @@ class _Work:
         found = judge(folder, self.plan.source.path, batch_size=BATCH_SIZE, plugins=self.plugins)
         tokenizer = Tokenizer.load(folder, self.registry)
         metrics, modality = found["metrics"], tokenizer.modality
-        first = (f"bits_per_{modality.rate_unit}", modality.headline)
+        first = (f"bits_per_{modality.rate_unit}", modality.main_metric)
         figures = {
             **{name: metrics[name] for name in (*first, *metrics)},
             **code_speeds(tokenizer, self._held_out(tokenizer, folder, BATCH_SIZE, SPEED_BATCHES * BATCH_SIZE)),
@@ -228,7 +228,7 @@ class _Work:
     def _held_out(self, tokenizer: Tokenizer, run: Path, batch_size: int, limit: int) -> list[Batch]:
         """Some of the batches that `eval` looks at, spread over all of them, degraded as the run's are."""
         source = self.plan.source
-        samples = judged(source, source.path)[0]
+        samples = evaluation_samples(source, source.path)[0]
         labels = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
         views = Views(tokenizer.modality, samples, labels, degrade=degradation_of(run))
         return [batch for batch, _ in evaluation_batches(views, batch_size, limit) if batch is not None]
@@ -263,7 +263,7 @@ def _summary(
     rules: dict[str, str] = {}  # of every figure that any recipe has; where two say different things, the first's
     for record in done:
         rules |= {name: rule for name, rule in record["rules"].items() if name not in rules}
-    unit, judges = plan.modality.rate_unit, plan.modality.metrics()
+    unit, metrics = plan.modality.rate_unit, plan.modality.metrics()
     rows = [row_of(label, records, rules, calibrations.get(label)) for label, records in runs.items()]
     rows += [row_of(record["label"], [record], rules, None) for record in known]
     return {
@@ -271,8 +271,8 @@ def _summary(
         "rules": rules,
         "modality": plan.modality.name,
         "rate": f"bits_per_{unit}",
-        "headline": plan.modality.headline,
-        "higher_is_better": {name: judge.higher_is_better for name, judge in judges.items()},
+        "main_metric": plan.modality.main_metric,
+        "higher_is_better": {name: metric.higher_is_better for name, metric in metrics.items()},
         **plan.arguments(),
         "split": plan.split,
         "view": first.get("view", plan.modality.view),

@@ -35,8 +35,8 @@ LABELS = {
 def write_page(path: Path, result: Mapping[str, Any], shown: Shown) -> None:
     """`result` is what `compare` returns; `shown` the samples for the eye."""
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
-    rate, headline = result["rate"], result["headline"]
-    with_headline = [row for row in result["rows"] if row.get(headline) is not None]
+    rate, main_metric = result["rate"], result["main_metric"]
+    with_headline = [row for row in result["rows"] if row.get(main_metric) is not None]
     told = {
         "result": result,
         "rows": _rows(result),
@@ -52,7 +52,7 @@ def write_page(path: Path, result: Mapping[str, Any], shown: Shown) -> None:
 
 
 def draw(result: Mapping[str, Any]) -> str:
-    """The headline metric against the rate, as an SVG element whose ink is the page's.
+    """The main_metric metric against the rate, as an SVG element whose ink is the page's.
 
     A recipe without codes has no rate: a dashed line across, the bound that its width allows. A baseline is a cross in
     gray; those that differ in their rate alone are joined by a dotted line.
@@ -60,40 +60,40 @@ def draw(result: Mapping[str, Any]) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    rate, headline = result["rate"], result["headline"]
+    rate, main_metric = result["rate"], result["main_metric"]
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vqmm", "font.size": 10}):
         figure = Figure(figsize=(5.2, 3.5), layout="constrained")
         axes = figure.add_subplot()
         recipes, known = _parted(result["rows"])
         for number, row in enumerate(recipes):
-            if row.get(headline) is not None:
-                _draw_row(axes, row, rate, headline, number)
+            if row.get(main_metric) is not None:
+                _draw_row(axes, row, rate, main_metric, number)
         for number, family in enumerate(dict.fromkeys(row["family"] for row in known)):
-            _draw_family(axes, [row for row in known if row["family"] == family], rate, headline, number)
+            _draw_family(axes, [row for row in known if row["family"] == family], rate, main_metric, number)
         _style(axes, any(row.get(rate) is not None for row in result["rows"]))
         axes.set_xlabel(_label(rate), color=INK)
-        axes.set_ylabel(_label(headline), color=INK)
+        axes.set_ylabel(_label(main_metric), color=INK)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(file.getvalue())
 
 
-def _draw_row(axes: Any, row: Mapping[str, Any], rate: str, headline: str, number: int) -> None:
+def _draw_row(axes: Any, row: Mapping[str, Any], rate: str, main_metric: str, number: int) -> None:
     look: dict[str, Any] = {"color": _colour(number), "label": row["recipe"]}
     if row[rate] is None:
-        axes.axhline(row[headline], linestyle=(0, (5, 3)), **look)
+        axes.axhline(row[main_metric], linestyle=(0, (5, 3)), **look)
         return
     look |= {"marker": MARKERS[number % len(MARKERS)], "linestyle": "none", "markersize": 7}
-    if headline not in row["spread"]:
-        axes.plot([row[rate]], [row[headline]], **look)
+    if main_metric not in row["spread"]:
+        axes.plot([row[rate]], [row[main_metric]], **look)
         return
-    low, high = row["spread"][headline]
-    bars = [[row[headline] - low], [high - row[headline]]]
-    axes.errorbar([row[rate]], [row[headline]], yerr=bars, capsize=3, **look)
+    low, high = row["spread"][main_metric]
+    bars = [[row[main_metric] - low], [high - row[main_metric]]]
+    axes.errorbar([row[rate]], [row[main_metric]], yerr=bars, capsize=3, **look)
 
 
-def _draw_family(axes: Any, rows: Sequence[Mapping[str, Any]], rate: str, headline: str, number: int) -> None:
-    points = sorted((row[rate], row[headline]) for row in rows if None not in (row.get(rate), row.get(headline)))
+def _draw_family(axes: Any, rows: Sequence[Mapping[str, Any]], rate: str, main_metric: str, number: int) -> None:
+    points = sorted((row[rate], row[main_metric]) for row in rows if None not in (row.get(rate), row.get(main_metric)))
     if points:
         look = {"color": GRAY, "marker": BASELINE_MARKERS[number % len(BASELINE_MARKERS)], "linestyle": ":"}
         axes.plot(*zip(*points, strict=True), **look, markersize=7, linewidth=1, label=rows[0]["family"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from vqmm.contracts.modality import Modality
 from vqmm.data.loader import Views
-from vqmm.data.source import Source, judged
+from vqmm.data.source import Source, evaluation_samples
 from vqmm.recipe import Recipe, read_recipe
 from vqmm.registry import Registry
 from vqmm.tokenizer.storage import build_modality
@@ -101,7 +101,7 @@ def make_plan(
     first = next(iter(modalities.values()))
     source = Source(first, data)
     Views(first, source.training(), {}).check()
-    split = judged(source, source.path)[1]
+    split = evaluation_samples(source, source.path)[1]
     return Plan(first, names, read, source, numbers, steps, seconds, tuple(settings), split)
 
 

@@ -288,7 +288,7 @@ def _summary(plan: PriorPlan, records: Mapping[str, Sequence[Record]]) -> dict[s
         "what": "priors",
         "modality": plan.modality,
         "rate": None,  # nothing is lost on the way, so there is no rate to draw against a distortion
-        "headline": None,
+        "main_metric": None,
         "higher_is_better": {"bits_per_code": False, "bits_per_sample": False, "draw_seconds": False},
         **plan.arguments(),
         "seconds": None,

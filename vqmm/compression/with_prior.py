@@ -89,7 +89,7 @@ class PriorCoder:
         self.vocabulary, self.where = generator.vocabulary, where
         self.own = self.vocabulary.require(tokenizer.modality.name, tokenizer.code_fingerprint(), "this run")
         self.fingerprint = fingerprint(generator)
-        self.labels = generator.labels if generator.speaks(LABEL) else ()
+        self.labels = generator.labels if generator.has_modality(LABEL) else ()
         self.prior = copy.deepcopy(generator.prior).double().cpu().eval().requires_grad_(False)
 
     @property
@@ -203,7 +203,7 @@ class PriorCoder:
 def fingerprint(generator: Generator) -> bytes:
     """8 bytes for a prior: its kind, options, vocabulary, labels and weights."""
     prior = generator.prior
-    told = {"prior": {"name": prior.name, **prior.options.told()}, "labels": [*generator.labels]}
+    told = {"prior": {"name": prior.name, **prior.options.to_config()}, "labels": [*generator.labels]}
     found = hashlib.sha256(json.dumps({**told, **prior.vocabulary.described()}, sort_keys=True).encode())
     hash_tensors(found, own_weights(prior))
     return found.digest()[:8]

@@ -14,7 +14,7 @@ from vqmm.nn.pointwise import blank
 
 
 @dataclass(frozen=True)
-class Judged:
+class CriticOutput:
     """What a critic says of a batch.
 
     Attributes:
@@ -30,17 +30,17 @@ class Judged:
         """(B,): the mean score of each sample, every network counting the same."""
         return torch.stack([score.float().flatten(1).mean(dim=1) for score in self.scores]).mean(dim=0)
 
-    def split(self, count: int) -> tuple["Judged", "Judged"]:
+    def split(self, count: int) -> tuple["CriticOutput", "CriticOutput"]:
         """The first `count` samples, and the rest."""
         first, rest = (
             [[each[part] for each in kind] for kind in (self.scores, self.features)]
             for part in (slice(None, count), slice(count, None))
         )
-        return Judged(tuple(first[0]), tuple(first[1])), Judged(tuple(rest[0]), tuple(rest[1]))
+        return CriticOutput(tuple(first[0]), tuple(first[1])), CriticOutput(tuple(rest[0]), tuple(rest[1]))
 
 
 @dataclass(frozen=True)
-class Lesson:
+class CriticLosses:
     """What a critic learns from a batch.
 
     Attributes:
@@ -89,7 +89,7 @@ class Adversary(nn.Module):
         )
         latest: float = Field(0.5, ge=0, le=1, description="with start flat: the share of the run by which it counts")
         warm: float = Field(0.05, ge=0, le=1, description="the share of the run in which it learns before it counts")
-        rest: float | None = Field(
+        pause_above: float | None = Field(
             0.95, ge=0.5, le=1, description="it stops learning while it tells so large a share apart; none: never"
         )
         tolerance: float | None = Field(
@@ -112,7 +112,7 @@ class Adversary(nn.Module):
         """What the critic sees of a decoder's output: of logits over ids their probabilities, like one-hot targets."""
         return output.softmax(dim=1) if self.modality.ids is not None else output
 
-    def forward(self, x: Tensor, label: Tensor | None = None) -> Judged:
+    def forward(self, x: Tensor, label: Tensor | None = None) -> CriticOutput:
         """x (B, channels of the target, *extent), zeros under padding; label int64 (B,)."""
         raise NotImplementedError(f"{type(self).__name__} needs a method forward(x, label)")
 
@@ -120,9 +120,9 @@ class Adversary(nn.Module):
         """Both as `forward` takes them."""
         return blank(self.seen(output.float()), mask), blank(target.float(), mask)
 
-    def judge(
+    def score(
         self, output: Tensor, target: Tensor, mask: Tensor | None = None, label: Tensor | None = None
-    ) -> tuple[Judged, Judged]:
+    ) -> tuple[CriticOutput, CriticOutput]:
         """Outputs and targets, both in one forward pass."""
         both = torch.cat(self.sides(output, target, mask))
         return self(both, None if label is None else torch.cat([label, label])).split(len(output))
@@ -135,7 +135,7 @@ class Adversary(nn.Module):
 
     def critic_losses(
         self, output: Tensor, target: Tensor, mask: Tensor | None = None, label: Tensor | None = None
-    ) -> Lesson:
+    ) -> CriticLosses:
         """What trains the critic's own parameters; `output` is detached from the decoder."""
         raise NotImplementedError(f"{type(self).__name__} needs a method critic_losses(output, target, mask, label)")
 

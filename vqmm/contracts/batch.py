@@ -43,15 +43,15 @@ class Batch:
         return len(self.key)
 
     @property
-    def goal(self) -> Tensor:
+    def target_or_x(self) -> Tensor:
         """What the reconstruction is compared with: target, or x."""
         return self.x if self.target is None else self.target
 
     @property
-    def goals(self) -> list[Tensor]:
+    def targets(self) -> list[Tensor]:
         """The goal of each sample (C, *its own extent), padding left out."""
         boxes = [tuple(slice(0, n) for n in size) for size in self.size.tolist()]
-        return [goal[(slice(None), *box)] for goal, box in zip(self.goal, boxes, strict=True)]
+        return [goal[(slice(None), *box)] for goal, box in zip(self.target_or_x, boxes, strict=True)]
 
     @property
     def size(self) -> Tensor:

@@ -22,8 +22,8 @@ class Decoder(nn.Module):
     name: ClassVar[str]
     needs: ClassVar[Mapping[str, str]] = {}  # libraries: what is imported, and what pip installs for it
     likelihood: ClassVar[bool] = False  # the loss is a negative log-likelihood, in bits per value of the sample
-    of_ids: ClassVar[bool] = False  # reads ids that a quantizer passed through, not vectors
-    judged: ClassVar[int | None] = None  # samples that an evaluation draws at most, where drawing one takes long
+    discrete_input: ClassVar[bool] = False  # reads ids that a quantizer passed through, not vectors
+    evaluation_limit: ClassVar[int | None] = None  # samples that an evaluation draws, where one takes long
 
     class Options(PartOptions):
         pass
@@ -37,7 +37,7 @@ class Decoder(nn.Module):
     def loss(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """vectors (B, dim, *grid) and the batch they came from -> (scalar loss, output).
 
-        `output` is what `Modality.finish` turns into samples, with a gradient; None for a decoder that only has a
+        `output` is what `Modality.postprocess` turns into samples, with a gradient; None for a decoder that only has a
         likelihood, which an adversary cannot judge.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a method loss(vectors, batch)")

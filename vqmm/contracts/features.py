@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from vqmm.contracts.labels import LabelJudge
+from vqmm.contracts.labels import LabelClassifier
 
 
 class Features(Protocol):
@@ -22,7 +22,7 @@ class Features(Protocol):
 
 
 @runtime_checkable
-class LearntFeatures(Features, LabelJudge, Protocol):
+class LearntFeatures(Features, LabelClassifier, Protocol):
     """Features that are those of a classifier, which has to be fitted to the data at hand first.
 
     Attributes:

@@ -6,8 +6,8 @@ from typing import Protocol
 from torch import Tensor
 
 
-class LabelJudge(Protocol):
-    """A classifier of samples (C, *extent), of any extents, as they are in a batch and as `Modality.finish` gives them.
+class LabelClassifier(Protocol):
+    """A classifier of samples (C, *extent), of any extents, as in a batch and as `Modality.postprocess` gives them.
 
     It knows nothing of tokenizers, so it can also name what a prior has made.
     """

@@ -1,39 +1,42 @@
-"""Judges of reconstructions: torchmetrics with the rule that each follows."""
+"""Metrics of reconstructions: those of torchmetrics, each with the rule that it follows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torchmetrics
 from torch import Tensor
-from torchmetrics import MeanSquaredError, Metric
+from torchmetrics import MeanSquaredError
 
 
 @dataclass
-class Judge:
-    """A metric and its rule.
+class Metric:
+    """A metric of reconstructions and its rule.
 
     Attributes:
-        metric: `update(outputs, originals)` is called with samples (n, C, *extent) of one extent; `compute()` gives a
-            scalar.
+        accumulator: `update(outputs, originals)` is called with samples (n, C, *extent) of one extent; `compute()`
+            gives a scalar.
         rule: range, weighting and settings, for whoever reads the number.
         higher_is_better: which way is up; None where neither is (a ratio of lengths).
         prepare: applied to both sides first (to bring them to the range that the rule states).
     """
 
-    metric: Metric
+    accumulator: torchmetrics.Metric
     rule: str
     higher_is_better: bool | None
     prepare: Callable[[Tensor], Tensor] = lambda x: x
 
     def __post_init__(self) -> None:
         # one process of a run judges while the others wait: a metric that gathers from them would wait for ever
-        self.metric.distributed_available_fn = lambda: False
+        self.accumulator.distributed_available_fn = lambda: False
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
-        self.metric.update(self.prepare(outputs.float().contiguous()), self.prepare(originals.float().contiguous()))
+        self.accumulator.update(
+            self.prepare(outputs.float().contiguous()), self.prepare(originals.float().contiguous())
+        )
 
 
-class NormalizedMSE(Metric):
+class NormalizedMSE(torchmetrics.Metric):
     """The mean squared error over the variance of all originals: 1 is what their mean alone would reach."""
 
     full_state_update = False
@@ -56,11 +59,11 @@ class NormalizedMSE(Metric):
         return (self.error / self.count) / variance
 
 
-def basic_judges(
+def basic_metrics(
     prepare: Callable[[Tensor], Tensor] = lambda x: x, scale: str = "the samples' own"
-) -> dict[str, Judge]:
+) -> dict[str, Metric]:
     """`mse` and `nmse`, which any signal has."""
     return {
-        "mse": Judge(MeanSquaredError(), f"mean over all values, range {scale}", False, prepare),
-        "nmse": Judge(NormalizedMSE(), "mse over the variance of all the originals together", False, prepare),
+        "mse": Metric(MeanSquaredError(), f"mean over all values, range {scale}", False, prepare),
+        "nmse": Metric(NormalizedMSE(), "mse over the variance of all the originals together", False, prepare),
     }

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from vqmm.contracts.baseline import Baseline
     from vqmm.contracts.features import Features
-    from vqmm.contracts.labels import LabelJudge
-    from vqmm.contracts.metric import Judge
+    from vqmm.contracts.labels import LabelClassifier
+    from vqmm.contracts.metric import Metric
 
 
 class Modality:
@@ -39,7 +39,7 @@ class Modality:
     rank: ClassVar[int]  # 1, 2 or 3
     channels: int  # a class attribute, or set by __init__ from the options
     rate_unit: ClassVar[str] = "sample"  # rates are reported in bits per this
-    headline: ClassVar[str] = "nmse"  # the metric that a progress line shows
+    main_metric: ClassVar[str] = "nmse"  # the metric that a progress line shows
     levels: ClassVar[int] = 256  # values that a likelihood counts on [-1, 1], evenly spaced; 65,536 for 16-bit audio
     ids: ClassVar[int | None] = None  # where samples are integers: how many there are
     needs: ClassVar[Mapping[str, str]] = {}  # libraries that must load: what is imported, and what pip installs for it
@@ -106,7 +106,7 @@ class Modality:
     def load(self, folder: Path) -> None:
         """Read it back."""
 
-    def learnt(self) -> bytes:
+    def state_bytes(self) -> bytes:
         """What `fit` learnt, for fingerprints: the same bytes mean the same codes for the same samples."""
         return b""
 
@@ -117,12 +117,12 @@ class Modality:
         return sample
 
     @property
-    def varies(self) -> bool:
-        """Whether `vary` alters anything."""
+    def augments(self) -> bool:
+        """Whether `augment` alters anything."""
         return False
 
-    def vary(self, sample: Tensor, generator: torch.Generator) -> Tensor:
-        """The whole sample otherwise (moved, mirrored, faster), and still what it is: for `vqmm encode --views`."""
+    def augment(self, sample: Tensor, generator: torch.Generator) -> Tensor:
+        """The whole sample otherwise (moved, mirrored, faster), and still what it is: for `vqmm encode --augment`."""
         return sample
 
     def collate(self, samples: Sequence[Tensor], keys: Sequence[str], labels: Sequence[int] | None = None) -> Batch:
@@ -172,23 +172,23 @@ class Modality:
         """A scalar, the mean over the elements where `mask` (B, *extent) is True; by default the squared error."""
         return masked_mean(F.mse_loss(output, target, reduction="none"), mask)
 
-    def finish(self, output: Tensor) -> Tensor:
+    def postprocess(self, output: Tensor) -> Tensor:
         """From the decoder's output to samples (B, C, *extent)."""
         return output
 
-    def bound(self, output: Tensor) -> Tensor:
+    def output_activation(self, output: Tensor) -> Tensor:
         """The decoder's output brought smoothly into the range of samples: for the generator of a GAN."""
         return output
 
     # Judging and showing
 
-    def metrics(self) -> "dict[str, Judge]":
-        """Fresh judges by metric name; each compares finished samples with originals and states its rule."""
-        from vqmm.contracts.metric import basic_judges
+    def metrics(self) -> "dict[str, Metric]":
+        """Fresh metrics by metric name; each compares finished samples with originals and states its rule."""
+        from vqmm.contracts.metric import basic_metrics
 
-        return basic_judges()
+        return basic_metrics()
 
-    def label_judge(self) -> "LabelJudge | None":
+    def label_classifier(self) -> "LabelClassifier | None":
         """A fresh classifier of samples, to see whether labels survive a reconstruction; None: there is none."""
         return None
 
@@ -200,7 +200,7 @@ class Modality:
         """What people would use without a network, fresh: `vqmm compare` puts it beside the recipes."""
         return ()
 
-    def amount(self, sample: Tensor) -> float:
+    def size_in_units(self, sample: Tensor) -> float:
         """How much of `rate_unit` a sample (C, *extent) of a batch is: pixels, seconds, characters. 1 for "sample"."""
         return 1.0
 

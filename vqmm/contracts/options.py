@@ -14,7 +14,7 @@ class PartOptions(BaseModel):
         later: names of options that came when tokenizers had been saved without them: those keep their fingerprints.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset()
+    added: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -27,9 +27,9 @@ class PartOptions(BaseModel):
             raise ValueError("true and false are for switches, and this is none")
         return value
 
-    def told(self) -> dict[str, Any]:
-        """Every option, as it is saved and fingerprinted: a `later` one only where it is not at its default."""
-        usual = {name: self.__class__.model_fields[name].get_default() for name in self.later}
+    def to_config(self) -> dict[str, Any]:
+        """Every option, as it is saved and fingerprinted: a `added` one only where it is not at its default."""
+        usual = {name: self.__class__.model_fields[name].get_default() for name in self.added}
         return {k: v for k, v in self.model_dump(mode="json").items() if k not in usual or v != usual[k]}
 
     def completed(self, registry: PartsByName) -> Self:

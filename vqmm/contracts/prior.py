@@ -80,7 +80,7 @@ class Prior(nn.Module):
         """The features (B, T, width) of the next T ids and their places, (B, T). It changes the state."""
         raise NotImplementedError(f"{type(self).__name__} needs a method step(ids, places, state)")
 
-    def begin_with(self, vectors: Mapping[str, Sequence[Tensor]]) -> None:
+    def init_embeddings(self, vectors: Mapping[str, Sequence[Tensor]]) -> None:
         """Before training: by range the vectors (K, D) of the codes of each stage, where they are known."""
 
     # What the core makes of it

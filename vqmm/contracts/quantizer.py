@@ -50,7 +50,7 @@ class Quantizer(nn.Module):
 
     name: ClassVar[str]
     relaxed: ClassVar[bool] = False
-    of_ids: ClassVar[bool] = False  # reads samples that are ids, not latents; its decoder gives ids back
+    discrete_input: ClassVar[bool] = False  # reads samples that are ids, not latents; its decoder gives ids back
     needs: ClassVar[Mapping[str, str]] = {}  # libraries: what is imported, and what pip installs for it
     measured: ClassVar[Mapping[str, str]] = {}  # the names of `Quantized.measures`, and the rule of each
 

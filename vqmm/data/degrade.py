@@ -51,7 +51,7 @@ class Degradation(PartOptions):
             box = (slice(None), *(slice(0, n) for n in size))
             if all(size):
                 sample[box] = self.spoil(sample[box], generator)
-        return replace(batch, x=x, target=batch.goal)
+        return replace(batch, x=x, target=batch.target_or_x)
 
 
 class Noise(Degradation):

@@ -62,7 +62,7 @@ class Source:
         return hashlib.sha256("\n".join(sorted(s.key for s in self.samples)).encode()).hexdigest()[:16]
 
 
-def judged(source: Source, trained_on: str | None) -> tuple[list[Sample], str]:
+def evaluation_samples(source: Source, trained_on: str | None) -> tuple[list[Sample], str]:
     """What an evaluation may look at, and what to call it.
 
     The source's own test split; all of a source that was not trained on; else its held-out tenth.

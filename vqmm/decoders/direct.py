@@ -16,7 +16,7 @@ class DirectDecoder(Decoder):
     name = "direct"
 
     class Options(Decoder.Options):
-        later: ClassVar[frozenset[str]] = frozenset({"bounded"})
+        added: ClassVar[frozenset[str]] = frozenset({"bounded"})
         bounded: bool = Field(
             False, description="bring outputs into the range of samples, where no reconstruction loss keeps them there"
         )
@@ -27,12 +27,12 @@ class DirectDecoder(Decoder):
 
     def loss(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
         output = self._output(vectors, grid_mask(batch, vectors))
-        target = self.modality.target(batch.goal)
+        target = self.modality.target(batch.target_or_x)
         return self.modality.reconstruction_loss(output.float(), target, batch.mask), output
 
     def sample(self, vectors: Tensor, size: Tensor, seed: int, mask: Tensor | None = None) -> list[Tensor]:
-        return cut(self.modality.finish(self._output(vectors, mask)), size)
+        return cut(self.modality.postprocess(self._output(vectors, mask)), size)
 
     def _output(self, vectors: Tensor, mask: Tensor | None) -> Tensor:
         output = call_masked(self.network, vectors, mask)
-        return self.modality.bound(output) if self.options.bounded else output
+        return self.modality.output_activation(output) if self.options.bounded else output

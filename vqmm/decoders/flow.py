@@ -78,9 +78,9 @@ class FlowDecoder(Decoder):
         self.leaves = [channels * (math.prod(factor) - 1) for factor in self.factors] + [channels]
 
     def loss(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """vectors (B, dim, *grid) -> (bits per dimension: for each element of `batch.goal` that is signal, None)."""
+        """vectors (B, dim, *grid) -> (bits per dimension, which are the elements of `batch.target_or_x`, None)."""
         with torch.autocast(vectors.device.type, enabled=False):
-            x = held(batch.goal.float(), batch.mask)
+            x = held(batch.target_or_x.float(), batch.mask)
             boxes = self._boxes(batch.size, vectors)
             if self.training:
                 noise = torch.rand_like(x)
@@ -98,7 +98,7 @@ class FlowDecoder(Decoder):
             noise = own_noise(torch.randn, seed, self._latent_boxes(size, vectors), self.leaves)
             latents = [self.options.temperature * each.to(vectors.device, torch.float32) for each in noise]
             x = self.generate(latents, vectors.float(), size, mask)
-        return cut(self.modality.finish(x), size)
+        return cut(self.modality.postprocess(x), size)
 
     def log_density(self, x: Tensor, vectors: Tensor, size: Tensor, mask: Tensor | None = None) -> Tensor:
         """The log-density, in nats (B,), of each x (B, C, *extent): of all its blocks that hold signal."""

@@ -12,13 +12,13 @@ class IdentityDecoder(Decoder):
     """Nothing to learn. The loss is the share of wrong ids, which is 0 for a sample's own codes."""
 
     name = "identity"
-    of_ids: ClassVar[bool] = True
+    discrete_input: ClassVar[bool] = True
 
     def loss(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        wrong = vectors != batch.goal
+        wrong = vectors != batch.target_or_x
         if batch.mask is not None:
             wrong = wrong & batch.mask.unsqueeze(1)
-        count = batch.goal.numel() if batch.mask is None else int(batch.mask.sum()) * batch.goal.shape[1]
+        count = batch.target_or_x.numel() if batch.mask is None else int(batch.mask.sum()) * batch.target_or_x.shape[1]
         return wrong.sum() / max(count, 1), None
 
     def sample(self, vectors: Tensor, size: Tensor, seed: int, mask: Tensor | None = None) -> list[Tensor]:

@@ -47,7 +47,7 @@ class WaveNetDecoder(Decoder):
 
     name = "wavenet"
     likelihood: ClassVar[bool] = True
-    judged: ClassVar[int | None] = 64
+    evaluation_limit: ClassVar[int | None] = 64
 
     class Options(PartOptions):
         width: int = Field(32, ge=8, description="channels of every block")
@@ -89,7 +89,7 @@ class WaveNetDecoder(Decoder):
     def loss(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, None]:
         """The mean of -log2 p over the positions and channels that count: bits per dimension."""
         condition = self.condition(vectors, grid_mask(batch, vectors))
-        levels = self.levels(batch.goal, batch.mask)
+        levels = self.levels(batch.target_or_x, batch.mask)
         if condition.shape[2:] != levels.shape[2:]:
             raise ValueError(
                 f"wavenet: vectors of {tuple(vectors.shape)} stand for an extent of {tuple(condition.shape[2:])}, "
@@ -151,7 +151,7 @@ class WaveNetDecoder(Decoder):
 
     def finish(self, levels: Tensor, size: Tensor) -> list[Tensor]:
         """levels (B, C, *extent) -> finished samples, each cut to its size."""
-        return cut(self.modality.finish(self.modality.target(self.distribution.values(levels))), size)
+        return cut(self.modality.postprocess(self.modality.target(self.distribution.values(levels))), size)
 
 
 def build_likelihood(modality: Modality, options: Any) -> Logistics | Categorical:

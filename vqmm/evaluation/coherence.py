@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqmm.contracts.labels import LabelJudge
+from vqmm.contracts.labels import LabelClassifier
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.source import Source
@@ -63,7 +63,7 @@ def coherence(
         if name not in generator.tokenizers:
             raise UserError(f"data for {name!r}: this prior speaks {', '.join(generator.tokenizers)}")
     sources = {name: Source(generator.tokenizers[name].modality, path) for name, path in data.items()}
-    labels = common_labels(sources, generator.labels if generator.speaks(LABEL) else None)
+    labels = common_labels(sources, generator.labels if generator.has_modality(LABEL) else None)
     fitted, held_out, split = {}, {}, {}
     unreadable: list[str] = []
     for name, source in sources.items():
@@ -90,7 +90,7 @@ def coherence_of(
     count: int = 200,
     draw: Draw | None = None,
     seed: int = 0,
-    judges: Mapping[str, LabelJudge] | None = None,
+    judges: Mapping[str, LabelClassifier] | None = None,
     into: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The coherence of a generator, by labelled items of each modality.
@@ -113,7 +113,7 @@ def coherence_of(
         raise UserError("top_k 1 takes the likeliest codes, and those make blank samples: coherence is of drawn ones")
     if count < len(labels):
         raise UserError(f"count {count}: take one sample for each of the {len(labels)} labels at least")
-    rows = [*([LABEL] if generator.speaks(LABEL) else []), *held_out]
+    rows = [*([LABEL] if generator.has_modality(LABEL) else []), *held_out]
     if not any(one != other for one in rows for other in held_out):
         raise UserError(
             f"coherence is between modalities, and there are data of {', '.join(held_out) or 'none'} alone: this prior "
@@ -121,7 +121,7 @@ def coherence_of(
         )
     columns = {name: items for name, items in held_out.items() if into is None or name in into}
     if judges is None:
-        judges = {name: judge_of(generator.tokenizers[name].modality, fitted[name]) for name in columns}
+        judges = {name: classifier_of(generator.tokenizers[name].modality, fitted[name]) for name in columns}
     cells: dict[str, dict[str, Cell]] = {one: {} for one in rows}
     for one in rows:
         given, goals = _conditions(one, held_out.get(one), labels, count)
@@ -186,7 +186,7 @@ def spread(samples: Sequence[Sample], labels: Sequence[str], most: int) -> list[
 # Judging
 
 
-class WordingJudge:
+class WordingClassifier:
     """Labels samples of ids (a word, a short phrase) by being the same as one it was fitted to: else -1, no label."""
 
     rule = "the same ids as a training sample has; anything else has no label"
@@ -208,17 +208,17 @@ def _wording(sample: Tensor) -> tuple[int, ...]:
     return tuple(sample.long().flatten().tolist())
 
 
-def judge_of(modality: Modality, items: Items) -> LabelJudge:
+def classifier_of(modality: Modality, items: Items) -> LabelClassifier:
     """A fitted judge: of few distinct samples of ids by their wording, else the modality's own."""
     samples, labels = [sample for sample, _ in items], [label for _, label in items]
-    judge: LabelJudge | None = None
+    judge: LabelClassifier | None = None
     if modality.ids is not None:
         wordings = {(_wording(sample), label) for sample, label in items}
         clear = len({wording for wording, _ in wordings}) == len(wordings)
         if clear and len(wordings) <= FEW * len(set(labels)):
-            judge = WordingJudge()
+            judge = WordingClassifier()
     if judge is None:
-        judge = modality.label_judge()
+        judge = modality.label_classifier()
     if judge is None:
         raise UserError(f"the modality {modality.name!r} has no judge of labels: leave its data out")
     judge.fit(samples, labels)

@@ -20,7 +20,7 @@ from vqmm.tokenizer.tokenizer import Tokenizer, evaluating
 from vqmm.utils.files import write_text
 
 if TYPE_CHECKING:
-    from vqmm.contracts.metric import Judge
+    from vqmm.contracts.metric import Metric
 
 NOT_JUDGED = "null: new samples belong beside no original"  # what a GAN's generator gives
 PAGE = """<!doctype html>
@@ -93,7 +93,7 @@ class _Pass:
     def __init__(self, tokenizer: Tokenizer, as_written: bool, show: int, stages: int | None):
         self.tokenizer, self.as_written, self.show, self.stages = tokenizer, as_written, show, stages
         self.found = Evaluation()
-        self.judges = tokenizer.modality.metrics()
+        self.metrics = tokenizer.modality.metrics()
         self.usage = CodeUsage([each[:stages] for each in tokenizer.quantizer.sizes])
         self.amount, self.seconds, self.reconstructed = 0.0, 0.0, 0
         self.bits, self.bits_shuffled, self.values, self.values_shuffled = 0.0, 0.0, 0, 0
@@ -103,18 +103,18 @@ class _Pass:
 
     def add(self, batch: Batch) -> None:
         self.found.count += len(batch)
-        self.amount += sum(map(self.tokenizer.modality.amount, batch.goals))
+        self.amount += sum(map(self.tokenizer.modality.size_in_units, batch.targets))
         if self.tokenizer.decoder.likelihood:
             self._weigh(batch)
         if self.measures:
             self._measure(batch)
-        most = self.tokenizer.decoder.judged
+        most = self.tokenizer.decoder.evaluation_limit
         codes = self._judge(batch) if most is None or self.reconstructed < most else self._codes(batch)
         if codes is not None:
             self.usage.update(codes)
 
     def _weigh(self, batch: Batch) -> None:
-        count = batch.goal.numel() if batch.mask is None else int(batch.mask.sum()) * batch.goal.shape[1]
+        count = batch.target_or_x.numel() if batch.mask is None else int(batch.mask.sum()) * batch.target_or_x.shape[1]
         right, wrong = right_and_shuffled(self.tokenizer, batch, self.stages)
         self.bits += right * count
         self.values += count
@@ -144,8 +144,8 @@ class _Pass:
         if self.as_written:
             outputs = [self.tokenizer.modality.as_written(output) for output in outputs]
         for some_outputs, some_originals in () if self.tokenizer.draws else alike(outputs, originals):
-            for judge in self.judges.values():
-                judge.update(some_outputs, some_originals)
+            for metric in self.metrics.values():
+                metric.update(some_outputs, some_originals)
         room = max(self.show - len(self.found.shown[0]), 0)
         self.found.shown[0].extend(originals[:room])
         self.found.shown[1].extend(outputs[:room])
@@ -163,8 +163,8 @@ class _Pass:
         if not found.count:
             return found
         of_some = f"; of the first {self.reconstructed} samples" if self.reconstructed < found.count else ""
-        for name, judge in self.judges.items():
-            found.metrics[name], rule = (None, NOT_JUDGED) if tokenizer.draws else figure(judge)
+        for name, metric in self.metrics.items():
+            found.metrics[name], rule = (None, NOT_JUDGED) if tokenizer.draws else figure(metric)
             found.rules[name] = rule + of_some
         if self.values:
             found.metrics["bits_per_dim"] = self.bits / self.values
@@ -181,7 +181,7 @@ class _Pass:
         found.metrics |= {
             f"bits_per_{unit}": self.usage.bits / self.amount if has_codes else None,
             f"entropy_bits_per_{unit}": self.usage.entropy_bits() / self.amount if has_codes else None,
-            "codebook_use": self.usage.use() if has_codes else None,
+            "codebook_usage": self.usage.use() if has_codes else None,
             "codebook_perplexity": self.usage.perplexity() if has_codes else None,
             "samples_per_second": self.reconstructed / self.seconds,
         }
@@ -191,7 +191,7 @@ class _Pass:
                 f"entropy of the codes of each stage, over all {unit}s: an ideal coder that knows how often each code "
                 "comes in this evaluation and nothing of its neighbours; too low where a stage has few codes to count"
             ),
-            "codebook_use": "share of codes chosen at least once in this whole evaluation",
+            "codebook_usage": "share of codes chosen at least once in this whole evaluation",
             "codebook_perplexity": "exp of the entropy of the codes of this whole evaluation",
             "samples_per_second": f"encode and decode, {tokenizer.device.type}, {torch.get_num_threads()} threads",
         }
@@ -226,15 +226,15 @@ def shuffled_loss_ratio(tokenizer: Tokenizer, batch: Batch) -> float | None:
 
 def originals_of(batch: Batch) -> list[Tensor]:
     """What each reconstruction is judged against, on the CPU."""
-    return [goal.cpu() for goal in batch.goals]
+    return [goal.cpu() for goal in batch.targets]
 
 
-def figure(judge: "Judge") -> tuple[float | None, str]:
+def figure(metric: "Metric") -> tuple[float | None, str]:
     """What a judge has found, and its rule. None where no finite number came out, as the rule then says: JSON has
     neither NaN nor infinity.
     """
-    value = float(judge.metric.compute())
-    return (value, judge.rule) if math.isfinite(value) else (None, f"{judge.rule}; null: {value} came out")
+    value = float(metric.accumulator.compute())
+    return (value, metric.rule) if math.isfinite(value) else (None, f"{metric.rule}; null: {value} came out")
 
 
 def alike(outputs: list[Tensor], originals: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

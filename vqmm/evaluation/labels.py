@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from vqmm.contracts.batch import Batch
-from vqmm.contracts.labels import LabelJudge
+from vqmm.contracts.labels import LabelClassifier
 from vqmm.contracts.sample import Sample
 from vqmm.data.degrade import Degradation
 from vqmm.data.loader import Views, evaluation_batches
@@ -75,7 +75,7 @@ def label_survival(
         UserError: the modality has no such judge, or a library that it needs is missing; the source's training part
             has fewer than two labels, or its held-out part none; nothing of a part can be read.
     """
-    judge = tokenizer.modality.label_judge()
+    judge = tokenizer.modality.label_classifier()
     if judge is None:
         raise UserError(f"the modality {tokenizer.modality.name!r} has no judge of labels: leave out --labels")
     training, held_out = _with_labels(source)
@@ -104,8 +104,8 @@ def label_survival(
     return {"unreadable": fitted.unreadable + seen.unreadable, **_judged(judge, seen, of, by, told)}
 
 
-def _judged(judge: LabelJudge, seen: _Seen, of: str, by: str, told: str) -> dict[str, dict[str, Any]]:
-    """`metrics` and `rules`; `of`, `by` and `told` are parts of the rules."""
+def _judged(judge: LabelClassifier, seen: _Seen, of: str, by: str, told: str) -> dict[str, dict[str, Any]]:
+    """`metrics` and `rules`; `of`, `by` and `to_config` are parts of the rules."""
     named, renamed = judge.predict(seen.originals), judge.predict(seen.reconstructions)
     commonest = Counter(seen.labels).most_common(1)[0][1] / len(seen.labels)
     compared = {

@@ -91,7 +91,17 @@ class Corpus:
         if self.labels:
             rows[LABEL] = label_rows(self.labels)
         r = self.recipe
-        return Examples(self.vocabulary, rows, pairing, r.drop, r.hide, seed, r.given, r.hide_from, r.loss_on)
+        return Examples(
+            self.vocabulary,
+            rows,
+            pairing,
+            r.condition_dropout,
+            r.token_dropout,
+            seed,
+            r.given,
+            r.token_dropout_on,
+            r.loss_on,
+        )
 
     def _aligned(self, split: str, numbers: Mapping[str, int]) -> Pairing:
         """One modality by itself, or the rows of a table; `numbers`: of the classes, where they are a condition."""

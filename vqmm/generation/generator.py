@@ -53,7 +53,7 @@ class Generator:
                 have[: len(s)] != s for s, have in zip(own.sizes, sizes, strict=True)
             ):
                 raise UserError(f"the {name!r} of this prior has codebooks of {own.sizes}, its tokenizer of {sizes}")
-        if self.speaks(LABEL) and prior.vocabulary[LABEL].sizes != ((len(self.labels),),):
+        if self.has_modality(LABEL) and prior.vocabulary[LABEL].sizes != ((len(self.labels),),):
             raise UserError(
                 f"{len(self.labels)} names of labels for a prior that has {prior.vocabulary[LABEL].sizes[0][0]}"
             )
@@ -62,7 +62,7 @@ class Generator:
     def vocabulary(self) -> Vocabulary:
         return self.prior.vocabulary
 
-    def speaks(self, name: str) -> bool:
+    def has_modality(self, name: str) -> bool:
         return any(own.name == name for own in self.vocabulary.ranges)
 
     def to(self, device: torch.device | str) -> "Generator":
@@ -212,7 +212,7 @@ class Generator:
 
     def _prompts(self, want: str, each: Sequence[Given]) -> list[Tensor]:
         """The ids that each sequence starts with. What is given to several is encoded once."""
-        for_decoder = not self.speaks(LABEL) and self.tokenizers[want].label_embedding is not None
+        for_decoder = not self.has_modality(LABEL) and self.tokenizers[want].label_embedding is not None
         made: dict[int, Tensor] = {}
         for own in each:
             if id(own) not in made:
@@ -225,13 +225,13 @@ class Generator:
         """The ids that a sequence without a condition starts with: of a prior that was always told a class, the NULLs
         that stood there when it was not.
         """
-        always_told = self.speaks(LABEL) and len(self.vocabulary.ranges) == 2
+        always_told = self.has_modality(LABEL) and len(self.vocabulary.ranges) == 2
         return torch.full((self.vocabulary[LABEL].block if always_told else 0,), NULL)
 
     def _extent(self, name: str, grid: Sequence[int]) -> list[int]:
         """Of the sample that a grid of codes stands for."""
         tokenizer = self.tokenizers[name]
-        if tokenizer.quantizer.of_ids:
+        if tokenizer.quantizer.discrete_input:
             return [*grid]
         return [n * stride for n, stride in zip(grid, tokenizer.modality.strides, strict=True)]
 
@@ -251,7 +251,7 @@ class Generator:
             config = {
                 "format": 1,
                 "vqmm": __version__,
-                "prior": {"name": self.prior.name, **self.prior.options.told()},
+                "prior": {"name": self.prior.name, **self.prior.options.to_config()},
                 "context": self.prior.context,
                 "labels": [*self.labels],
                 "weights": _digest(new / "prior.safetensors"),

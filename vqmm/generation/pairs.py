@@ -144,7 +144,7 @@ class Examples:
         drop: the share of training examples whose condition, all blocks but the last, is left out.
         hide: the share of their codes that the prior is not shown, each example's own between 0 and twice that.
         given: how many other blocks come before the last, at most; None: all.
-        hide_from: the blocks whose codes may be hidden.
+        token_dropout_on: the blocks whose codes may be hidden.
         loss_on: the blocks that count in training; "all" leaves out labels.
     """
 
@@ -153,16 +153,16 @@ class Examples:
         vocabulary: Vocabulary,
         rows: Mapping[str, Rows],
         pairing: Pairing,
-        drop: float = 0.0,
-        hide: float = 0.0,
+        condition_dropout: float = 0.0,
+        token_dropout: float = 0.0,
         seed: int = 0,
         given: int | None = None,
-        hide_from: Literal["all", "last"] = "all",
+        token_dropout_on: Literal["all", "last"] = "all",
         loss_on: Literal["all", "last"] = "all",
     ):
         self.vocabulary, self.rows, self.pairing, self.seed = vocabulary, rows, pairing, seed
-        self.drop, self.hide, self.given = drop, hide, given
-        self.hide_from, self.loss_on = hide_from, loss_on
+        self.condition_dropout, self.token_dropout, self.given = condition_dropout, token_dropout, given
+        self.token_dropout_on, self.loss_on = token_dropout_on, loss_on
         self._kept: dict[tuple[str, Place], Tensor] = {}
         self._room = KEPT
 
@@ -190,17 +190,17 @@ class Examples:
         for epoch, number in indices:
             draw = _drawing("example", self.seed, epoch, number)
             names = self._names(draw, draw.choice(self.wanted))
-            dropped = draw.random() < self.drop
+            dropped = draw.random() < self.condition_dropout
             planned.append(_Planned(names, self.pairing.items(epoch, number), dropped))
         ids, condition = self._sequences(planned)
         label = self.vocabulary[LABEL].block if self.vocabulary.ranges[0].name == LABEL else 0
         first = torch.tensor([label if plan.names[0] == LABEL else 0 for plan in planned])
         gone = torch.tensor([plan.dropped for plan in planned])
         hidden = torch.zeros_like(ids, dtype=torch.bool)
-        if self.hide:
-            chance = torch.tensor([_chances(self.hide, ids.shape[1], self.seed, *index) for index in indices])
+        if self.token_dropout:
+            chance = torch.tensor([_chances(self.token_dropout, ids.shape[1], self.seed, *index) for index in indices])
             hidden = (chance < 0) & self._codes(ids)
-            if self.hide_from == "last":
+            if self.token_dropout_on == "last":
                 hidden &= torch.arange(ids.shape[1]) >= condition[:, None]
         given = condition if self.loss_on == "last" else torch.where(gone, condition, first)
         return Sequences(without_condition(ids, condition, gone), given, hidden)
@@ -213,7 +213,7 @@ class Examples:
                 found |= (own.end < ids) & (ids < own.stop)
         return found
 
-    def judged(self, want: str, numbers: Sequence[int], conditioned: bool = True) -> Sequences:
+    def evaluated(self, want: str, numbers: Sequence[int], conditioned: bool = True) -> Sequences:
         """Sequences that end in a block of `want`, which alone counts; without their condition if so wanted."""
         planned = []
         for number in numbers:
@@ -284,10 +284,10 @@ def label_rows(labels: Sequence[str]) -> list[Row]:
     return [Row(label, label, (1,), (np.array([[number]]),)) for number, label in enumerate(labels)]
 
 
-def _chances(hide: float, count: int, *told: int) -> list[float]:
+def _chances(token_dropout: float, count: int, *told: int) -> list[float]:
     """For each of `count` places a number that is negative where it is to be hidden."""
     draw = _drawing("hide", *told)
-    share = 2 * hide * draw.random()
+    share = 2 * token_dropout * draw.random()
     return [draw.random() - share for _ in range(count)]
 
 

@@ -17,9 +17,9 @@ class PriorTrain(Optimisation):
 
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW, after the warm-up; then half a cosine down")
     weight_decay: float = Field(0.1, ge=0)
-    evaluate_every: int = Field(250, ge=1, description="steps between looks at held-out data")
+    evaluate_every: int = Field(250, ge=1, description="steps between evaluations on held-out data")
     patience: int | None = Field(
-        8, ge=1, description="stop when held-out bits have not improved for so many looks; null: never"
+        8, ge=1, description="stop when held-out bits have not improved in so many evaluations; null: never"
     )
 
 
@@ -37,9 +37,11 @@ class PriorRecipe(PartOptions):
     prior: Part = Part(name="transformer")
     condition: Literal["label"] | None = Field(None, description="label: class numbers stand in front")
     pair: Literal["label"] = Field("label", description="what the items of several token folders have in common")
-    drop: float = Field(0.1, ge=0, lt=1, description="the share of examples whose condition is left out")
-    hide: float = Field(0.0, ge=0, le=0.5, description="the share of codes that the prior is not shown in training")
-    hide_from: Literal["all", "last"] = Field(
+    condition_dropout: float = Field(0.1, ge=0, lt=1, description="the share of examples whose condition is left out")
+    token_dropout: float = Field(
+        0.0, ge=0, le=0.5, description="the share of codes that the prior is not shown in training"
+    )
+    token_dropout_on: Literal["all", "last"] = Field(
         "all", description="the blocks that codes are hidden from; last: a condition is shown whole, so it is leant on"
     )
     loss_on: Literal["all", "last"] = Field(
@@ -72,5 +74,5 @@ def read_prior_recipe(registry: Registry, settings: Sequence[str] = (), **fields
     with explained("", PriorRecipe.model_fields):
         recipe = PriorRecipe.model_validate({**told, **fields})
     part = recipe.prior.model_dump()
-    options = registry.part("prior", part)[1].told()
+    options = registry.part("prior", part)[1].to_config()
     return recipe.model_copy(update={"prior": Part(name=part["name"], **options)})

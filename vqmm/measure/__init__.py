@@ -8,8 +8,8 @@ import torch
 
 from vqmm.kernels.nearest_code import explain
 from vqmm.measure.contenders import TASKS, tasks_of, versions
-from vqmm.measure.contest import Plan, deadline, measure, path_of
 from vqmm.measure.roofline import ceilings
+from vqmm.measure.runner import Plan, deadline, measure, path_of
 from vqmm.measure.shapes import CPU_SHAPES, NAMED, SHAPES, Shape
 from vqmm.measure.timing import HOW_TIMED, HOW_WEIGHED
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor, nn
 
 from vqmm.nn.layers import Attention, ResidualBlock, Stack, conv, down, keep_variance, up
-from vqmm.nn.receptive_field import reach
+from vqmm.nn.receptive_field import receptive_field
 
 
 class Encoder(nn.Module):
@@ -39,14 +39,14 @@ class Encoder(nn.Module):
         layers += [conv(rank, widths[-1], width), *bottom(rank, width, blocks, attention)]
         self.layers = Stack([*layers, nn.SiLU(), conv(rank, width, dim, kernel=1)])
         keep_variance(self.layers)
-        self.reach = farthest(reach(self.layers, s, 1, axis) for axis, s in enumerate(stride))
+        self.receptive_field = farthest(receptive_field(self.layers, s, 1, axis) for axis, s in enumerate(stride))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.layers(x, mask)
 
 
 class Decoder(nn.Module):
-    """The mirror of `Encoder`: (B, dim, *grid) -> (B, channels, *grid * stride). `reach` counts codes as well."""
+    """The mirror of `Encoder`: (B, dim, *grid) -> (B, channels, *grid * stride). `receptive_field` counts codes too."""
 
     takes_mask = True
 
@@ -64,7 +64,7 @@ class Decoder(nn.Module):
             layers += [nn.SiLU(), conv(rank, width, channels)]
         self.layers = Stack(layers)
         keep_variance(self.layers)
-        self.reach = farthest(reach(self.layers, 1, s, axis) for axis, s in enumerate(stride))
+        self.receptive_field = farthest(receptive_field(self.layers, 1, s, axis) for axis, s in enumerate(stride))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.layers(x, mask)

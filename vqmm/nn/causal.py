@@ -136,8 +136,8 @@ class CausalConv(nn.Module):
         """x (B, inputs, *extent) -> (B, outputs, *extent); with a stride the extent is divided by it, rounded down."""
         if self.rank == 1:
             return self._over(F.pad(x, (self.span, -1) if self.mask == "A" else (self.span - self.stride, 0)))
-        reach = self.dilation * (self.kernel // 2)
-        padded = F.pad(x, (*(reach, reach) * (self.rank - 1), reach, 0))
+        receptive_field = self.dilation * (self.kernel // 2)
+        padded = F.pad(x, (*(receptive_field, receptive_field) * (self.rank - 1), receptive_field, 0))
         missing = math.prod(self.shape) - self.weight.shape[2]
         weight = F.pad(self.weight, (0, missing)).unflatten(2, self.shape)
         return _CONV[self.rank](padded, weight, self.bias, dilation=self.dilation)
@@ -151,10 +151,10 @@ class CausalConv(nn.Module):
         """A state for `batch` samples. `extent` may be left out for rank 1, whose streams have no end."""
         if self.rank > 1 and len(extent) != self.rank:
             raise ValueError(f"CausalConv.start: an extent of {tuple(extent)} for a layer of rank {self.rank}")
-        reach = self.dilation * (self.kernel // 2)
+        receptive_field = self.dilation * (self.kernel // 2)
         strides = [1]
         for size in [*extent][:0:-1]:
-            strides.insert(0, strides[0] * (size + reach))  # one margin serves as right and as left padding
+            strides.insert(0, strides[0] * (size + receptive_field))  # one margin serves as right and as left padding
         if self.rank == 1:
             back = self.span - 1 - self.dilation * torch.arange(self.kernel) + (self.mask == "A")
         else:

@@ -40,9 +40,9 @@ class Logistics(nn.Module):
             raise ValueError(f"Logistics: {channels} channels, {count} bins, {mixtures} components: at least 1, 2, 1")
         self.channels, self.count, self.mixtures = channels, count, mixtures
         self.inputs, self.draws = channels, 1 + channels
-        self.reach = 1 / (count - 1)  # from the middle of a bin to its ends
+        self.receptive_field = 1 / (count - 1)  # from the middle of a bin to its ends
         # much narrower than a bin makes no difference to what is likely, only to the gradient's size
-        self.narrowest = math.log(self.reach) - 1
+        self.narrowest = math.log(self.receptive_field) - 1
         self.pairs = [*itertools.combinations(range(channels), 2)]
         self.head = Pointwise(width, mixtures * (1 + 2 * channels + len(self.pairs)))
         with torch.no_grad():  # components start side by side, each as wide as its share
@@ -52,10 +52,10 @@ class Logistics(nn.Module):
 
     def levels(self, x: Tensor) -> Tensor:
         """Floats near [-1, 1] -> the nearest level of each."""
-        return ((x.float().clamp(-1, 1) + 1) / (2 * self.reach)).round().long()
+        return ((x.float().clamp(-1, 1) + 1) / (2 * self.receptive_field)).round().long()
 
     def values(self, levels: Tensor) -> Tensor:
-        return levels * (2 * self.reach) - 1
+        return levels * (2 * self.receptive_field) - 1
 
     def embed(self, levels: Tensor) -> Tensor:
         return self.values(levels)
@@ -82,7 +82,7 @@ class Logistics(nn.Module):
         # with a > b the ends of a bin in units of the scale, sigmoid(a) - sigmoid(b) is the product of sigmoid(a),
         # sigmoid(-b) and 1 - exp(b - a): no difference of nearly equal numbers, so no tail is too far out
         sharp = (-scale).exp()
-        distance, half = (x - mean) * sharp, self.reach * sharp
+        distance, half = (x - mean) * sharp, self.receptive_field * sharp
         below, above = F.logsigmoid(distance + half), F.logsigmoid(half - distance)
         inside = below + above + (-torch.expm1(-2 * half)).log()
         log_p = torch.where(levels == 0, below, torch.where(levels == self.count - 1, above, inside))

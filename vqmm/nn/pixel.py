@@ -36,7 +36,7 @@ class Rows:
         lines: of each layer the horizontal stack's inputs in this row, padded, (B, reach + columns, width).
         offsets: of each layer what this row's gates get beside those inputs, (columns, B, 2 width).
         weights: of each layer what the horizontal stack multiplies by.
-        to_told: (layers * channels, width): the weights that take `told` into all layers.
+        to_told: (layers * channels, width): the weights that take `to_config` into all layers.
         caches: of the attention after each layer, None where there is none.
     """
 
@@ -59,10 +59,10 @@ class PixelLayer(nn.Module):
 
     def __init__(self, width: int, kernel: int, rows: bool, dropout: float):
         super().__init__()
-        self.reach = kernel // 2
-        self.above = nn.Conv2d(width, 2 * width, (self.reach + 1, kernel)) if rows else None
+        self.receptive_field = kernel // 2
+        self.above = nn.Conv2d(width, 2 * width, (self.receptive_field + 1, kernel)) if rows else None
         self.across = Pointwise(2 * width, 2 * width, bias=False) if rows else None
-        self.left = nn.Conv2d(width, 2 * width, (1, self.reach + 1))
+        self.left = nn.Conv2d(width, 2 * width, (1, self.receptive_field + 1))
         self.told = Pointwise(width, (4 if rows else 2) * width, bias=False)
         self.out = Pointwise(width, width, bias=False)
         self.drop = nn.Dropout(dropout)
@@ -70,11 +70,14 @@ class PixelLayer(nn.Module):
     def forward(self, above: Tensor, x: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """above and x, each (B, width, rows, columns), and parts whose sum spreads to that -> above and x of the next
         layer."""
-        told, reach = sum(map(self.told, parts[1:]), start=self.told(parts[0])), self.reach
+        told, receptive_field = sum(map(self.told, parts[1:]), start=self.told(parts[0])), self.receptive_field
         own = told[:, -2 * x.shape[1] :]
-        mixed = self.left(F.pad(self.drop(x), (reach, 0))) + own
+        mixed = self.left(F.pad(self.drop(x), (receptive_field, 0))) + own
         if self.above is not None and self.across is not None:
-            seen = self.above(F.pad(above, (reach, reach, reach, 0))) + told[:, : -own.shape[1]]
+            seen = (
+                self.above(F.pad(above, (receptive_field, receptive_field, receptive_field, 0)))
+                + told[:, : -own.shape[1]]
+            )
             mixed, above = mixed + self.across(seen), gate(seen, dim=1)
         return above, x + self.out(self.drop(gate(mixed, dim=1)))
 
@@ -94,7 +97,9 @@ class PixelLayer(nn.Module):
         offset = told[..., -len(self.left.bias) :] + self.left.bias
         if self.above is None or self.across is None:
             return above, rows, offset
-        rows = torch.cat([rows[:, :, 1:], F.pad(above, (self.reach, self.reach)).unsqueeze(2)], dim=2)
+        rows = torch.cat(
+            [rows[:, :, 1:], F.pad(above, (self.receptive_field, self.receptive_field)).unsqueeze(2)], dim=2
+        )
         seen = F.conv2d(rows, self.above.weight, self.above.bias).squeeze(2).permute(2, 0, 1)
         seen = seen + told[..., : -len(self.left.bias)]
         return gate(seen, dim=2).permute(1, 2, 0), rows, offset + F.linear(seen, self.across.weight)
@@ -181,14 +186,18 @@ class PixelNetwork(nn.Module):
         parts = self._told(condition)
         told = sum(parts[1:], start=parts[0])
         new = told.new_zeros
-        reach = self.layers[0].reach
+        receptive_field = self.layers[0].receptive_field
         has_rows = self.layers[0].above is not None
-        above = [new(batch, self.width, reach + 1, self.columns + 2 * reach) for _ in self.layers] if has_rows else []
+        above = (
+            [new(batch, self.width, receptive_field + 1, self.columns + 2 * receptive_field) for _ in self.layers]
+            if has_rows
+            else []
+        )
         return Rows(
             told,
             new(batch, self.width, self.columns),
             above or [new(0)] * len(self.layers),
-            [new(batch, reach + self.columns, self.width) for _ in self.layers],
+            [new(batch, receptive_field + self.columns, self.width) for _ in self.layers],
             [new(0)] * len(self.layers),
             [layer.weights() for layer in self.layers],
             torch.cat([layer.told.weight for layer in self.layers]),
@@ -207,9 +216,9 @@ class PixelNetwork(nn.Module):
             self._begin(row, state)
         steps = zip(state.lines, state.offsets, state.weights, self.attention, state.caches, strict=True)
         for line, offsets, (left, out), attend, cache in steps:
-            reach = line.shape[1] - self.columns
-            line[:, reach + column] = x
-            mixed = torch.addmm(offsets[column], line[:, column : column + reach + 1].flatten(1), left)
+            receptive_field = line.shape[1] - self.columns
+            line[:, receptive_field + column] = x
+            mixed = torch.addmm(offsets[column], line[:, column : column + receptive_field + 1].flatten(1), left)
             x = torch.addmm(x, gate(mixed, dim=1), out)
             if cache is not None:
                 x = attend.step(x, position, cache)

@@ -19,7 +19,7 @@ _CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _POINTWISE = (nn.SiLU, nn.ELU, nn.ReLU, nn.GELU, nn.Tanh, nn.Identity, nn.Dropout, ChannelNorm, Pointwise)
 
 
-def reach(layers: nn.Module, inputs: int, outputs: int, axis: int = 0) -> int | None:
+def receptive_field(layers: nn.Module, inputs: int, outputs: int, axis: int = 0) -> int | None:
     """How many cells to each side of its own an output may depend on; None: all of them (attention, recurrence).
 
     A cell is what one code spans along `axis`: `inputs` positions before the layers and `outputs` after them, such as

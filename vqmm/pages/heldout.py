@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from vqmm.data.degrade import read_degradation
 from vqmm.data.loader import Loaded, Views, evaluation_batches
-from vqmm.data.source import Source, judged, label_numbers
+from vqmm.data.source import Source, evaluation_samples, label_numbers
 from vqmm.evaluation.evaluate import Evaluation, evaluate
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.pages.record import Record
@@ -62,7 +62,7 @@ def look(record: Record, tokenizer: Tokenizer) -> Look:
     if not data:
         raise UserError("recipe.yaml does not say where the data was")
     source = Source(tokenizer.modality, data)
-    samples, split = judged(source, source.path)
+    samples, split = evaluation_samples(source, source.path)
     labels = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
     degrade = read_degradation(record.plan.get("degrade"))
     given = "" if degrade is None else f", {degrade.said}"

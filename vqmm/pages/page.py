@@ -118,8 +118,8 @@ def _subtitle(record: Record) -> str:
 def _tiles(record: Record, tokenizer: "Tokenizer | None", seen: "Look | None") -> list[dict[str, str]]:
     """The few numbers to read first."""
     metrics = _values(record, seen)
-    headline = None if tokenizer is None else tokenizer.modality.headline
-    wanted = [headline, "nmse", *(name for name in metrics if name.startswith("bits_per_")), "codebook_use"]
+    main_metric = None if tokenizer is None else tokenizer.modality.main_metric
+    wanted = [main_metric, "nmse", *(name for name in metrics if name.startswith("bits_per_")), "codebook_usage"]
     names = [name for name in dict.fromkeys(wanted) if name and metrics.get(name) is not None]
     tiles = [{"name": name, "value": _headline(name, metrics[name])} for name in names]
     tiles.append({"name": "steps", "value": f"{record.step:,}"})
@@ -130,7 +130,7 @@ def _tiles(record: Record, tokenizer: "Tokenizer | None", seen: "Look | None") -
 
 
 def _headline(name: str, value: float) -> str:
-    if name == "codebook_use" and math.isfinite(value):
+    if name == "codebook_usage" and math.isfinite(value):
         return f"{value:.0%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
     if name.endswith("_db"):
         return f"{value:.2f}\N{NARROW NO-BREAK SPACE}dB"
@@ -156,7 +156,7 @@ def _values(record: Record, seen: "Look | None") -> dict[str, Any]:
 
 def _metrics(record: Record, tokenizer: "Tokenizer | None", seen: "Look | None") -> list[dict[str, str]]:
     """The table of rate and distortion: name, value, rule."""
-    rules = {} if tokenizer is None else {name: judge.rule for name, judge in tokenizer.modality.metrics().items()}
+    rules = {} if tokenizer is None else {name: metric.rule for name, metric in tokenizer.modality.metrics().items()}
     if seen is not None:
         rules = seen.found.rules
     values = _values(record, seen)

@@ -45,8 +45,8 @@ class CodebookQuantizer(Quantizer):
         o = self.options
         self.codebook_sizes = tuple(sizes)
         inner = o.project or o.dim
-        self.inward = nn.Linear(o.dim, inner) if o.project else nn.Identity()
-        self.outward = nn.Linear(inner, o.dim) if o.project else nn.Identity()
+        self.project_in = nn.Linear(o.dim, inner) if o.project else nn.Identity()
+        self.project_out = nn.Linear(inner, o.dim) if o.project else nn.Identity()
         codebook = self._normal(torch.randn(sum(sizes), width) / width**0.5)
         if o.update == "gradient":
             self.codebook = nn.Parameter(codebook)
@@ -76,7 +76,7 @@ class CodebookQuantizer(Quantizer):
     def initialise(self, z: Tensor, mask: Tensor | None = None) -> None:
         if self.initialised:
             return
-        rows = self._normal(self.inward(to_rows(z)))
+        rows = self._normal(self.project_in(to_rows(z)))
         self._start(rows if mask is None else rows[mask.reshape(-1)])
         self.initialised.fill_(True)
 

@@ -52,7 +52,7 @@ class GroupedQuantizer(ComparedQuantizer):
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
         o = self.options
         with torch.autocast(z.device.type, enabled=False):
-            parts = self._parts(self.inward(to_rows(z)))
+            parts = self._parts(self.project_in(to_rows(z)))
             repeated = None if mask is None else mask.reshape(1, -1).expand(o.groups, -1).reshape(parts.shape[:-1])
             found = vector_quantize(
                 parts,
@@ -71,7 +71,7 @@ class GroupedQuantizer(ComparedQuantizer):
             if o.update == "gradient":
                 losses["codebook"] = found.code_error_N.sum() / elements
             rows = self._joined(found.vectors_ND).flatten(1)
-            vectors = from_rows(self.outward(rows), len(z), z.shape[2:])
+            vectors = from_rows(self.project_out(rows), len(z), z.shape[2:])
         index = from_rows(self._joined(found.index_N), len(z), z.shape[2:])
         return Quantized(vectors, Codes((index,), grid_size(z), mask), losses)
 
@@ -81,7 +81,7 @@ class GroupedQuantizer(ComparedQuantizer):
         if not self.options.shared:
             rows = rows + torch.arange(self.options.groups, device=rows.device) * self.options.codebook_size
         chosen = self._normal(self.codebook.float())[rows].flatten(1)
-        return from_rows(self.outward(chosen), len(index), index.shape[2:])
+        return from_rows(self.project_out(chosen), len(index), index.shape[2:])
 
     def _start(self, rows: Tensor) -> None:
         for g, part in enumerate(self._parts(rows)):

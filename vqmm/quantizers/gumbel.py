@@ -38,7 +38,7 @@ class GumbelQuantizer(Quantizer):
     def __init__(self, options: Options | None = None, rank: int = 2):
         super().__init__(options, rank)
         o = self.options
-        self.inward = nn.Linear(o.dim, o.dim)
+        self.project_in = nn.Linear(o.dim, o.dim)
         self.codebook = nn.Parameter(torch.randn(o.codebook_size, o.dim))
         self.register_buffer("progress", torch.zeros(()))
 
@@ -49,7 +49,7 @@ class GumbelQuantizer(Quantizer):
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
         o = self.options
         with torch.autocast(z.device.type, enabled=False):
-            rows = self.inward(to_rows(z))
+            rows = self.project_in(to_rows(z))
             keep = None if mask is None else mask.reshape(-1)
             certain = codebook_softmax(rows, self.codebook, metric="dot", mask_N=keep, usage=False, vectors=False)
             count = max(len(rows), 1) if keep is None else keep.sum().clamp(min=1)
@@ -77,10 +77,10 @@ class GumbelQuantizer(Quantizer):
         """Scale the logits to a spread of 1, so that the relaxation starts neither uniform nor hard."""
         rows = to_rows(z) if mask is None else to_rows(z)[mask.reshape(-1)]
         rows = rows[rows.isfinite().all(1)]
-        spread = (self.inward(rows) @ self.codebook.T[:, :64]).std() if rows.numel() > 1 else rows.new_zeros(())
+        spread = (self.project_in(rows) @ self.codebook.T[:, :64]).std() if rows.numel() > 1 else rows.new_zeros(())
         if spread > 0:
-            self.inward.weight.div_(spread)
-            self.inward.bias.div_(spread)
+            self.project_in.weight.div_(spread)
+            self.project_in.bias.div_(spread)
 
     @torch.no_grad()
     def after_step(self, reduce: Reduce, progress: float) -> None:

@@ -22,7 +22,7 @@ class IdentityQuantizer(Quantizer):
     """
 
     name = "identity"
-    of_ids: ClassVar[bool] = True
+    discrete_input: ClassVar[bool] = True
 
     class Options(Quantizer.Options):
         dim: int = 1

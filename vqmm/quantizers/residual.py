@@ -55,7 +55,7 @@ class ResidualQuantizer(CodebookQuantizer):
         if isinstance(stages, int) and not 1 <= stages <= o.stages:
             raise UserError(f"{stages} stages: this tokenizer has 1 to {o.stages}")
         with torch.autocast(z.device.type, enabled=False):
-            rows = self.inward(to_rows(z))
+            rows = self.project_in(to_rows(z))
             each = stages.repeat_interleave(z[0, 0].numel()) if isinstance(stages, Tensor) else stages
             found = residual_quantize(
                 rows,
@@ -74,7 +74,7 @@ class ResidualQuantizer(CodebookQuantizer):
             losses = {"commitment": o.commitment * found.error_NQ.sum() / elements}
             if o.update == "gradient":
                 losses["codebook"] = found.code_error_NQ.sum() / elements
-            vectors = from_rows(self.outward(found.vectors_ND), len(z), z.shape[2:])
+            vectors = from_rows(self.project_out(found.vectors_ND), len(z), z.shape[2:])
         index = found.index_NQ[:, :stages] if isinstance(stages, int) else found.index_NQ
         return Quantized(vectors, Codes((from_rows(index, len(z), z.shape[2:]),), grid_size(z), mask), losses)
 
@@ -88,7 +88,7 @@ class ResidualQuantizer(CodebookQuantizer):
         used = index.shape[1]
         flat = index.movedim(1, -1).reshape(-1, used)
         rows = residual_lookup(flat, self.codebook.float(), self._sizes[:used], offsets=self._offsets[:used])
-        return from_rows(self.outward(rows), len(index), index.shape[2:])
+        return from_rows(self.project_out(rows), len(index), index.shape[2:])
 
     def _start(self, rows: Tensor) -> None:
         """Each codebook from what the ones before leave; a shared one from the latents and what they leave."""

@@ -23,8 +23,8 @@ class ScalarQuantizer(Quantizer):
         """`levels`: how many values each dimension takes; their product is the number of codes."""
         super().__init__(options, rank)
         self.levels = tuple(levels)
-        self.inward: nn.Module = nn.Linear(self.options.dim, len(levels))
-        self.outward: nn.Module = nn.Linear(len(levels), self.options.dim)
+        self.project_in: nn.Module = nn.Linear(self.options.dim, len(levels))
+        self.project_out: nn.Module = nn.Linear(len(levels), self.options.dim)
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
@@ -44,7 +44,7 @@ class ScalarQuantizer(Quantizer):
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
-            rows = self.inward(to_rows(z))
+            rows = self.project_in(to_rows(z))
             keep = finite_rows(rows.detach())
             if mask is not None:
                 keep = keep & mask.reshape(-1)
@@ -53,13 +53,13 @@ class ScalarQuantizer(Quantizer):
             values = self._values(digits)
             losses = self._losses(bounded, values, keep)
             through = values + torch.where(keep[:, None], bounded - bounded.detach(), 0.0)  # adds 0: values to the bit
-            vectors = from_rows(self.outward(through), len(z), z.shape[2:])
+            vectors = from_rows(self.project_out(through), len(z), z.shape[2:])
         index = self._join(digits).reshape(len(z), 1, *z.shape[2:])
         return Quantized(vectors, Codes((index,), grid_size(z), mask), losses)
 
     def lookup(self, codes: Codes) -> Tensor:
         index = codes.maps[0][:, 0]
-        rows = self.outward(self._values(self._split(index.reshape(-1))))
+        rows = self.project_out(self._values(self._split(index.reshape(-1))))
         return from_rows(rows, len(index), index.shape[1:])
 
     def _join(self, digits: Tensor) -> Tensor:

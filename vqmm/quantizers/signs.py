@@ -34,7 +34,7 @@ class LookupFreeQuantizer(ScalarQuantizer):
     name = "lfq"
 
     class Options(Quantizer.Options):
-        later: ClassVar[frozenset[str]] = frozenset({"assign", "degree", "refinement"})
+        added: ClassVar[frozenset[str]] = frozenset({"assign", "degree", "refinement"})
         codebook_size: int = Field(4096, description="K, a power of two: log2 K signs")
         assign: Literal["sign", "nearest"] = Field(
             "sign", description="each sign is that of a number, or all are those of the code nearest to the latent"
@@ -69,7 +69,7 @@ class LookupFreeQuantizer(ScalarQuantizer):
         if self.joint:
             if o.count == "bits" and self.entropy > 0:
                 raise UserError("quantizer.count: bits is of signs by themselves; with assign: nearest take codes")
-            self.inward = self.outward = nn.Identity()
+            self.project_in = self.project_out = nn.Identity()
             self.corners = SignCodebook(bits, o.dim, o.degree, o.refinement)
 
     @property
@@ -145,7 +145,7 @@ class SphericalQuantizer(LookupFreeQuantizer):
     name = "bsq"
 
     class Options(LookupFreeQuantizer.Options):
-        later: ClassVar[frozenset[str]] = LookupFreeQuantizer.Options.later | {"radius"}
+        added: ClassVar[frozenset[str]] = LookupFreeQuantizer.Options.added | {"radius"}
         radius: float = Field(
             2.0,
             gt=0,

@@ -26,7 +26,7 @@ class SimVQ(Quantizer):
     name = "simvq"
 
     class Options(Quantizer.Options):
-        later: ClassVar[frozenset[str]] = frozenset({"matrix", "width", "falloff"})
+        added: ClassVar[frozenset[str]] = frozenset({"matrix", "width", "falloff"})
         codebook_size: int = Field(4096, ge=1, description="K, how many codes there are")
         matrix: Literal["gaussian", "hadamard"] = Field(
             "gaussian",

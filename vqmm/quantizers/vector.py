@@ -33,7 +33,7 @@ class VectorQuantizer(ComparedQuantizer):
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
         o = self.options
         with torch.autocast(z.device.type, enabled=False):
-            rows = self.inward(to_rows(z))
+            rows = self.project_in(to_rows(z))
             found = vector_quantize(
                 rows,
                 self.codebook,
@@ -49,13 +49,13 @@ class VectorQuantizer(ComparedQuantizer):
             losses = {"commitment": o.commitment * found.error_N.sum() / elements}
             if o.update == "gradient":
                 losses["codebook"] = found.code_error_N.sum() / elements
-            vectors = from_rows(self.outward(found.vectors_ND), len(z), z.shape[2:])
+            vectors = from_rows(self.project_out(found.vectors_ND), len(z), z.shape[2:])
         index = found.index_N.reshape(len(z), 1, *z.shape[2:])
         return Quantized(vectors, Codes((index,), grid_size(z), mask), losses)
 
     def lookup(self, codes: Codes) -> Tensor:
         index = codes.maps[0][:, 0]
-        rows = self.outward(self._normal(self.codebook.float())[index.reshape(-1).long()])
+        rows = self.project_out(self._normal(self.codebook.float())[index.reshape(-1).long()])
         return from_rows(rows, len(index), index.shape[1:])
 
     def _start(self, rows: Tensor) -> None:

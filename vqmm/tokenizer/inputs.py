@@ -65,23 +65,23 @@ class Inputs:
             )
         return self
 
-    def with_views(self, modality: Modality, views: int) -> "Inputs":
-        """After each training sample so many altered ones (`Modality.vary`): of `cat.png` `cat~1.png`, and so on.
+    def with_augmented(self, modality: Modality, augment: int) -> "Inputs":
+        """After each training sample so many altered ones (`Modality.augment`): of `cat.png` `cat~1.png`, and so on.
 
         What is altered, and how, depends on key and number alone. A `UserError` where nothing would be altered.
         """
-        if not views:
+        if not augment:
             return self
-        if views < 0:
-            raise UserError(f"views {views}: take 0 (none), or how many altered views of each training sample")
-        if not modality.varies:
+        if augment < 0:
+            raise UserError(f"augment {augment}: take 0 (none), or how many altered ones of each training sample")
+        if not modality.augments:
             raise UserError(
-                f"views {views}: nothing alters {modality.name} samples with the options that this run was trained "
+                f"augment {augment}: nothing alters {modality.name} samples with the options that this run was trained "
                 "with: leave it out, or train with one that does, where there is such"
             )
         samples, splits = [], []
         for sample, split in zip(self.samples, self.splits, strict=True):
-            own = [view_of(modality, sample, number + 1) for number in range(views if split == TRAIN else 0)]
+            own = [view_of(modality, sample, number + 1) for number in range(augment if split == TRAIN else 0)]
             samples += [sample, *own]
             splits += [split] * (1 + len(own))
         return replace(self, samples=samples, splits=splits).named_once("encode")
@@ -98,7 +98,7 @@ def view_of(modality: Modality, sample: Sample, number: int) -> Sample:
     """One altered view of a sample."""
 
     def varied() -> Tensor:
-        return modality.vary(sample.read(), key_generator(0, number, sample.key))
+        return modality.augment(sample.read(), key_generator(0, number, sample.key))
 
     key = PurePosixPath(sample.key)
     return replace(sample, key=str(key.with_name(f"{key.stem}~{number}{key.suffix}")), read=varied)

@@ -1,11 +1,11 @@
 """Long samples of a line (rank 1) through the networks piece by piece: memory stays flat, and nothing is blended.
 
-A network says by an attribute `reach` how many codes to each side of its own an output may depend on. A piece goes
-through it with so many codes of its true surroundings on both sides, and of what comes out only the piece itself is
-kept: the result is that of the whole, to float32 rounding, and there are no joins to hear. A network that steps
-(`vqmm.tokenizer.streaming`) goes on from piece to piece instead. Where `reach` is None (attention, an LSTM that does
-not step) CONTEXT codes take its place: the result is then near that of the whole, and a warning says so. A network
-without the attribute gets the sample whole.
+A network says by an attribute `receptive_field` how many codes to each side of its own an output may depend on. A piece
+goes through it with so many codes of its true surroundings on both sides, and of what comes out only the piece itself
+is kept: the result is that of the whole, to float32 rounding, and there are no joins to hear. A network that steps
+(`vqmm.tokenizer.streaming`) goes on from piece to piece instead. Where `receptive_field` is None (attention, an LSTM
+that does not step) CONTEXT codes take its place: the result is then near that of the whole, and a warning says so. A
+network without the attribute gets the sample whole.
 
 Only what grows fast is cut: the networks' inner layers. Samples, latents and outputs are kept whole, so a sample
 costs about four of its own size in float32.
@@ -105,7 +105,7 @@ def _decoded(tokenizer: Tokenizer, vectors: Tensor, codes: Codes) -> list[Tensor
     cell = tokenizer.modality.strides[0]
     parts = pieces(network, vectors, codes.mask, 1, cell, at_once, tokenizer.device)
     output = torch.cat([part.cpu() for part in parts], dim=2)
-    return cut(tokenizer.modality.finish(output), codes.size)
+    return cut(tokenizer.modality.postprocess(output), codes.size)
 
 
 def pieces(
@@ -138,7 +138,7 @@ def pieces(
         late = stream.flush(x.shape[1], device)
         if late is not None:
             yield late
-    elif not hasattr(network, "reach"):
+    elif not hasattr(network, "receptive_field"):
         yield call_masked(network, *part(0, codes))
     else:
         around = _surroundings(network)
@@ -151,8 +151,8 @@ def pieces(
 
 def _surroundings(network: nn.Module) -> int:
     """How many codes on each side a piece is given."""
-    reach: Any = network.reach
-    if reach is None:
+    receptive_field: Any = network.receptive_field
+    if receptive_field is None:
         warnings.warn(
             f"{type(network).__name__} looks at the whole of a sample: long ones go through it in pieces, each seeing "
             f"{CONTEXT} codes on both sides, so their results are near those of the whole, and not the same",
@@ -160,4 +160,4 @@ def _surroundings(network: nn.Module) -> int:
             stacklevel=2,
         )
         return CONTEXT
-    return int(reach)
+    return int(receptive_field)

@@ -18,7 +18,7 @@ from vqmm.utils.files import hash_tensors, new_folder, write_tensors, write_text
 
 
 def fingerprint(config: Mapping[str, Any], learnt: bytes, tensors: Mapping[str, Tensor]) -> str:
-    """16 hex digits for a description, what a modality has learnt (`Modality.learnt`), and tensors."""
+    """16 hex digits for a description, what a modality has learnt (`Modality.state_bytes`), and tensors."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode() + learnt)
     hash_tensors(digest, tensors)
     return digest.hexdigest()[:16]

@@ -179,7 +179,7 @@ class StreamingDecoder:
     """Codes in, samples out, as many as are known. One decoder serves one stream.
 
     Joined, the samples are those of `Tokenizer.decode` for all codes at once, to float32 rounding, as long as the
-    modality's `finish` takes each position by itself.
+    modality's `postprocess` takes each position by itself.
 
         decoder = StreamingDecoder(tokenizer)
         for some in codes:
@@ -245,7 +245,7 @@ class StreamingDecoder:
         with _at_rest(self.tokenizer):
             late = self._stream.flush(self.tokenizer.quantizer.options.dim, self.tokenizer.device)
             if late is not None:
-                parts.append(self.tokenizer.modality.finish(late)[0])
+                parts.append(self.tokenizer.modality.postprocess(late)[0])
         samples = torch.cat(parts, dim=1)
         end = before + samples.shape[1]
         if size is not None and not before <= size <= end:
@@ -266,7 +266,7 @@ class StreamingDecoder:
         with _at_rest(tokenizer):
             vectors = tokenizer.quantizer.lookup(Codes(maps, torch.tensor([[codes.shape[1] * self._code]])))
             output = self._stream.push(tokenizer.conditioned(vectors, self._label))
-            return tokenizer.modality.finish(output)[0]
+            return tokenizer.modality.postprocess(output)[0]
 
     def _no_codes(self) -> Tensor:
         return torch.zeros(self.tokenizer.quantizer.stages, 0, dtype=torch.int64)

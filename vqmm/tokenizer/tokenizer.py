@@ -27,7 +27,7 @@ from vqmm.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Output:
-    """One forward pass: `loss` is the sum of `losses`; `output` what `Modality.finish` turns into samples."""
+    """One forward pass: `loss` is the sum of `losses`; `output` what `Modality.postprocess` turns into samples."""
 
     loss: Tensor
     losses: dict[str, Tensor]
@@ -56,7 +56,7 @@ class Tokenizer(nn.Module):
         draws: bool = False,
     ):
         super().__init__()
-        if quantizer.of_ids != decoder.of_ids or (quantizer.of_ids and conditional):
+        if quantizer.discrete_input != decoder.discrete_input or (quantizer.discrete_input and conditional):
             raise UserError(_unfit(quantizer, decoder))
         self.modality = modality
         self.draws = draws
@@ -66,7 +66,7 @@ class Tokenizer(nn.Module):
         self.labels = tuple(labels)
         self.extent = None if extent is None else tuple(extent)
         self.label_embedding = nn.Embedding(len(self.labels), quantizer.options.dim) if conditional else None
-        self._frozen = self._keeps_codes = False
+        self._frozen = self._codes_frozen = False
         if draws:
             if quantizer.sample(1, [1] * modality.rank, torch.Generator()) is None:
                 raise UserError(
@@ -195,11 +195,11 @@ class Tokenizer(nn.Module):
     @property
     def keeps_codes(self) -> bool:
         """Whether encoder and quantizer stay as they are in training."""
-        return self._keeps_codes
+        return self._codes_frozen
 
-    def keep_codes(self) -> None:
+    def freeze_codes(self) -> None:
         """Train the decoder alone from now on: no sample's codes change, nor what they stand for."""
-        self._keeps_codes = True
+        self._codes_frozen = True
         for part in (self.encoder, self.quantizer):
             part.eval().requires_grad_(False)
 
@@ -236,7 +236,7 @@ class Tokenizer(nn.Module):
 
     def train(self, mode: bool = True) -> "Tokenizer":
         super().train(mode and not getattr(self, "_frozen", False))
-        if getattr(self, "_keeps_codes", False):
+        if getattr(self, "_codes_frozen", False):
             self.encoder.eval()
             self.quantizer.eval()  # where nothing moves, and nothing is drawn
         return self
@@ -255,13 +255,13 @@ class Tokenizer(nn.Module):
         config = self._config()
         told = config if prefixes == ("",) else {part: config[part] for part in ("modality", "quantizer")}
         tensors = {name: t for name, t in self.state_dict().items() if name.startswith(prefixes)}
-        return fingerprint(told, self.modality.learnt(), tensors)
+        return fingerprint(told, self.modality.state_bytes(), tensors)
 
     # On disk
 
     def _config(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"modality": self.modality, "quantizer": self.quantizer, "decoder": self.decoder}
-        told = {what: {"name": part.name, **part.options.told()} for what, part in parts.items()}
+        told = {what: {"name": part.name, **part.options.to_config()} for what, part in parts.items()}
         conditional = self.label_embedding is not None
         return {
             **told,
@@ -309,7 +309,7 @@ class Tokenizer(nn.Module):
 
 
 def _unfit(quantizer: Quantizer, decoder: Decoder) -> str:
-    if quantizer.of_ids == decoder.of_ids:
+    if quantizer.discrete_input == decoder.discrete_input:
         return f"condition: the decoder {decoder.name!r} gives ids back as they are, whatever the label: leave it null"
     return (
         f"decoder.name: {decoder.name!r} does not fit the quantizer {quantizer.name!r}: 'identity' passes ids through "

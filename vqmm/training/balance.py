@@ -26,10 +26,10 @@ class Running:
         """None before the first."""
         return self.total / self.weight if self.weight else None
 
-    def pack(self) -> list[float]:
+    def state_dict(self) -> list[float]:
         return [self.total, self.weight]
 
-    def unpack(self, told: Iterable[float]) -> None:
+    def load_state_dict(self, told: Iterable[float]) -> None:
         self.total, self.weight = told
 
 
@@ -65,13 +65,13 @@ class Balance:
         for name, norm in norms.items():
             self.norms[name].add(norm)
 
-    def pack(self) -> list[float]:
-        return [number for each in (self.reference, *self.norms.values()) for number in each.pack()]
+    def state_dict(self) -> list[float]:
+        return [number for each in (self.reference, *self.norms.values()) for number in each.state_dict()]
 
-    def unpack(self, told: Iterable[float]) -> None:
+    def load_state_dict(self, told: Iterable[float]) -> None:
         numbers = iter(told)
         for each in (self.reference, *self.norms.values()):
-            each.unpack([next(numbers), next(numbers)])
+            each.load_state_dict([next(numbers), next(numbers)])
 
 
 def ratio(reference: float, norm: float) -> float:

@@ -67,14 +67,14 @@ def room_bytes(model: nn.Module, more: int) -> int:
     return weights * (1 + 3 * (1 + max(more, 0)))
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimizer's state as flat tensors: `optimizer.<parameter>.<name>`."""
     state = optimizer.state_dict()["state"]
     return {f"optimizer.{i}.{name}": value for i, values in state.items() for name, value in values.items()}
 
 
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `pack_optimizer`, into an optimizer of the same parameters."""
+def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimizer_state`, into an optimizer of the same parameters."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         part, *rest = key.split(".")

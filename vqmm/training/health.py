@@ -11,7 +11,7 @@ LITTLE_USE = 0.5  # of the codebook, over an epoch
 CODES_SEEN = 8  # times the number of codes: an epoch of fewer says nothing about use
 SHUFFLED_RATIO = 1.05  # a decoder that loses less than this factor by other samples' codes ignores them
 NORM_JUMP = 20.0  # times the median of the last reports
-FLAT_LOOKS = 4  # evaluations over which the headline metric
+FLAT_LOOKS = 4  # evaluations over which the main_metric metric
 FLAT_SHARE = 0.003  # must improve by more than this share of itself
 
 
@@ -52,18 +52,20 @@ class HealthWatch:
         return self._when(gradient_norm > NORM_JUMP * usual, step, "gradient_jump", said)
 
     def held_out(
-        self, step: int, metrics: Mapping[str, float | None], headline: str, shuffled: float | None
+        self, step: int, metrics: Mapping[str, float | None], main_metric: str, shuffled: float | None
     ) -> list[Event]:
         """After each look at held-out data; `shuffled`: the loss with other samples' codes over the loss."""
         self.ignored = self.ignored + 1 if shuffled is not None and shuffled < SHUFFLED_RATIO else 0
         said = f"other samples' codes make the loss {shuffled or 0:.3g} times as large: the decoder ignores the codes"
         events = self._when(self.ignored >= 2, step, "codes_ignored", said)
-        value = metrics.get(headline)
+        value = metrics.get(main_metric)
         if value is None:
             return events
         self.values.append(value)
         gain = flat_gain(self.values, self.higher_is_better)
-        said = f"reconstruction has flattened: {headline} improved by {gain:.2%} over the last {FLAT_LOOKS} evaluations"
+        said = (
+            f"reconstruction has flattened: {main_metric} improved by {gain:.2%} over the last {FLAT_LOOKS} evaluations"
+        )
         return events + self._when(is_flat(gain), step, "flattened", said)
 
     def _when(self, wrong: bool, step: int, event: str, said: str) -> list[Event]:

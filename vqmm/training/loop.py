@@ -15,9 +15,9 @@ from vqmm.data.loader import Loaded, Views, training_batches
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.recipe import Optimisation, Train
 from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.training.adversarial import AdversarialTrainer
 from vqmm.training.average import Average
-from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
-from vqmm.training.contest import Contest
+from vqmm.training.checkpoint import load_optimizer_state, optimizer_state
 from vqmm.training.health import Event
 from vqmm.training.profile import Profile
 from vqmm.utils.errors import UserError
@@ -33,10 +33,10 @@ START_BATCHES = 16  # and how many batches that may take at the most
 class TrainingStep(nn.Module):
     """A tokenizer's forward pass in plain containers, which is what Fabric and its strategies look into."""
 
-    def __init__(self, tokenizer: Tokenizer, contest: Contest | None = None):
+    def __init__(self, tokenizer: Tokenizer, adversarial: AdversarialTrainer | None = None):
         super().__init__()
         self.tokenizer = tokenizer
-        self.contest = contest  # no module: the critic's weights are none of this step's
+        self.adversarial = adversarial  # no module: the critic's weights are none of this step's
         self.codes: Codes | None = None  # of the last batch, for whoever counts them
 
     def forward(self, fields: dict[str, Any]) -> dict[str, Tensor]:
@@ -51,7 +51,7 @@ class TrainingStep(nn.Module):
         batch = Batch(**fields)
         output = self.tokenizer(batch)
         self.codes = output.quantized.codes
-        return output.losses if self.contest is None else self.contest.joined(output, batch)
+        return output.losses if self.adversarial is None else self.adversarial.joined(output, batch)
 
 
 @dataclass
@@ -78,14 +78,19 @@ class Loop:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, views: Views, recipe: Train, fabric: "Fabric", contest: Contest | None = None
+        self,
+        tokenizer: Tokenizer,
+        views: Views,
+        recipe: Train,
+        fabric: "Fabric",
+        adversarial: AdversarialTrainer | None = None,
     ):
-        self.contest = contest
+        self.adversarial = adversarial
         self.tokenizer, self.views, self.recipe, self.fabric = tokenizer, views, recipe, fabric
         optimizer = torch.optim.AdamW(
             parameter_groups(tokenizer, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True
         )
-        self.inner = TrainingStep(tokenizer, contest)
+        self.inner = TrainingStep(tokenizer, adversarial)
         self.model, self.optimizer = fabric.setup(self.inner, optimizer)
         self.profile = Profile(recipe.profile, fabric.device)
         self.profile.watch(tokenizer.quantizer, "quantizer", within="forward")
@@ -121,7 +126,7 @@ class Loop:
             self.tokenizer.quantizer.initialise(*join_latents(parts))
         self.average.restart()
 
-    def advance(self, stop: int = 0) -> int:
+    def train_step(self, stop: int = 0) -> int:
         """One optimizer step over `accumulate` batches of every process.
 
         `stop`: a signal that this process was sent; the largest of all processes comes back, so that all leave at
@@ -145,9 +150,9 @@ class Loop:
                 with self.profile.part("backward"):
                     # the strategy averages over processes; the shares of all of them add up to one
                     self.fabric.backward(torch.stack([*losses.values()]).sum() * share * self.fabric.world_size)
-            if self.contest is not None:
+            if self.adversarial is not None:
                 with self.profile.part("critic"):
-                    self.contest.learn(share, number + 1 < recipe.accumulate)
+                    self.adversarial.learn(share, number + 1 < recipe.accumulate)
             if batch is not None:
                 self._tally(losses, share)
             if self.inner.codes is not None:
@@ -157,9 +162,9 @@ class Loop:
             self._tally({"gradient_norm": norm}, 1 / self.fabric.world_size)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-        if self.contest is not None:
+        if self.adversarial is not None:
             with self.profile.part("critic"):
-                self.events += self.contest.finish(factor, self._reduce)
+                self.events += self.adversarial.finish(factor, self._reduce)
         with self.profile.part("quantizer"):
             self.tokenizer.quantizer.after_step(self._reduce, (self.step + 1) / recipe.steps)
         self.step += 1
@@ -219,7 +224,7 @@ class Loop:
 
     # To a checkpoint and back
 
-    def pack(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Everything that decides the steps to come, but the data: a function of the step alone."""
         weights = {f"tokenizer.{name}": value for name, value in self.tokenizer.state_dict().items()}
         counts = {
@@ -228,15 +233,15 @@ class Loop:
             for s, one in enumerate(stages)
         }
         weights |= {f"average.{name}": value for name, value in self.average.tensors.items()}
-        weights |= {} if self.contest is None else self.contest.pack()
-        return {**weights, **pack_optimizer(self.optimizer), **self._pack_random(), **counts}
+        weights |= {} if self.adversarial is None else self.adversarial.state_dict()
+        return {**weights, **optimizer_state(self.optimizer), **self._pack_random(), **counts}
 
     def check_equal(self) -> None:
         """All processes hold the same weights, bit for bit; anything else is a fault of this program."""
         world = self.fabric.world_size
         if world > 1:
             prints = [""] * world
-            critic = "" if self.contest is None else self.contest.fingerprint()
+            critic = "" if self.adversarial is None else self.adversarial.fingerprint()
             torch.distributed.all_gather_object(prints, self.tokenizer.fingerprint() + critic)
             if len(set(prints)) > 1:
                 raise RuntimeError(f"the processes have drifted apart by step {self.step}: fingerprints {prints}")
@@ -248,15 +253,15 @@ class Loop:
         gathered = {name: self.fabric.all_gather(state.to(self.fabric.device)).cpu() for name, state in states.items()}
         return {name: states.reshape(self.fabric.world_size, -1) for name, states in gathered.items()}
 
-    def unpack(self, step: int, tensors: dict[str, Tensor]) -> None:
+    def load_state_dict(self, step: int, tensors: dict[str, Tensor]) -> None:
         """Go on after `step`, as if there had been no stop. The same number of processes, if bits matter."""
         weights = {
             name.removeprefix("tokenizer."): value for name, value in tensors.items() if name[:10] == "tokenizer."
         }
         self.tokenizer.load_state_dict(weights)
-        unpack_optimizer(self.optimizer, tensors)
-        if self.contest is not None:
-            self.contest.unpack(step, tensors)
+        load_optimizer_state(self.optimizer, tensors)
+        if self.adversarial is not None:
+            self.adversarial.load_state_dict(step, tensors)
         for name, value in self.average.tensors.items():
             value.copy_(tensors[f"average.{name}"])
         if self.fabric.is_global_zero:  # which carries what all processes had counted

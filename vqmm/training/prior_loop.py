@@ -16,7 +16,7 @@ from vqmm.generation.recipe import PriorTrain
 from vqmm.tokenizer.inputs import chunks
 from vqmm.tokenizer.tokenizer import evaluating
 from vqmm.training.average import Average
-from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
+from vqmm.training.checkpoint import load_optimizer_state, optimizer_state
 from vqmm.training.loop import clip_gradients, parameter_groups
 from vqmm.utils.schedule import warmup_cosine
 
@@ -66,7 +66,7 @@ class PriorLoop:
         self.step = 0
         self._clear()
 
-    def advance(self) -> None:
+    def train_step(self) -> None:
         """One optimizer step. A `UserError` where the gradient is not finite."""
         plan = self.plan
         factor = warmup_cosine(self.step, plan.steps, plan.warmup)
@@ -117,30 +117,30 @@ class PriorLoop:
         nats, codes = 0.0, 0
         with torch.no_grad(), evaluating(self.model):
             for some in chunks(numbers, self.plan.batch_size):
-                found = self.model(*self._here(examples.judged(want, some, conditioned)))
+                found = self.model(*self._here(examples.evaluated(want, some, conditioned)))
                 nats += float(found["nats"][index])
                 codes += int(found["counts"][index])
         return nats / codes / math.log(2)
 
     # To a checkpoint and back
 
-    def pack(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Everything that decides the steps to come, but the examples: a function of the step alone."""
         weights = {f"prior.{name}": value for name, value in own_weights(self.prior).items()}
         averages = {f"average.{name}": value for name, value in self.average.tensors.items()}
         states = {"random.cpu": torch.get_rng_state()}
         if self.fabric.device.type == "cuda":
             states["random.cuda"] = torch.cuda.get_rng_state(self.fabric.device)
-        return {**weights, **averages, **pack_optimizer(self.optimizer), **states}
+        return {**weights, **averages, **optimizer_state(self.optimizer), **states}
 
     @torch.no_grad()
-    def unpack(self, step: int, tensors: dict[str, Tensor]) -> None:
+    def load_state_dict(self, step: int, tensors: dict[str, Tensor]) -> None:
         """Go on after `step`, as if there had been no stop."""
         for name, value in own_weights(self.prior).items():
             value.copy_(tensors[f"prior.{name}"])
         for name, value in self.average.tensors.items():
             value.copy_(tensors[f"average.{name}"])
-        unpack_optimizer(self.optimizer, tensors)
+        load_optimizer_state(self.optimizer, tensors)
         torch.set_rng_state(tensors["random.cpu"].clone())  # torch misreads a view
         if "random.cuda" in tensors and self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"].clone(), self.fabric.device)

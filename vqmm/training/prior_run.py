@@ -72,7 +72,7 @@ def train_prior(
     extra += [f"condition={condition}"] if condition is not None else []
     recipe = read_prior_recipe(registry, [*settings, *extra], data=data)
     with StopRequest() as request:
-        return PriorRun(recipe, out, registry, resume, quiet).go(request)
+        return PriorRun(recipe, out, registry, resume, quiet).run(request)
 
 
 def _paths(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
@@ -122,21 +122,21 @@ class PriorRun:
         torch.manual_seed(plan.seed)
         self.prior = _prior(recipe, self.corpus, registry)
         known = {name: each.quantizer.code_vectors() for name, each in self.corpus.tokenizers.items()}
-        self.prior.begin_with({name: vectors for name, vectors in known.items() if vectors is not None})
+        self.prior.init_embeddings({name: vectors for name, vectors in known.items() if vectors is not None})
         self.generator = Generator(self.prior, self.corpus.tokenizers, self.corpus.labels)
         self.loop = PriorLoop(self.prior, self.corpus.training, plan, fabric)
         torch.manual_seed(plan.seed)
         self.data_fingerprint = self.corpus.fingerprint()
         self.best: dict[str, Any] = {}  # {"step": ..., "bits_per_code": ..., "modalities": ...}
-        self.looks_since = 0  # at held-out examples, since the best
+        self.evaluations_since = 0  # at held-out examples, since the best
 
     @property
     def given_up(self) -> bool:
         """Whether held-out bits have not improved for too long, before the steps were done."""
         plan = self.recipe.train
-        return plan.patience is not None and self.looks_since >= plan.patience and self.loop.step < plan.steps
+        return plan.patience is not None and self.evaluations_since >= plan.patience and self.loop.step < plan.steps
 
-    def go(self, request: StopRequest) -> dict[str, Any]:
+    def run(self, request: StopRequest) -> dict[str, Any]:
         """Steps until they are done or held-out bits stop improving; a look at those every so often, at which a prior
         that is better than all before is saved; checkpoints."""
         plan, loop, out = self.recipe.train, self.loop, self.out
@@ -145,14 +145,14 @@ class PriorRun:
         progress = PriorProgress(plan.steps, self.quiet)
         with progress:
             while loop.step < plan.steps and not self.given_up:
-                loop.advance()
+                loop.train_step()
                 last, stop = loop.step == plan.steps, request.signum
                 if loop.step % REPORT_EVERY == 0 or last:
                     report = loop.report()
                     progress.bits(report.step, report.bits_per_code, report.samples_per_second)
                     log.write("train", **asdict(report))
                 if loop.step % plan.evaluate_every == 0 or last:
-                    self._look(log, progress)
+                    self._evaluate_held_out(log, progress)
                 last = last or self.given_up
                 if loop.step % plan.checkpoint_every == 0 or last or stop:
                     self._checkpoint()
@@ -160,8 +160,8 @@ class PriorRun:
                     raise Stopped(loop.step, stop)
             if self.given_up:
                 progress.say(
-                    f"stopped at step {loop.step}: held-out bits have not improved for {self.looks_since} looks; the "
-                    f"prior of step {self.best['step']} is kept"
+                    f"stopped at step {loop.step}: held-out bits have not improved in {self.evaluations_since} "
+                    f"evaluations; the prior of step {self.best['step']} is kept"
                 )
         return self._told()
 
@@ -179,30 +179,30 @@ class PriorRun:
                     f"{self.out} was begun with other data (fingerprint {told['data_fingerprint']}, now "
                     f"{self.data_fingerprint}): bring it back, or start a new run"
                 )
-            self.loop.unpack(told["step"], tensors)
-            self.best, self.looks_since = told["best"], told["looks_since"]
+            self.loop.load_state_dict(told["step"], tensors)
+            self.best, self.evaluations_since = told["best"], told["evaluations_since"]
         self.out.mkdir(parents=True, exist_ok=True)
         write_text(self.out / "recipe.yaml", self.recipe.to_yaml())
         made = {"command": command_line(), "machine": machine()}
         write_text(self.out / "run.json", json.dumps(made, indent=2) + "\n")
 
-    def _look(self, log: MetricsLog, progress: PriorProgress) -> None:
+    def _evaluate_held_out(self, log: MetricsLog, progress: PriorProgress) -> None:
         """Judge on held-out examples; save what is better than all before."""
         step = self.loop.step
         with self.loop.average.applied():
-            found = self.judged()
+            found = self.evaluated()
             bits = {name: figures.held_out for name, figures in found.items()}
             mean = sum(bits.values()) / len(bits)
             told = {name: figures.as_dict() for name, figures in found.items()}
             if not self.best or mean < self.best["bits_per_code"]:
-                self.best, self.looks_since = {"step": step, "bits_per_code": mean, "modalities": told}, 0
+                self.best, self.evaluations_since = {"step": step, "bits_per_code": mean, "modalities": told}, 0
                 self.generator.save(self.out / "prior")
             else:
-                self.looks_since += 1
+                self.evaluations_since += 1
         log.write("held-out", step=step, metrics={"bits_per_code": mean}, modalities=told)
         progress.held_out(step, bits)
 
-    def judged(self) -> dict[str, BitsPerCode]:
+    def evaluated(self) -> dict[str, BitsPerCode]:
         """By modality."""
         corpus, bits = self.corpus, self.loop.bits_per_code
         return {
@@ -217,8 +217,12 @@ class PriorRun:
 
     def _checkpoint(self) -> None:
         folder, step = self.out / "checkpoints", self.loop.step
-        told = {"data_fingerprint": self.data_fingerprint, "best": self.best, "looks_since": self.looks_since}
-        write_checkpoint(folder, step, self.loop.pack(), told)
+        told = {
+            "data_fingerprint": self.data_fingerprint,
+            "best": self.best,
+            "evaluations_since": self.evaluations_since,
+        }
+        write_checkpoint(folder, step, self.loop.state_dict(), told)
         keep_last(folder, self.recipe.train.keep_checkpoints, self.best["step"] if self.best else None)
 
     def _told(self) -> dict[str, Any]:

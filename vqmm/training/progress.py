@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class RunProgress:
-    """step, loss, the headline metric and codebook use of the last held-out evaluation, samples/s, time left."""
+    """step, loss, the main_metric metric and codebook use of the last held-out evaluation, samples/s, time left."""
 
     def __init__(self, steps: int, quiet: bool = False):
         self.steps, self.quiet = steps, quiet
@@ -37,9 +37,9 @@ class RunProgress:
         self._loss, self._speed = f"loss {loss:.4f}  ", f"{samples_per_second:.0f} samples/s"
         self._bar.update(self._task, completed=step, told=self._loss + self._judged + self._speed)
 
-    def judged(self, step: int, headline: str, value: float | None, use: float | None) -> None:
+    def evaluated(self, step: int, main_metric: str, value: float | None, use: float | None) -> None:
         """After an evaluation: a plain line, where there is no live one."""
-        self._judged = ("" if value is None else f"{headline} {value:.4g}  ") + (
+        self._judged = ("" if value is None else f"{main_metric} {value:.4g}  ") + (
             "" if use is None else f"codes used {use:.0%}  "
         )
         if not self.live:

@@ -23,10 +23,10 @@ from vqmm.recipe import Recipe, Train, read_recipe
 from vqmm.registry import Registry
 from vqmm.tokenizer.storage import build_modality, tokenizer_folder
 from vqmm.tokenizer.tokenizer import Tokenizer
-from vqmm.training.begin import begin_with
+from vqmm.training.adversarial import AdversarialTrainer, said_of
 from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, room_bytes, write_checkpoint
-from vqmm.training.contest import Contest, said_of
 from vqmm.training.health import Event, HealthWatch
+from vqmm.training.init_from import init_from
 from vqmm.training.log import MetricsLog, check_tensorboard
 from vqmm.training.loop import Loop
 from vqmm.training.progress import RunProgress
@@ -108,7 +108,7 @@ def train(
     fabric = make_fabric(plan.train)
     with StopRequest() as request:
         if plan.train.devices * plan.train.nodes == 1:
-            return Run(fabric, job, registry).go(request)
+            return Run(fabric, job, registry).run(request)
         try:
             told = fabric.launch(_in_process, vars(job))  # as a dict: Fabric would take a frozen dataclass apart
         except ProcessExitedException:
@@ -129,7 +129,7 @@ def _in_process(fabric: "Fabric", told: dict[str, Any]) -> dict[str, Any] | Exce
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of the reducer, harmless
     with StopRequest() as request:
         try:
-            return Run(fabric, job, Registry.discover(job.plugins)).go(request)
+            return Run(fabric, job, Registry.discover(job.plugins)).run(request)
         except (UserError, Stopped) as error:
             return error
 
@@ -160,25 +160,25 @@ class Run:
             self.modality, held_out, labels, plan.seed, plan.cache_mb // 4, degrade=plan.degrade
         )
         self.views.check()
-        begin = None if plan.begin is None else tokenizer_folder(Path(plan.begin))
+        begin = None if plan.init_from is None else tokenizer_folder(Path(plan.init_from))
         if begin is None:
             self.modality.fit(self.views.values())
         else:
             self.modality.load(begin)
-        headline = self.modality.metrics()[self.modality.headline]
-        self.health = HealthWatch(bool(headline.higher_is_better))
+        main_metric = self.modality.metrics()[self.modality.main_metric]
+        self.health = HealthWatch(bool(main_metric.higher_is_better))
         torch.manual_seed(plan.seed)
         extent, draws = self.views.extent(), recipe.input == "noise"
         self.tokenizer = Tokenizer.build(told, self.modality, registry, source.labels, conditional, extent, draws)
         if begin is not None:
-            begin_with(self.tokenizer, begin, only_decoder=plan.only == "decoder")
-        self.contest = self._contest(told, registry)
-        self.loop = Loop(self.tokenizer, self.views, plan, fabric, self.contest)
+            init_from(self.tokenizer, begin, freeze_codes=plan.freeze == "codes")
+        self.adversarial = self._adversarial(told, registry)
+        self.loop = Loop(self.tokenizer, self.views, plan, fabric, self.adversarial)
         self.steps = plan.steps if any(True for _ in self.tokenizer.parameters()) else 0  # `identity` has no weights
         torch.manual_seed(plan.seed + fabric.global_rank)  # from here on each process draws its own noise
-        self.best: dict[str, float] = {}  # {"step": ..., "value": ...} of the headline metric
+        self.best: dict[str, float] = {}  # {"step": ..., "value": ...} of the main_metric metric
 
-    def _contest(self, told: dict[str, Any], registry: Registry) -> Contest | None:
+    def _adversarial(self, told: dict[str, Any], registry: Registry) -> AdversarialTrainer | None:
         """The critic that the recipe names, and its course; none where it names none."""
         recipe = self.recipe
         if recipe.adversary is None:
@@ -188,13 +188,13 @@ class Run:
         found, options = registry.part("adversary", told["adversary"])
         labels = len(self.tokenizer.labels) if self.tokenizer.label_embedding is not None else 0
         adversary = found(self.modality, options, labels)
-        return Contest(adversary, self.tokenizer, recipe.train, self.fabric, self.health.higher_is_better)
+        return AdversarialTrainer(adversary, self.tokenizer, recipe.train, self.fabric, self.health.higher_is_better)
 
     @property
     def is_first(self) -> bool:
         return self.fabric.is_global_zero
 
-    def go(self, request: StopRequest) -> dict[str, Any]:
+    def run(self, request: StopRequest) -> dict[str, Any]:
         """All steps; a look at held-out data every so often, at which the tokenizer is saved; checkpoints."""
         plan, loop, out = self.recipe.train, self.loop, self.job.out
         self._start()
@@ -206,7 +206,7 @@ class Run:
                 found = self._evaluate(log, progress)
             while loop.step < self.steps:
                 try:
-                    stop = loop.advance(request.signum)
+                    stop = loop.train_step(request.signum)
                 except UserError as error:  # not finite; the caller says it, here it is kept for the report
                     if log is not None:
                         log.write("health", **asdict(Event(loop.step, "not_finite", str(error))))
@@ -221,7 +221,7 @@ class Run:
                     if log is not None:
                         log.write("train", **asdict(report))
                     self._tell(self.health.report(report.step, report.gradient_norm), log, progress)
-                    figures = {} if self.contest is None else self.contest.figures()
+                    figures = {} if self.adversarial is None else self.adversarial.figures()
                     if log is not None and figures:
                         log.write("critic", step=report.step, **figures)
                 if loop.step % plan.evaluate_every == 0 or last:
@@ -249,10 +249,10 @@ class Run:
                     f"{self.recipe.data} holds other samples than when the run began (fingerprint "
                     f"{self.data_fingerprint}, was {told['data_fingerprint']}): bring them back, or start a new run"
                 )
-            self.loop.unpack(told["step"], tensors)
+            self.loop.load_state_dict(told["step"], tensors)
             self.loop.unreadable = dict.fromkeys(told["unreadable"])
             self.best = told["best"]
-        elif not (self.tokenizer.draws or plan.begin):
+        elif not (self.tokenizer.draws or plan.init_from):
             self.loop.start_from_data()
         self.fabric.barrier()  # nobody may look for a recipe that the first process has yet to write
         if self.is_first:
@@ -267,7 +267,11 @@ class Run:
             return
         epoch, usage = closed
         if log is not None:
-            told = {"codebook_use": usage.use(), "codebook_perplexity": usage.perplexity(), "dead_codes": usage.dead()}
+            told = {
+                "codebook_usage": usage.use(),
+                "codebook_perplexity": usage.perplexity(),
+                "dead_codes": usage.dead(),
+            }
             log.write("epoch", step=self.loop.step, epoch=epoch, **told)
         self._tell(self.health.epoch(self.loop.step, epoch, usage), log, progress)
 
@@ -285,30 +289,30 @@ class Run:
                 found = self._judge(log, progress)
                 self.tokenizer.save(self.job.out / "tokenizer")
         self.fabric.barrier()
-        if self.contest is not None:
-            value = self.fabric.broadcast(found.metrics.get(self.modality.headline))  # of the first, who alone knows
-            self._tell(self.contest.course.look(self.loop.step, value), log, progress)
-            if self.is_first and self.contest.figures():
-                progress.say(f"step {self.loop.step}: critic  {said_of(self.contest.figures())}")
+        if self.adversarial is not None:
+            value = self.fabric.broadcast(found.metrics.get(self.modality.main_metric))  # of the first, who alone knows
+            self._tell(self.adversarial.schedule.look(self.loop.step, value), log, progress)
+            if self.is_first and self.adversarial.figures():
+                progress.say(f"step {self.loop.step}: critic  {said_of(self.adversarial.figures())}")
         return found
 
     def _judge(self, log: MetricsLog | None, progress: RunProgress) -> Evaluation:
-        plan, step, headline = self.recipe.train, self.loop.step, self.modality.headline
+        plan, step, main_metric = self.recipe.train, self.loop.step, self.modality.main_metric
         views = self.held_out_views
         found = evaluate(self.tokenizer, evaluation_batches(views, plan.batch_size, plan.evaluate_samples))
-        value = found.metrics.get(headline)
+        value = found.metrics.get(main_metric)
         if value is not None and (not self.best or (value > self.best["value"]) == self.health.higher_is_better):
             self.best = {"step": step, "value": value}
         if log is not None:
             log.write("held-out", step=step, count=found.count, metrics=found.metrics)
-        progress.judged(step, headline, value, found.metrics.get("codebook_use"))
+        progress.evaluated(step, main_metric, value, found.metrics.get("codebook_usage"))
         first = next((batch for batch, _ in evaluation_batches(views, plan.batch_size) if batch is not None), None)
         shuffled = None if first is None else shuffled_loss_ratio(self.tokenizer, first.to(self.fabric.device))
-        self._tell(self.health.held_out(step, found.metrics, headline, shuffled), log, progress)
+        self._tell(self.health.held_out(step, found.metrics, main_metric, shuffled), log, progress)
         return found
 
     def _checkpoint(self) -> None:
-        tensors = self.loop.pack()  # gathers from all processes
+        tensors = self.loop.state_dict()  # gathers from all processes
         self.loop.check_equal()
         if self.is_first:
             folder = self.job.out / "checkpoints"

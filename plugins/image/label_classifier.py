@@ -13,8 +13,8 @@ from vqmm.utils.errors import UserError
 SIDES = 16, 48  # pixels that the classifier sees of a side, at least and at most
 
 
-class PictureLabelJudge:
-    """Labels pictures (C, H, W), floats in [-1, 1], of any sizes: `LabelJudge` of the core.
+class PictureLabelClassifier:
+    """Labels pictures (C, H, W), floats in [-1, 1], of any sizes: `LabelClassifier` of the core.
 
     Each is brought to the median height and width of those it was fitted to, at least 16 and at most 48 pixels.
     """
@@ -50,7 +50,7 @@ class PictureLabelJudge:
         return torch.stack([_resized(sample, self._size) for sample in samples]) if samples else torch.zeros(0, 1, 4, 4)
 
 
-class PictureFeatures(PictureLabelJudge):
+class PictureFeatures(PictureLabelClassifier):
     """What sets of pictures are compared by: 128 numbers of a classifier of the data at hand.
 
     It knows classes of this data and nothing else, so its distances compare models of one data set, and are no FID.

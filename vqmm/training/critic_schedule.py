@@ -7,19 +7,19 @@ from vqmm.training.balance import Running
 from vqmm.training.health import Event, flat_gain, is_flat
 
 WINDOW = 5, 50  # steps that what is watched is averaged over: a sixtieth of the run, but from so many to so many
-STEP_BACK = 1.5  # over those steps: what trust loses in a step in which reconstruction is too bad, and wins in others
-LEAST_TRUST = 0.01  # from which it is not far back
+STEP_BACK = 1.5  # over those steps: what `loss_scale` loses in a step of bad reconstruction, and wins in others
+LEAST_SCALE = 0.01  # from which it is not far back
 
 
-class Course:
+class CriticSchedule:
     """The course of one critic through a run.
 
     It warms up (learns from outputs and targets, and nobody from it) and then counts. Where it starts when held-out
     reconstruction is flat, warming begins at the look that finds it so; by a given share of the run at the latest.
 
-    Two things hold it back once it counts. It rests, which is to say does not learn, while it tells more than a share
-    `rest` of the samples apart. And the trust in its terms, a factor from 0 to 1, shrinks while the reconstruction loss
-    is worse by more than `tolerance` than when it began to count.
+    Two things hold it back once it counts. It pauses, which is to say does not learn, while its accuracy is above
+    `pause_above`. And `loss_scale`, a factor of its terms from 0 to 1, shrinks while the reconstruction loss is worse
+    by more than `tolerance` than when it began to count.
 
     Args:
         options: of an `Adversary`.
@@ -38,21 +38,21 @@ class Course:
         self.step_back = 1 - STEP_BACK / window
         self.fake, self.real, self.right, self.reconstruction = (Running(1 - 1 / window) for _ in range(4))
         self.level: float | None = None  # of the reconstruction loss when it began to count
-        self.trust = 1.0
+        self.loss_scale = 1.0
 
     def watches(self, step: int) -> bool:
         """Whether the critic sees anything in this step, from 0."""
         return step >= self.counts_at - self.warm
 
     def learns(self, step: int) -> bool:
-        return self.watches(step) and not (self.counts(step) and self.resting)
+        return self.watches(step) and not (self.counts(step) and self.paused)
 
     def counts(self, step: int) -> bool:
         return step >= self.counts_at
 
     @property
-    def resting(self) -> bool:
-        rest, right = self.options.rest, self.right.value
+    def paused(self) -> bool:
+        rest, right = self.options.pause_above, self.right.value
         return rest is not None and right is not None and right > rest
 
     @property
@@ -66,7 +66,7 @@ class Course:
         return (self.real.value or 0.0) - (self.fake.value or 0.0)
 
     def look(self, step: int, value: float | None) -> list[Event]:
-        """After a look at held-out data behind step number `step`; `value`: its headline metric."""
+        """After a look at held-out data behind step number `step`; `value`: its main_metric metric."""
         if not self.flat or value is None or self.watches(step):
             return []
         self.values.append(value)
@@ -85,17 +85,18 @@ class Course:
             right: the share of them on their side of `threshold`.
             reconstruction: the reconstruction loss; None where nothing is reconstructed.
         """
-        rested, trusted = self.resting, self.trust
+        paused_before, scaled = self.paused, self.loss_scale
         for each, value in ((self.fake, fake), (self.real, real), (self.right, right)):
             each.add(value)
         events = []
-        if self.counts(step) and self.resting and not rested:
-            said = f"the critic tells {self.right.value:.0%} apart: it rests until it is below {self.options.rest:.0%}"
-            events.append(Event(step + 1, "critic_rests", said))
+        if self.counts(step) and self.paused and not paused_before:
+            limit = self.options.pause_above
+            said = f"the critic's accuracy is {self.right.value:.0%}: it pauses until that is below {limit:.0%}"
+            events.append(Event(step + 1, "critic_pauses", said))
         if reconstruction is not None:
             self.reconstruction.add(reconstruction)
             self._trust(step)
-        if self.trust < 0.5 <= trusted:
+        if self.loss_scale < 0.5 <= scaled:
             said = f"reconstruction is {self.worse:.0%} worse than before the critic: its terms are halved, or less"
             events.append(Event(step + 1, "critic_held_back", said))
         return events
@@ -112,20 +113,20 @@ class Course:
         if self.level is None:
             self.level = self.reconstruction.value
         if self.options.tolerance is not None:
-            self.trust *= self.step_back if self.worse > self.options.tolerance else 1 / self.step_back
-            self.trust = min(max(self.trust, LEAST_TRUST), 1.0)
+            self.loss_scale *= self.step_back if self.worse > self.options.tolerance else 1 / self.step_back
+            self.loss_scale = min(max(self.loss_scale, LEAST_SCALE), 1.0)
 
-    def pack(self) -> list[float]:
+    def state_dict(self) -> list[float]:
         """Everything that moves."""
         level = -1.0 if self.level is None else self.level
-        runs = [number for each in self._runs for number in each.pack()]
-        return [float(self.counts_at), self.trust, level, *runs, *self.values]
+        runs = [number for each in self._runs for number in each.state_dict()]
+        return [float(self.counts_at), self.loss_scale, level, *runs, *self.values]
 
-    def unpack(self, told: Iterable[float]) -> None:
-        counts_at, self.trust, level, *numbers = told
+    def load_state_dict(self, told: Iterable[float]) -> None:
+        counts_at, self.loss_scale, level, *numbers = told
         self.counts_at, self.level = round(counts_at), None if level < 0 else level
         for i, each in enumerate(self._runs):
-            each.unpack(numbers[2 * i : 2 * i + 2])
+            each.load_state_dict(numbers[2 * i : 2 * i + 2])
         self.values = numbers[2 * len(self._runs) :]
 
     @property

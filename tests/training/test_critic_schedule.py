@@ -3,11 +3,11 @@
 import pytest
 
 from vqmm.contracts.adversary import Adversary
-from vqmm.training.course import Course
+from vqmm.training.critic_schedule import CriticSchedule
 
 
 def course(steps=100, higher=True, **options):
-    return Course(Adversary.Options(**options), steps, higher)
+    return CriticSchedule(Adversary.Options(**options), steps, higher)
 
 
 def phases(made, steps=100):
@@ -39,18 +39,18 @@ def test_flat_is_flat_where_lower_is_better():
 
 
 def test_it_rests_while_it_wins_and_learns_again():
-    made = course(start=0.0, warm=0.0, rest=0.9)
+    made = course(start=0.0, warm=0.0, pause_above=0.9)
     events = [event for step in range(3) for event in made.update(step, -1.0, 1.0, 1.0, 0.1)]
-    assert [event.event for event in events] == ["critic_rests"] and "100% apart" in events[0].said
-    assert made.resting and made.watches(3) and not made.learns(3)
+    assert [event.event for event in events] == ["critic_pauses"] and "accuracy is 100%" in events[0].said
+    assert made.paused and made.watches(3) and not made.learns(3)
     for step in range(3, 40):
         made.update(step, 0.0, 0.0, 0.5, 0.1)
     assert made.learns(40)
-    assert course(start=0.0, warm=0.0, rest=None).learns(0)
+    assert course(start=0.0, warm=0.0, pause_above=None).learns(0)
 
 
 def test_it_does_not_rest_while_it_warms_up():
-    made = course(start=0.5, warm=0.2, rest=0.9)
+    made = course(start=0.5, warm=0.2, pause_above=0.9)
     made.update(35, -1.0, 1.0, 1.0, 0.1)
     assert made.learns(36) and not made.learns(50)
 
@@ -69,24 +69,26 @@ def test_trust_shrinks_while_reconstruction_suffers_and_comes_back():
     assert made.level == pytest.approx(1.0), "what it was when the critic began to count"
     events = [event for step in range(10, 60) for event in made.update(step, 0, 0, 0.5, 1.5)]
     assert [event.event for event in events] == ["critic_held_back"]
-    low = made.trust
+    low = made.loss_scale
     assert low == 0.01 and made.worse > 0.2, "as low as it gets"
     for step in range(60, 400):
         made.update(step, 0, 0, 0.5, 1.0)
-    assert made.trust == 1.0
+    assert made.loss_scale == 1.0
     free = course(start=0.0, warm=0.0, tolerance=None)
     for step in range(20):
         free.update(step, 0, 0, 0.5, float(step))
-    assert free.trust == 1.0
+    assert free.loss_scale == 1.0
 
 
 def test_a_course_goes_on_after_a_stop():
-    one, other = (course(start="flat", rest=0.9) for _ in range(2))
+    one, other = (course(start="flat", pause_above=0.9) for _ in range(2))
     for step in range(3):
         one.look(step, 20.0 + step)
-    other.unpack(one.pack())
+    other.load_state_dict(one.state_dict())
     assert other.values == [20.0, 21.0, 22.0] and other.level is None
     for step in range(46, 60):
         one.update(step, -0.5, 1.0, 0.93, float(step) ** 4)
-    other.unpack(one.pack())
-    assert other.pack() == one.pack() and other.resting == one.resting and other.trust == one.trust < 1
+    other.load_state_dict(one.state_dict())
+    assert (
+        other.state_dict() == one.state_dict() and other.paused == one.paused and other.loss_scale == one.loss_scale < 1
+    )

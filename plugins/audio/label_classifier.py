@@ -16,8 +16,8 @@ SILENCE_DB = 40.0  # below its loudest frame: so much is cut off before and afte
 DEPTH_DB = 60.0  # and so far down from its loudest point a spectrogram is seen
 
 
-class SoundLabelJudge:
-    """Labels sounds (C, T), floats in [-1, 1], of any length: `LabelJudge` of the core.
+class SoundLabelClassifier:
+    """Labels sounds (C, T), floats in [-1, 1], of any length: `LabelClassifier` of the core.
 
     It sees the log-mel spectrogram of the channels' mean, silence before and after left out, relative to its loudest
     point, brought to 32 frames: neither loudness nor length tells it anything.
@@ -66,12 +66,12 @@ class SoundLabelJudge:
 class SoundFeatures:
     """What sets of sounds are compared by: of each log-mel band the mean and the deviation over time.
 
-    Nothing is learnt. The bands are those that `SoundLabelJudge` sees: relative to a sound's loudest point, silence
-    around it left out.
+    Nothing is learnt. The bands are those that `SoundLabelClassifier` sees: relative to a sound's loudest point,
+    silence around it left out.
     """
 
     def __init__(self, sample_rate_hz: int):
-        self._judge = SoundLabelJudge(sample_rate_hz)
+        self._judge = SoundLabelClassifier(sample_rate_hz)
 
     @property
     def rule(self) -> str:

@@ -9,7 +9,7 @@ from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.utils.errors import UserError
 
 
-def begin_with(tokenizer: Tokenizer, folder: Path, only_decoder: bool) -> None:
+def init_from(tokenizer: Tokenizer, folder: Path, freeze_codes: bool) -> None:
     """Give a new tokenizer the weights of a saved one of the same parts.
 
     Raises:
@@ -19,11 +19,11 @@ def begin_with(tokenizer: Tokenizer, folder: Path, only_decoder: bool) -> None:
     was, now = (before["labels"] if before["conditional"] else None), list(tokenizer.labels)
     told = tokenizer.label_embedding is not None
     if was is not None and not told:
-        raise UserError(f"train.begin: the decoder of {folder} is told labels: set condition=label")
+        raise UserError(f"train.init_from: the decoder of {folder} is told labels: set condition=label")
     if was is not None and was != now:
-        raise UserError(f"train.begin: {folder} knows the labels {', '.join(was)}, and the data {', '.join(now)}")
+        raise UserError(f"train.init_from: {folder} knows the labels {', '.join(was)}, and the data {', '.join(now)}")
     tokenizer.adopt(folder, new=["label_embedding."] if was is None and told else [])
     if tokenizer.label_embedding is not None and was is None:
         nn.init.zeros_(tokenizer.label_embedding.weight)  # what the decoder has learnt holds at first
-    if only_decoder:
-        tokenizer.keep_codes()
+    if freeze_codes:
+        tokenizer.freeze_codes()

@@ -14,8 +14,8 @@ from vqmm.contracts.batch import Batch
 from vqmm.recipe import Train
 from vqmm.tokenizer.tokenizer import Output, Tokenizer
 from vqmm.training.balance import Balance
-from vqmm.training.checkpoint import pack_optimizer, unpack_optimizer
-from vqmm.training.course import Course
+from vqmm.training.checkpoint import load_optimizer_state, optimizer_state
+from vqmm.training.critic_schedule import CriticSchedule
 from vqmm.training.health import Event
 from vqmm.utils.errors import UserError
 from vqmm.utils.files import hash_tensors
@@ -76,12 +76,12 @@ class Heard:
         return dict(zip(names, reduce(torch.stack(told)).tolist(), strict=True))
 
 
-class Contest:
+class AdversarialTrainer:
     """One critic beside one tokenizer: its terms in the tokenizer's loss, its own optimizer, its course.
 
     In the tokenizer's step the critic is frozen; its terms' gradients at the decoder's output are computed once,
     measured, scaled and passed on. In its own it reads the same output, detached, and the target in one forward pass.
-    While the critic does not watch (see `Course`) nothing of this happens.
+    While the critic does not watch (see `CriticSchedule`) nothing of this happens.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Contest:
             adversary.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
         )
         self.model, self.optimizer = fabric.setup(self.inner, optimizer)
-        self.course = Course(options, plan.steps, higher_is_better)
+        self.schedule = CriticSchedule(options, plan.steps, higher_is_better)
         self.balance = Balance(adversary.weights, options.balance, options.memory)
         self.step = 0
         self.gradient_norm = 0.0
@@ -105,7 +105,7 @@ class Contest:
 
     @property
     def watches(self) -> bool:
-        return self.course.watches(self.step)
+        return self.schedule.watches(self.step)
 
     # In the tokenizer's forward pass
 
@@ -120,12 +120,12 @@ class Contest:
                 f"adversary: the decoder {self.tokenizer.decoder.name!r} gave no output to judge: take direct"
             )
         label = batch.label if self.adversary.labels else None
-        told = {"target": self.tokenizer.modality.target(batch.goal), "mask": batch.mask, "label": label}
+        told = {"target": self.tokenizer.modality.target(batch.target_or_x), "mask": batch.mask, "label": label}
         given = {name: value for name, value in told.items() if value is not None}
         self._seen = {"output": output.detach(), **given}
         if "reconstruction" in found.losses:
             self._norms["loss"] = found.losses["reconstruction"].detach()
-        if not self.course.counts(self.step):
+        if not self.schedule.counts(self.step):
             return found.losses
         leaf = output.detach().requires_grad_()
         with frozen(self.adversary):
@@ -142,7 +142,7 @@ class Contest:
 
     def factors(self) -> dict[str, float]:
         """What each term is multiplied by in this step."""
-        return {name: factor * self.course.trust for name, factor in self.balance.factors().items()}
+        return {name: factor * self.schedule.loss_scale for name, factor in self.balance.factors().items()}
 
     def _norm(self, output: Tensor, pull: Tensor) -> Tensor:
         """The length of a gradient at the output: there (the mean over samples), or at the decoder's last layer."""
@@ -157,7 +157,7 @@ class Contest:
         """From the batch of the last forward pass; `share`: its part in the samples of the step; `more` will follow."""
         if not self.watches:
             return
-        if self.course.learns(self.step):
+        if self.schedule.learns(self.step):
             with self.fabric.no_backward_sync(self.model, enabled=more):
                 found = self.model(self._seen)
                 total = torch.stack([*found["losses"].values()]).sum()
@@ -167,7 +167,7 @@ class Contest:
             scores = self._scores()
         if self._seen:
             low, high = scores["fake"].float(), scores["real"].float()
-            right = (low < self.course.threshold).float().mean() + (high > self.course.threshold).float().mean()
+            right = (low < self.schedule.threshold).float().mean() + (high > self.schedule.threshold).float().mean()
             self._heard.add({**self._norms, "fake": low.mean(), "real": high.mean(), "right": right / 2}, share)
         self._norms, self._seen = {}, {}
 
@@ -177,7 +177,7 @@ class Contest:
         if not self._seen:
             return {}
         with self.fabric.autocast():
-            fake, real = self.adversary.judge(**self._seen)
+            fake, real = self.adversary.score(**self._seen)
         return {"fake": fake.each, "real": real.each}
 
     def finish(self, factor: float, reduce: Callable[[Tensor], Tensor]) -> list[Event]:
@@ -185,7 +185,7 @@ class Contest:
         if not self.watches:
             self.step += 1
             return []
-        learns, counts = self.course.learns(self.step), self.course.counts(self.step)
+        learns, counts = self.schedule.learns(self.step), self.schedule.counts(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.adversary.options.learning_rate * factor
         if learns:
@@ -198,7 +198,7 @@ class Contest:
         if counts and self.balance.kind != "fixed":
             self.balance.update(heard["reference"], {name: heard[name] for name in self.balance.weights})
         loss = None if self.tokenizer.draws else heard["loss"]
-        events = self.course.update(self.step, heard["fake"], heard["real"], heard["right"], loss)
+        events = self.schedule.update(self.step, heard["fake"], heard["real"], heard["right"], loss)
         self.step += 1
         return events
 
@@ -220,12 +220,16 @@ class Contest:
 
     def figures(self) -> dict[str, float]:
         """How the contest stands, for people: margin, share told apart, gradient norms, the terms' factors."""
-        if not self.course.watches(self.step - 1):
+        if not self.schedule.watches(self.step - 1):
             return {}
-        course, norms = self.course, self.balance.norms
-        told = {"margin": course.margin, "told_apart": course.right.value or 0.0, "gradient_norm": self.gradient_norm}
-        if course.counts(self.step - 1):
-            told |= {"trust": course.trust, "reconstruction_worse": course.worse}
+        schedule, norms = self.schedule, self.balance.norms
+        told = {
+            "margin": schedule.margin,
+            "critic_accuracy": schedule.right.value or 0.0,
+            "gradient_norm": self.gradient_norm,
+        }
+        if schedule.counts(self.step - 1):
+            told |= {"loss_scale": schedule.loss_scale, "reconstruction_worse": schedule.worse}
             told |= {f"weight/{name}": factor for name, factor in self.factors().items()}
             measured = {"reconstruction": self.balance.reference, **norms}
             told |= {f"norm/{name}": each.value for name, each in measured.items() if each.value is not None}
@@ -239,22 +243,26 @@ class Contest:
 
     # To a checkpoint and back
 
-    def pack(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Everything that decides the steps to come."""
         weights = {f"critic.weights.{name}": value for name, value in self.adversary.state_dict().items()}
-        state = {f"critic.{name}": value for name, value in pack_optimizer(self.optimizer).items()}
-        moved = {"balance": self.balance.pack(), "course": self.course.pack(), "norm": [self.gradient_norm]}
+        state = {f"critic.{name}": value for name, value in optimizer_state(self.optimizer).items()}
+        moved = {
+            "balance": self.balance.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "norm": [self.gradient_norm],
+        }
         told = {f"critic.{name}": torch.tensor(numbers, dtype=torch.float64) for name, numbers in moved.items()}
         return {**weights, **state, **told}
 
-    def unpack(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Go on after `step`, as if there had been no stop."""
         own = {name.removeprefix("critic."): value for name, value in tensors.items() if name.startswith("critic.")}
         weights = {name.removeprefix("weights."): value for name, value in own.items() if name.startswith("weights.")}
         self.adversary.load_state_dict(weights)
-        unpack_optimizer(self.optimizer, own)
-        self.balance.unpack(own["balance"].tolist())
-        self.course.unpack(own["course"].tolist())
+        load_optimizer_state(self.optimizer, own)
+        self.balance.load_state_dict(own["balance"].tolist())
+        self.schedule.load_state_dict(own["schedule"].tolist())
         (self.gradient_norm,) = own["norm"].tolist()
         self.step = step
 
@@ -262,7 +270,7 @@ class Contest:
 def check_fits(adversary: Adversary, tokenizer: Tokenizer) -> None:
     """A `UserError` for a critic that has nothing to judge, or options that a tokenizer leaves without a meaning."""
     decoder, options = tokenizer.decoder, adversary.options
-    if decoder.likelihood or decoder.of_ids:
+    if decoder.likelihood or decoder.discrete_input:
         why = "is a distribution and gives no output to judge" if decoder.likelihood else "gives ids back as they are"
         raise UserError(f"adversary: the decoder {decoder.name!r} {why}: take decoder.name=direct or adversary=null")
     if tokenizer.draws and (options.balance != "fixed" or options.start == "flat" or set(adversary.weights) - ALONE):
@@ -293,7 +301,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 def said_of(figures: Mapping[str, float]) -> str:
     """A critic's figures as one line: the health line.
 
-    >>> said_of({"margin": 0.5, "told_apart": 0.75})
-    'margin 0.5  told_apart 0.75'
+    >>> said_of({"margin": 0.5, "critic_accuracy": 0.75})
+    'margin 0.5  critic_accuracy 0.75'
     """
     return "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
