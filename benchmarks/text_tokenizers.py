@@ -24,7 +24,7 @@ import vqmm
 from vqmm.commands.evaluate import trained_on
 from vqmm.comparison.timing import train_seconds
 from vqmm.contracts.sample import Sample, Unreadable
-from vqmm.data.source import Source, judged
+from vqmm.data.source import Source, evaluation_samples
 from vqmm.recipe import Train
 from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.utils.machine import machine
@@ -72,7 +72,7 @@ def measure(point: str, data: Path, run: Path, steps: int, settings: Sequence[st
 
 def encode_speed(tokenizer: Tokenizer, data: Path, run: Path) -> float:
     """10^6 bytes of UTF-8 a second, from text to codes, on one thread: the median of several turns."""
-    batches = [*raw_batches(judged(Source(tokenizer.modality, data), trained_on(run))[0])]
+    batches = [*raw_batches(evaluation_samples(Source(tokenizer.modality, data), trained_on(run))[0])]
     size = sum(sample.numel() for batch in batches for sample in batch)
     turns = []
     for _ in range(TURNS):

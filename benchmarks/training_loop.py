@@ -20,7 +20,8 @@ import torch
 
 from vqmm.recipe import read_recipe
 from vqmm.registry import Registry
-from vqmm.training.run import Job, Run, make_fabric
+from vqmm.training.run import Job, Run
+from vqmm.training.setup import make_fabric
 from vqmm.utils.machine import machine
 
 

@@ -72,9 +72,9 @@ def _main(arguments: Sequence[str], environment: dict[str, str], folder: Path) -
 
     from vqmm.cli import main
     from vqmm.commands import train
-    from vqmm.training import run
+    from vqmm.training import setup
 
-    run.STARTS["ddp_spawn"] = "fork"  # what was imported before is there; spawned ones have a test of their own
+    setup.STARTS["ddp_spawn"] = "fork"  # what was imported before is there; spawned ones have a test of their own
     train.write_report = empty_page
     os.environ.update(environment, TMPDIR=str(folder))
     tempfile.tempdir = None  # look for it again

@@ -13,7 +13,7 @@ from vqmm.data.source import Source
 from vqmm.recipe import Train
 from vqmm.training.adversarial import AdversarialTrainer
 from vqmm.training.loop import Loop
-from vqmm.training.run import make_fabric
+from vqmm.training.setup import make_fabric
 
 TINY = [
     *("modality.size=8", "modality.channels=1", "modality.stride=2", "modality.width=8", "modality.blocks=1"),

@@ -15,7 +15,8 @@ import yaml
 from vqmm.contracts.batch import Batch
 from vqmm.recipe import Train
 from vqmm.tokenizer.tokenizer import Tokenizer
-from vqmm.training.run import REPORT_EVERY, train
+from vqmm.training.run import train
+from vqmm.training.setup import REPORT_EVERY
 
 TIMED_STEPS = REPORT_EVERY  # after as many others that are not timed: the first ones allocate, and compile kernels
 TIMINGS = 7  # of encode, and of decode, at the least

@@ -95,7 +95,7 @@ def label_survival(
         outputs, _ = reconstruct_long(tokenizer, batch.to(tokenizer.device), stages=stages)
         outputs = [output.cpu() for output in outputs]
         seen.reconstructions += [*map(tokenizer.modality.as_written, outputs)] if whole else outputs
-        if len(seen.originals) >= (tokenizer.decoder.judged or len(held_out)):
+        if len(seen.originals) >= (tokenizer.decoder.evaluation_limit or len(held_out)):
             break
 
     of = "the source's own test split" if source.has_split else "the held-out tenth"

@@ -19,7 +19,7 @@ from vqmm.training.checkpoint import checkpoints, keep_last, read_checkpoint, ro
 from vqmm.training.log import MetricsLog
 from vqmm.training.prior_loop import PriorLoop
 from vqmm.training.prior_progress import PriorProgress
-from vqmm.training.run import REPORT_EVERY, command_line, make_fabric, must_be_same
+from vqmm.training.setup import REPORT_EVERY, command_line, make_fabric, must_be_same
 from vqmm.utils.errors import Stopped, UserError
 from vqmm.utils.files import must_be_free, must_be_writable, write_text
 from vqmm.utils.machine import machine
