@@ -7,7 +7,7 @@
 
 Every run is judged by the metrics of `vqmm eval`, and by `vqmm.evaluation.realism` with one set of features for all.
 Beside them the seconds of the processor that a run took, and how far it fell below its own best before the critic
-counted: by how much of the main_metric metric at the most, and for what share of its looks by more than `--fall`.
+counted: by how much of the main metric at the most, and for what share of its looks by more than `--fall`.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from vqmm.utils.files import write_text
 from vqmm.utils.machine import machine
 
 RECIPES = ("vqvae-ema", "vqgan", "vqgan-wgan-gp", "cvqgan", "gan")
-FALL = 0.5  # of the main_metric metric: dB of PSNR
+FALL = 0.5  # of the main metric: dB of PSNR
 LOOKS = 40  # at held-out data in a run
 
 
 def falls(run: Path, main_metric: str, higher_is_better: bool, fall: float) -> dict[str, float | None]:
     """How far a run fell below its own best before its critic counted; None where none ever did.
 
-    `deepest`: by how much of the main_metric metric at the most; `below_share`: the share of all looks at held-out data
+    `deepest`: by how much of the main metric at the most; `below_share`: the share of all looks at held-out data
     that were more than `fall` below.
     """
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -119,7 +119,7 @@ def encode(
         stages: only the first so many codes of each position, for a quantizer with several.
         bitrate_kbps: as many stages as fit into a rate, for signals measured in seconds.
         vectors: write beside the codes the vectors that they stand for, as features (`vqmm.tokens.shards` says how).
-        views: after each training sample also so many altered ones (`Modality.augment`), of `cat.png` `cat~1.png` and
+        augment: after each training sample also so many altered ones (`Modality.augment`), of `cat.png` `cat~1.png` and
             so on: a prior learns small data sets by heart otherwise.
         strict: refuse damaged samples; otherwise they are skipped, counted and named.
         resume: go on where the same call was killed or stopped; without anything there, start.

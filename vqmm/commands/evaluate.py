@@ -7,9 +7,9 @@ from typing import Any
 import yaml
 
 from vqmm.data.degrade import Degradation, read_degradation
-from vqmm.data.loader import Views, evaluation_batches
-from vqmm.data.source import Source, evaluation_samples, label_numbers
-from vqmm.evaluation.evaluate import evaluate, write_shown
+from vqmm.data.loader import evaluation_batches
+from vqmm.data.source import Source, evaluation_samples
+from vqmm.evaluation.evaluate import evaluate, evaluation_views, write_shown
 from vqmm.evaluation.labels import label_survival
 from vqmm.evaluation.realism import realism as compare_sets
 from vqmm.registry import Registry
@@ -58,8 +58,8 @@ def eval(
     tokenizer.require_stages(stages)
     source = Source(tokenizer.modality, data)
     samples, split = evaluation_samples(source, trained_on(Path(run)))
-    numbers = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
     degrade = degradation_of(Path(run))
+    views = evaluation_views(tokenizer, samples, whole=whole, degrade=degrade)
     batch_size = 1 if whole else batch_size
     survival: dict[str, Any] = {}
     if labels:  # first: what is wrong with them is known at once
@@ -67,7 +67,6 @@ def eval(
     sets: dict[str, Any] = {}
     if realism:
         sets = compare_sets(tokenizer, source, inception=None if inception is None else Path(inception))
-    views = Views(tokenizer.modality, samples, numbers, whole=whole, degrade=degrade)
     found = evaluate(tokenizer, evaluation_batches(views, batch_size), as_written=whole, stages=stages)
     if not found.count:
         raise UserError(f"none of the {len(samples)} samples of {data} can be read; the first: {found.unreadable[0]}")

@@ -30,9 +30,9 @@ from vqmm.comparison.plan import (
 )
 from vqmm.comparison.timing import calibrate, code_speeds, train_seconds
 from vqmm.contracts.batch import Batch
-from vqmm.data.loader import Views, evaluation_batches
-from vqmm.data.source import evaluation_samples, label_numbers
-from vqmm.evaluation.evaluate import originals_of
+from vqmm.data.loader import evaluation_batches
+from vqmm.data.source import evaluation_samples
+from vqmm.evaluation.evaluate import evaluation_views, originals_of
 from vqmm.registry import Registry
 from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.utils.errors import Stopped, UserError
@@ -229,8 +229,7 @@ class _Work:
         """Some of the batches that `eval` looks at, spread over all of them, degraded as the run's are."""
         source = self.plan.source
         samples = evaluation_samples(source, source.path)[0]
-        labels = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
-        views = Views(tokenizer.modality, samples, labels, degrade=degradation_of(run))
+        views = evaluation_views(tokenizer, samples, degrade=degradation_of(run))
         return [batch for batch, _ in evaluation_batches(views, batch_size, limit) if batch is not None]
 
     def _say(self, line: str) -> None:

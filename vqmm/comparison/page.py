@@ -52,7 +52,7 @@ def write_page(path: Path, result: Mapping[str, Any], shown: Shown) -> None:
 
 
 def draw(result: Mapping[str, Any]) -> str:
-    """The main_metric metric against the rate, as an SVG element whose ink is the page's.
+    """The main metric against the rate, as an SVG element whose ink is the page's.
 
     A recipe without codes has no rate: a dashed line across, the bound that its width allows. A baseline is a cross in
     gray; those that differ in their rate alone are joined by a dotted line.

@@ -21,5 +21,5 @@ class LabelClassifier(Protocol):
         """Learn from samples and their labels, once. A `UserError` where nothing can be learnt from them."""
 
     def predict(self, samples: Sequence[Tensor]) -> list[int]:
-        """A label for each sample, one of those that `fit` was given."""
+        """A label for each sample, one of those that `fit` was given, or -1 for none of them."""
         ...

@@ -11,7 +11,7 @@ class PartOptions(BaseModel):
     """The typed options of one part (a modality, a quantizer, ...). A name it does not know is an error.
 
     Attributes:
-        later: names of options that came when tokenizers had been saved without them: those keep their fingerprints.
+        added: names of options that came when tokenizers had been saved without them: those keep their fingerprints.
     """
 
     added: ClassVar[frozenset[str]] = frozenset()
@@ -28,7 +28,7 @@ class PartOptions(BaseModel):
         return value
 
     def to_config(self) -> dict[str, Any]:
-        """Every option, as it is saved and fingerprinted: a `added` one only where it is not at its default."""
+        """Every option, as it is saved and fingerprinted: an `added` one only where it is not at its default."""
         usual = {name: self.__class__.model_fields[name].get_default() for name in self.added}
         return {k: v for k, v in self.model_dump(mode="json").items() if k not in usual or v != usual[k]}
 

@@ -1,6 +1,5 @@
 """Batches in an order, and with crops, that depend on (seed, step, key) alone."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from vqmm.contracts.modality import Modality
 from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.degrade import Degradation
 from vqmm.utils.errors import UserError
+from vqmm.utils.seeds import seed_of
 
 KEPT = 3072  # bytes that a kept tensor takes beside its numbers (measured: more than a small picture itself)
 Loaded = tuple[Batch | None, list[str]]  # a batch (None: nothing in it could be read), and what could not be read
@@ -120,7 +120,7 @@ class Views(Dataset):
 class EndlessOrder(Sampler):
     """Batches of (epoch, number) without end: every epoch is a permutation, and no batch is short.
 
-    `stride`: give only every so manieth batch, from `first_batch` on.
+    `stride`: give only every n-th batch, from `first_batch` on.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, first_batch: int = 0, stride: int = 1):
@@ -141,29 +141,25 @@ class EndlessOrder(Sampler):
 
 @lru_cache(maxsize=4)
 def _permutation(count: int, seed: int, epoch: int) -> list[int]:
-    generator = torch.Generator().manual_seed(_mix(f"order {seed} {epoch}"))
+    generator = torch.Generator().manual_seed(seed_of(f"order {seed} {epoch}"))
     return torch.randperm(count, generator=generator).tolist()
 
 
 def key_generator(seed: int, epoch: int, key: str) -> torch.Generator:
     """The randomness of one view: the same whoever reads it, in whatever order."""
-    return torch.Generator().manual_seed(_mix(f"view {seed} {epoch} {key}"))
+    return torch.Generator().manual_seed(seed_of(f"view {seed} {epoch} {key}"))
 
 
 def _spoiler(seed: int, epoch: int | None, key: str) -> torch.Generator:
     """The randomness of a degradation: not that of the crop, and in evaluation the same for every run."""
     told = f"judged {key}" if epoch is None else f"spoilt {seed} {epoch} {key}"
-    return torch.Generator().manual_seed(_mix(told))
-
-
-def _mix(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+    return torch.Generator().manual_seed(seed_of(told))
 
 
 def training_batches(
     views: Views, batch_size: int, seed: int, first_batch: int = 0, *, stride: int = 1, workers: int = 0
 ) -> Iterator[Loaded]:
-    """Training batches without end, from a given one on; `stride`: every so manieth."""
+    """Training batches without end, from a given one on; `stride`: every n-th batch."""
     order = EndlessOrder(len(views.samples), batch_size, seed, first_batch, stride)
     return iter(_loader(views, order, workers))
 

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from vqmm.contracts.batch import Batch, Codes
 from vqmm.contracts.modality import Modality
-from vqmm.data.loader import Loaded
+from vqmm.contracts.sample import Sample
+from vqmm.data.degrade import Degradation
+from vqmm.data.loader import Loaded, Views
+from vqmm.data.source import label_numbers
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.tokenizer.long_signals import reconstruct_long
 from vqmm.tokenizer.tokenizer import Tokenizer, evaluating
@@ -222,6 +225,18 @@ def shuffled_loss_ratio(tokenizer: Tokenizer, batch: Batch) -> float | None:
     if tokenizer.decoder.likelihood:
         return 2.0 ** min(wrong - right, 64.0)
     return wrong / right if right > 0 else None
+
+
+def evaluation_views(
+    tokenizer: Tokenizer, samples: Sequence[Sample], *, whole: bool = False, degrade: Degradation | None = None
+) -> Views:
+    """Samples as a tokenizer is evaluated on them: with their labels where its decoder is told those.
+
+    Raises:
+        UserError: a label that the tokenizer does not know, or none where it needs one.
+    """
+    labels = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
+    return Views(tokenizer.modality, samples, labels, whole=whole, degrade=degrade)
 
 
 def originals_of(batch: Batch) -> list[Tensor]:

@@ -13,8 +13,8 @@ from vqmm.contracts.labels import LabelClassifier
 from vqmm.contracts.sample import Sample
 from vqmm.data.degrade import Degradation
 from vqmm.data.loader import Views, evaluation_batches
-from vqmm.data.source import Source, label_numbers
-from vqmm.evaluation.evaluate import originals_of
+from vqmm.data.source import Source
+from vqmm.evaluation.evaluate import evaluation_views, originals_of
 from vqmm.tokenizer.long_signals import reconstruct_long
 from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.utils.errors import UserError
@@ -88,9 +88,7 @@ def label_survival(
     judge.fit(fitted.originals, fitted.labels)
 
     seen = _Seen(by_key)
-    # a decoder that is told labels is told them here too
-    conditions = label_numbers(held_out, tokenizer.labels) if tokenizer.label_embedding is not None else {}
-    views = Views(tokenizer.modality, held_out, conditions, whole=whole, degrade=degrade)
+    views = evaluation_views(tokenizer, held_out, whole=whole, degrade=degrade)
     for batch in seen.batches(views, batch_size):
         outputs, _ = reconstruct_long(tokenizer, batch.to(tokenizer.device), stages=stages)
         outputs = [output.cpu() for output in outputs]

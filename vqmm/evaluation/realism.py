@@ -11,7 +11,7 @@ from vqmm.contracts.features import Features, LearntFeatures
 from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.source import Source, label_numbers
 from vqmm.evaluation.distances import NEIGHBOURS, frechet_distance, precision_and_recall
-from vqmm.evaluation.evaluate import originals_of
+from vqmm.evaluation.evaluate import evaluation_views, originals_of
 from vqmm.tokenizer.long_signals import reconstruct_long
 from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.utils.errors import UserError
@@ -103,10 +103,9 @@ def _both(
     tokenizer: Tokenizer, source: Source, count: int | None, batch_size: int
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Held-out originals, and what the tokenizer makes in their place."""
-    conditions = label_numbers(source.samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
     originals: list[Tensor] = []
     outputs: list[Tensor] = []
-    views = Views(tokenizer.modality, source.held_out(), conditions)
+    views = evaluation_views(tokenizer, source.held_out())
     for batch, _ in evaluation_batches(views, batch_size, count):
         if batch is None:
             continue

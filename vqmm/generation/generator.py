@@ -23,6 +23,7 @@ from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.tokens.shards import rows_of
 from vqmm.utils.errors import UserError, unknown
 from vqmm.utils.files import new_folder, write_tensors, write_text
+from vqmm.utils.seeds import seed_of
 
 Maps = tuple[Tensor, ...]  # the codes of one sample: for each map (stages, *grid), coarse first
 
@@ -206,7 +207,7 @@ class Generator:
             number = torch.tensor([self._number(label, tokenizer.labels)])
         size = torch.tensor([self._extent(name, maps[-1].shape[1:])])
         (found,) = decode_long(
-            tokenizer, Codes(tuple(one[None] for one in maps), size, None, number), _mixed(seed, place)
+            tokenizer, Codes(tuple(one[None] for one in maps), size, None, number), seed_of(f"decoder {seed} {place}")
         )
         return found.cpu()
 
@@ -355,11 +356,6 @@ def _for_each(given: Given | Sequence[Given] | None, count: int | None) -> Seque
     if count is not None and len(given) != count:
         raise UserError(f"{len(given)} conditions for {count} samples: give one for all, or one for each")
     return given
-
-
-def _mixed(seed: int, place: int) -> int:
-    """The seed of one sample's decoder."""
-    return int.from_bytes(hashlib.blake2b(f"decoder {seed} {place}".encode(), digest_size=8).digest()) >> 1
 
 
 def _by(extent: Sequence[int]) -> str:

@@ -141,8 +141,8 @@ class Examples:
 
     Args:
         rows: of each range.
-        drop: the share of training examples whose condition, all blocks but the last, is left out.
-        hide: the share of their codes that the prior is not shown, each example's own between 0 and twice that.
+        condition_dropout: the share of training examples whose condition, all blocks but the last, is left out.
+        token_dropout: the share of their codes that the prior is not shown, each example's own from 0 to twice that.
         given: how many other blocks come before the last, at most; None: all.
         token_dropout_on: the blocks whose codes may be hidden.
         loss_on: the blocks that count in training; "all" leaves out labels.

@@ -1,6 +1,5 @@
 """Drawing blocks of ids from a prior: with a condition or without, whole or from a part that is known."""
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from vqmm.contracts.prior import Prior
 from vqmm.contracts.vocabulary import NULL, PAD, Range
 from vqmm.tokenizer.tokenizer import evaluating
 from vqmm.utils.errors import UserError
+from vqmm.utils.seeds import seed_of
 
 PLAUSIBLE = 0.1  # of the likeliest id's probability: what an id needs, where guidance goes beyond the condition
 
@@ -193,8 +193,7 @@ def _check(prior: Prior, own: Range, prompt: Tensor, draw: Draw) -> None:
 
 def _uniform(seed: int, place: int, steps: int) -> Tensor:
     """float32 (steps,) in [0, 1): the numbers of one sample."""
-    mixed = hashlib.blake2b(f"sample {seed} {place}".encode(), digest_size=8).digest()
-    return torch.rand(steps, generator=torch.Generator().manual_seed(int.from_bytes(mixed) >> 1))
+    return torch.rand(steps, generator=torch.Generator().manual_seed(seed_of(f"sample {seed} {place}")))
 
 
 def _blocks(prior: Prior, own: Range, prompt: Tensor, known: Tensor, uniform: Tensor, draw: Draw) -> list[Tensor]:

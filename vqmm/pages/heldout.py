@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vqmm.data.degrade import read_degradation
-from vqmm.data.loader import Loaded, Views, evaluation_batches
-from vqmm.data.source import Source, evaluation_samples, label_numbers
-from vqmm.evaluation.evaluate import Evaluation, evaluate
+from vqmm.data.loader import Loaded, evaluation_batches
+from vqmm.data.source import Source, evaluation_samples
+from vqmm.evaluation.evaluate import Evaluation, evaluate, evaluation_views
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.pages.record import Record
 from vqmm.registry import Registry
@@ -63,11 +63,10 @@ def look(record: Record, tokenizer: Tokenizer) -> Look:
         raise UserError("recipe.yaml does not say where the data was")
     source = Source(tokenizer.modality, data)
     samples, split = evaluation_samples(source, source.path)
-    labels = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
     degrade = read_degradation(record.plan.get("degrade"))
     given = "" if degrade is None else f", {degrade.said}"
     seen = Look(tokenizer, CodeUsage(tokenizer.quantizer.sizes), split, len(samples), given)
-    views = Views(tokenizer.modality, samples, labels, degrade=degrade)
+    views = evaluation_views(tokenizer, samples, degrade=degrade)
     limit = record.plan.get("evaluate_samples", SAMPLES)
     batches = evaluation_batches(views, record.plan.get("batch_size", 32), limit)
     seen.found = evaluate(tokenizer, seen.watch(batches), show=SHOWN)

@@ -66,7 +66,7 @@ class CriticSchedule:
         return (self.real.value or 0.0) - (self.fake.value or 0.0)
 
     def look(self, step: int, value: float | None) -> list[Event]:
-        """After a look at held-out data behind step number `step`; `value`: its main_metric metric."""
+        """After a look at held-out data behind step number `step`; `value`: its main metric."""
         if not self.flat or value is None or self.watches(step):
             return []
         self.values.append(value)

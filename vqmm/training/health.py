@@ -11,7 +11,7 @@ LITTLE_USE = 0.5  # of the codebook, over an epoch
 CODES_SEEN = 8  # times the number of codes: an epoch of fewer says nothing about use
 SHUFFLED_RATIO = 1.05  # a decoder that loses less than this factor by other samples' codes ignores them
 NORM_JUMP = 20.0  # times the median of the last reports
-FLAT_LOOKS = 4  # evaluations over which the main_metric metric
+FLAT_LOOKS = 4  # evaluations over which the main metric
 FLAT_SHARE = 0.003  # must improve by more than this share of itself
 
 

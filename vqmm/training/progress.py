@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class RunProgress:
-    """step, loss, the main_metric metric and codebook use of the last held-out evaluation, samples/s, time left."""
+    """step, loss, the main metric and codebook use of the last held-out evaluation, samples/s, time left."""
 
     def __init__(self, steps: int, quiet: bool = False):
         self.steps, self.quiet = steps, quiet

@@ -160,7 +160,7 @@ class Run:
         self.loop = Loop(self.tokenizer, self.views, plan, fabric, self.adversarial)
         self.steps = plan.steps if any(True for _ in self.tokenizer.parameters()) else 0  # `identity` has no weights
         torch.manual_seed(plan.seed + fabric.global_rank)  # from here on each process draws its own noise
-        self.best: dict[str, float] = {}  # {"step": ..., "value": ...} of the main_metric metric
+        self.best: dict[str, float] = {}  # {"step": ..., "value": ...} of the main metric
 
     def _adversarial(self, told: dict[str, Any], registry: Registry) -> AdversarialTrainer | None:
         """The critic that the recipe names, and its course; none where it names none."""
