@@ -143,6 +143,28 @@ def test_files_are_short():
     assert lengths[TOP / "vqmm" / "hookspecs.py"] <= 100, "the seam fits on one page"
 
 
+def undocumented(body: list[ast.stmt], within: str = "") -> list[str]:
+    """The public classes, functions and methods of a body that have no docstring."""
+    found = []
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            if ast.get_docstring(node) is None:
+                found.append(f"{within}{node.name}")
+            if isinstance(node, ast.ClassDef):
+                found += undocumented(node.body, f"{within}{node.name}.")
+    return found
+
+
+def test_public_names_have_docstrings():
+    lacking = [
+        f"{file.relative_to(TOP)}: {name}"
+        for file, folder in FILES.items()
+        if folder in ("vqmm", "plugins")
+        for name in undocumented(parsed(file).body)
+    ]
+    assert lacking == []
+
+
 def test_nothing_is_unpickled():
     unpickling = {"torch.load", "pickle.load", "pickle.loads", "joblib.load"}
     for file in FILES:

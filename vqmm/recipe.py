@@ -98,6 +98,7 @@ class Recipe(PartOptions):
         return Recipe(**full)
 
     def to_yaml(self) -> str:
+        """The recipe as YAML, defaults written out: what a run's recipe.yaml holds."""
         told = self.model_dump(mode="json")
         # PyYAML writes these line breaks unescaped and reads them back as others.
         breaks = any(character in json.dumps(told, ensure_ascii=False) for character in "\x85\u2028\u2029\ufeff")

@@ -141,21 +141,27 @@ class Registry:
         return {module: install for part in parts for module, install in part.needs.items()}
 
     def modality(self, name: str) -> "type[Modality]":
+        """The modality's class; a `UserError` that lists the choices if no plugin offers that name."""
         return self.find("modality", name)
 
     def quantizer(self, name: str) -> "type[Quantizer]":
+        """The quantizer's class; a `UserError` that lists the choices if no plugin offers that name."""
         return self.find("quantizer", name)
 
     def decoder(self, name: str) -> "type[Decoder]":
+        """The decoder's class; a `UserError` that lists the choices if no plugin offers that name."""
         return self.find("decoder", name)
 
     def adversary(self, name: str) -> "type[Adversary]":
+        """The adversary's class; a `UserError` that lists the choices if no plugin offers that name."""
         return self.find("adversary", name)
 
     def prior(self, name: str) -> "type[Prior]":
+        """The prior's class; a `UserError` that lists the choices if no plugin offers that name."""
         return self.find("prior", name)
 
     def recipe(self, name: str) -> Path:
+        """The recipe's YAML file; a `UserError` that lists the choices if no plugin offers that name."""
         return self.find("recipe", name)
 
 

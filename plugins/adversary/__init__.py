@@ -21,6 +21,7 @@ Kind = Literal["patch", "sound", "tokens"]
 
 @vqmm.hookimpl
 def register_adversaries(register: Callable[[type[vqmm.Adversary]], None]) -> None:
+    """Offer the critics `critic`, `patch`, `sound` and `tokens`."""
     for each in (Critic, PatchCritic, SoundCritic, TokenCritic):
         register(each)
 
@@ -38,6 +39,8 @@ class Critic(vqmm.Adversary):
     usual: Tensor
 
     class Options(vqmm.Adversary.Options):
+        """The critic's networks, its loss and penalties, and the weights of the terms beside the adversarial one."""
+
         # networks
         width: int = Field(32, ge=4, description="channels of the first layer; they double, up to 8 times that")
         layers: int = Field(3, ge=1, description="strided layers of each network")
@@ -98,16 +101,22 @@ class Critic(vqmm.Adversary):
 
     @property
     def weights(self) -> Mapping[str, float]:
+        """The weights above 0: `adversarial`, and `feature_matching`, `perceptual` and `absolute` where they are on."""
         o = self.options
         told = {"feature_matching": o.feature_matching, "perceptual": self.perceptual_weight, "absolute": o.absolute}
         return {**super().weights, **{name: weight for name, weight in told.items() if weight}}
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> CriticOutput:
+        """x (B, C of the target, *extent), zeros under padding; label int64 (B,) -> what every network says."""
         return self.critics(x, label)
 
     def generator_losses(
         self, output: Tensor, target: Tensor, mask: Tensor | None = None, label: Tensor | None = None
     ) -> dict[str, Tensor]:
+        """Unweighted scalars, one for each name in `weights`, whose gradient reaches `output` (B, C, *extent).
+
+        The perceptual and the absolute term compare both `sides`: padding is zero on each, and counts in their means.
+        """
         o = self.options
         fake_x, real_x = self.sides(output, target, mask)
         if o.feature_matching:
@@ -125,6 +134,11 @@ class Critic(vqmm.Adversary):
     def critic_losses(
         self, output: Tensor, target: Tensor, mask: Tensor | None = None, label: Tensor | None = None
     ) -> CriticLosses:
+        """The loss, named after its kind (`hinge`, say), and the penalties that are on, all weighted.
+
+        Penalties: `gradient_penalty` (Wasserstein alone), `r1` and `lecam`. The first two run without autocast, as
+        they take second derivatives. The mean scores `fake` and `real`, (B,), carry no gradient.
+        """
         o = self.options
         fake, real = self.score(output, target, mask, label)
         found = {o.loss: losses.critic_loss(o.loss, fake, real)}
@@ -145,6 +159,7 @@ class Critic(vqmm.Adversary):
 
     @torch.no_grad()
     def after_step(self, fake: float, real: float) -> None:
+        """One power iteration of the spectral norms; LeCam's averages (decay 0.99) move towards these mean scores."""
         if self.options.spectral_norm:
             networks.turn(self.critics)
         if self.options.lecam:

@@ -38,6 +38,7 @@ class Spectral(nn.Module):
             self.turn(weight)
 
     def forward(self, weight: Tensor) -> Tensor:
+        """weight (outputs, ...) over its largest singular value, as the two vectors estimate it; without autocast."""
         with torch.autocast(weight.device.type, enabled=False):
             return weight / (self.left @ weight.flatten(1) @ self.right).clamp(min=1e-12)
 
@@ -99,6 +100,10 @@ class Trunk(nn.Module):
             nn.init.zeros_(self.embedding.weight)  # labels tell nothing at first; rows of length 1 would drown the head
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """x (B, inputs, *extent) -> scores (B, 1, *grid), and the features of every layer, each (B, channels, *grid).
+
+        label int64 (B,): required if the trunk was made with labels, else ignored.
+        """
         features = []
         for layer in self.layers:
             x = layer(_filled(x, self.stride))
@@ -124,6 +129,10 @@ class Spectra(nn.Module):
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """x (B, C, T) -> scores (B, 1, *grid) over frequency and time, and the features of every layer.
+
+        The transform runs in float32 with a hop of window / 4; samples after the last whole window are not seen.
+        """
         with torch.autocast(x.device.type, enabled=False):
             line = F.pad(x.float(), (0, max(self.window - x.shape[-1], 0))).flatten(0, 1)
             spectrum = torch.stft(
@@ -149,6 +158,7 @@ class Period(nn.Module):
         self.trunk = Trunk(channels, width, layers, (5, 1), (3, 1), labels)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """x (B, C, T), zero-padded to a multiple of the period -> scores (B, 1, rows, period), and the features."""
         return self.trunk(_filled(x, (self.period,)).unflatten(-1, (-1, self.period)), label)
 
 
@@ -162,6 +172,7 @@ class Tokens(nn.Module):
         self.trunk = Trunk(width, width, layers, (4,), (2,), labels)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """x (B, ids, T), probabilities or one-hot vectors -> scores (B, 1, grid), and the features of every layer."""
         return self.trunk(self.embedding(x), label)
 
 
@@ -169,6 +180,7 @@ class Panel(nn.ModuleList):
     """Several critics of one signal."""
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> CriticOutput:
+        """x (B, C, *extent), label int64 (B,) or None -> the scores of each critic, and the features of all."""
         found = [critic(x, label) for critic in self]
         return CriticOutput(tuple(score for score, _ in found), tuple(each for _, inner in found for each in inner))
 

@@ -37,6 +37,7 @@ OPTIONS_OF = {  # options that only one kind of network has
 
 @vqmm.hookimpl
 def register_modalities(register) -> None:  # type: ignore[no-untyped-def]
+    """Offer the modality `audio`."""
     register(Audio)
 
 
@@ -55,6 +56,8 @@ class Audio(vqmm.Modality):
     needs: ClassVar[Mapping[str, str]] = NEEDS
 
     class Options(vqmm.Modality.Options):
+        """How files are read and views are cut, the kind and size of the networks, and the weights of the losses."""
+
         added: ClassVar[frozenset[str]] = frozenset({"speed"})
         # what is read, and how
         sample_rate_hz: int = Field(16_000, ge=1_000, le=192_000, description="files are resampled to this rate")
@@ -121,6 +124,7 @@ class Audio(vqmm.Modality):
 
     @property
     def view(self) -> str:
+        """What an evaluation uses, in words: whole files, cut to the first `longest_seconds`."""
         return f"whole files, of longer ones the first {self.options.longest_seconds:g} s"
 
     @property
@@ -131,6 +135,7 @@ class Audio(vqmm.Modality):
 
     @property
     def strides(self) -> tuple[int, ...]:
+        """One number, the samples per code: (hop,)."""
         return (self.hop,)
 
     @property
@@ -161,6 +166,11 @@ class Audio(vqmm.Modality):
         self.reading = replace(self.reading, insist=False)
 
     def samples(self, path: Path) -> Iterator[Sample]:
+        """Every sound of a file, folder, archive or CSV, unread: int16 (C, T) at `sample_rate_hz`.
+
+        Raises:
+            UserError: there is none; `label` or `test` matches no key, while data to be trained on are read.
+        """
         return files.sound_samples(path, self.reading)
 
     def write(self, sample: Tensor, path: Path) -> Path:
@@ -168,6 +178,7 @@ class Audio(vqmm.Modality):
         return files.write_sound(sample, path, self.options.sample_rate_hz)
 
     def as_written(self, sample: Tensor) -> Tensor:
+        """float32 (C, T), rounded to 16 bits and clamped as in a WAV file; a `UserError` for NaN or infinity."""
         return files.as_written(sample)
 
     def crop(self, sample: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -179,7 +190,7 @@ class Audio(vqmm.Modality):
         start = 0 if generator is None else int(torch.randint(spare + 1, (), generator=generator))
         return sample[:, start : start + length]
 
-    varies = True
+    augments = True
 
     def augment(self, sample: Tensor, generator: torch.Generator) -> Tensor:
         """At a speed of up to `speed` more or less; and later by less than a code, so that frames fall elsewhere."""
@@ -203,6 +214,11 @@ class Audio(vqmm.Modality):
     # Networks
 
     def build_encoder(self, dim: int) -> nn.Module:
+        """x (B, C, T) -> z (B, dim, T / hop): a `SpectralEncoder` or a `WaveformEncoder`, as `network` says.
+
+        Raises:
+            UserError: spectral, and torchaudio is not installed.
+        """
         from vqmm.plugins.audio.spectral import SpectralEncoder
         from vqmm.plugins.audio.waveform import WaveformEncoder
 
@@ -212,6 +228,7 @@ class Audio(vqmm.Modality):
         return SpectralEncoder(self.channels, dim, self.hop, o.sample_rate_hz, **self._spectral_options)
 
     def build_decoder(self, dim: int) -> nn.Module:
+        """vectors (B, dim, N) -> (B, C, N * hop): a `SpectralDecoder` or a `WaveformDecoder`, as `network` says."""
         from vqmm.plugins.audio.spectral import SpectralDecoder
         from vqmm.plugins.audio.waveform import WaveformDecoder
 
@@ -247,19 +264,27 @@ class Audio(vqmm.Modality):
         )
 
     def postprocess(self, output: Tensor) -> Tensor:
+        """float32 (B, C, T), clamped to [-1, 1]."""
         return output.float().clamp(-1, 1)
 
     def output_activation(self, output: Tensor) -> Tensor:
+        """tanh of the output, in [-1, 1]."""
         return output.tanh()
 
     # Judging and showing
 
     def metrics(self) -> "dict[str, Metric]":
+        """MSE, NMSE, SI-SDR (dB), STOI, mel and STFT distance; PESQ where it is installed, at 8 or 16 kHz.
+
+        Raises:
+            UserError: pystoi or torchaudio is not installed.
+        """
         from vqmm.plugins.audio.metrics import sound_metrics
 
         return sound_metrics(self.options.sample_rate_hz)
 
     def label_classifier(self) -> "LabelClassifier":
+        """A `SoundLabelClassifier`, on log-mel spectrograms; a `UserError` where torchaudio is not installed."""
         from vqmm.plugins.audio.label_classifier import SoundLabelClassifier
 
         return SoundLabelClassifier(self.options.sample_rate_hz)
@@ -271,6 +296,7 @@ class Audio(vqmm.Modality):
         return SoundFeatures(self.options.sample_rate_hz)
 
     def size_in_units(self, sample: Tensor) -> float:
+        """Seconds of a sample (C, T)."""
         return sample.shape[1] / self.options.sample_rate_hz
 
     def baselines(self) -> Sequence[Baseline]:

@@ -58,6 +58,7 @@ class Opus(Baseline):
             self.rule += f"; resampled to {self.coded_rate_hz:,} Hz and back, as Opus knows no {sample_rate_hz:,} Hz"
 
     def label(self, rate: float) -> str:
+        """The codec and its measured rate in kbit/s, all channels together; `rate` is in bit/s."""
         return f"Opus {rate / 1000:.1f} kbit/s"
 
     def reconstruct(self, samples: Sequence[Tensor]) -> tuple[list[Tensor], float]:
@@ -115,6 +116,7 @@ class LogMelFloor(Baseline):
         self.codebooks: list[Tensor] = []  # (K, bands) of each stage
 
     def label(self, rate: float) -> str:
+        """The method and its measured rate in kbit/s, all channels together; `rate` is in bit/s."""
         return f"log-mel k-means {rate / 1000:.1f} kbit/s"
 
     def fit(self, samples: Iterator[Tensor]) -> None:

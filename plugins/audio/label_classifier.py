@@ -75,6 +75,7 @@ class SoundFeatures:
 
     @property
     def rule(self) -> str:
+        """The features in words, for the rules of the distances between sets."""
         return f"features: mean and deviation over time of {BANDS} log-mel bands; level and silence around it left out"
 
     def features(self, samples: Sequence[Tensor]) -> Tensor:

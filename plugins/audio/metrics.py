@@ -100,12 +100,14 @@ class JoinedSISDR(torchmetrics.Metric):
             self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
+        """Add the three sums over outputs and originals, each (n, C, T), in float64."""
         o, s = outputs.double().flatten(), originals.double().flatten()
         self.both += o @ s
         self.output += o @ o
         self.original += s @ s
 
     def compute(self) -> Tensor:
+        """float64 scalar in dB, from -100 to 100; -100 if all outputs are zeros, NaN if the originals are silent."""
         kept = self.both.square() / self.original
         ratio = 10 * (kept / (self.output - kept).clamp(min=0)).log10()
         limited = ratio.clamp(-SI_SDR_LIMIT_DB, SI_SDR_LIMIT_DB)
@@ -132,6 +134,7 @@ class JoinedPieces(torchmetrics.Metric):
             self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
+        """Score every piece that outputs and originals (n, C, T) fill, channels averaged, up to `judged_s` in all."""
         joined = torch.stack([side.float().mean(dim=1).flatten().cpu() for side in (outputs, originals)])
         joined = joined[:, : self.judged - int(self.taken)]
         self.taken += joined.shape[1]
@@ -144,6 +147,7 @@ class JoinedPieces(torchmetrics.Metric):
             self.weight += weight
 
     def compute(self) -> Tensor:
+        """float64 scalar in the unit of the score; the last, shorter piece is included. NaN if no piece has a score."""
         total, weight = self.total, self.weight
         for piece in self.waiting:
             more, length = self._scored(piece)
@@ -202,6 +206,7 @@ class MelDistance(torchmetrics.Metric):
             self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
+        """Add the absolute differences of log-mel magnitudes of outputs and originals, each (n, C, T)."""
         n_fft, _, bands = mel_settings(self.sample_rate_hz)
         filters = needed("torchaudio.functional").melscale_fbanks(
             n_freqs=n_fft // 2 + 1,
@@ -216,6 +221,7 @@ class MelDistance(torchmetrics.Metric):
             self.count += original.numel()
 
     def compute(self) -> Tensor:
+        """float64 scalar, a difference of natural logs of magnitudes (1 is 8.7 dB); NaN if there were no samples."""
         return self.total / self.count
 
 
@@ -234,6 +240,10 @@ class STFTDistance(torchmetrics.Metric):
             self.add_state(name, default=torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
+        """Add, for each window, the sums over the magnitudes of outputs and originals (n, C, T).
+
+        They are those of squared differences, of the originals' squares, and of absolute differences of natural logs.
+        """
         for i, n_fft in enumerate(stft_sizes(self.sample_rate_hz)):
             for output, original in _spectra(outputs, originals, n_fft, self.sample_rate_hz):
                 self.error[i] += (output - original).double().square().sum()
@@ -243,6 +253,11 @@ class STFTDistance(torchmetrics.Metric):
                 self.count[i] += original.numel()
 
     def compute(self) -> Tensor:
+        """float64 scalar without a unit, 0 for equal signals.
+
+        For each window sqrt(squared differences / originals' squares) plus the mean difference of natural logs; then
+        the mean over windows. Not finite if the originals are silent.
+        """
         return ((self.error / self.power).sqrt() + self.total / self.count).mean()
 
 

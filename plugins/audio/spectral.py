@@ -43,19 +43,23 @@ class Block(nn.Module):
         self.scale = nn.Parameter(torch.full((width, 1), scale))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, width, frames) -> the same shape, from three frames: one to each side, or the last three if causal."""
         return self._add(x, self.spread(self.norm(x)))
 
     def _add(self, x: Tensor, mixed: Tensor) -> Tensor:
         return x + self.scale * self.join(F.gelu(mixed))
 
     def start(self, batch: int) -> Register:
+        """The convolution's state for `batch` streams. Causal blocks only."""
         return self.spread.start(batch)
 
     def step(self, x: Tensor, position: int | None, state: Register) -> tuple[Tensor, Register]:
+        """`forward` for the next x (B, width, n) of each stream, and the state after it. Causal blocks only."""
         mixed, state = self.spread.step(self.norm(x), position, state)
         return self._add(x, mixed), state
 
     def seen(self, outputs: Span) -> Span | None:
+        """The frames that these depend on: one more on each side, or two more before them if causal."""
         return seen(self.spread, outputs)
 
 
@@ -89,6 +93,7 @@ class Spectral(nn.Module):
 
     @property
     def bins(self) -> int:
+        """Frequencies in the spectrum of a frame: length // 2 + 1."""
         return self.length // 2 + 1
 
     @property
@@ -136,6 +141,7 @@ class SpectralEncoder(Spectral):
         self.bypass = Pointwise(channels * bands, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, channels, T), mask bool (B, T) -> z (B, dim, T / hop); where the mask is False, x counts as 0."""
         before = self.length - self.hop if self.causal else self.margin
         x = F.pad(blank(x, mask), (before, self.length - self.hop - before))
         features = self._features(x)
@@ -199,6 +205,11 @@ class SpectralDecoder(Spectral):
         self.register_buffer("least", 0.1 * full, persistent=False)
 
     def forward(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
+        """vectors (B, dim, frames), mask bool (B, frames) -> (B, channels, frames * hop), not clamped.
+
+        The windowed frames are added up and divided by the sum of their squared windows, or by a tenth of what that sum
+        is where no frame is missing, if that is more. Frames where the mask is False are left out of both.
+        """
         frames, weights = self._frames(self.trunk(vectors, mask), self.bypass(vectors), mask)
         first = 0 if self.causal else self.margin
         span = slice(first, first + vectors.shape[2] * self.hop)

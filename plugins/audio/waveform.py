@@ -44,10 +44,12 @@ class Snake(nn.Module):
         self.log_frequency = nn.Parameter(torch.zeros(channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels, T) -> the same shape."""
         frequency = self.log_frequency.exp()
         return x + (frequency * x).sin().square() / frequency
 
     def seen(self, outputs: Span) -> Span:
+        """The same positions: each depends on itself alone."""
         return outputs
 
 
@@ -60,9 +62,11 @@ class CenteredConv(nn.Conv1d):
         self.sides = (padding - padding // 2, padding // 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, inputs, T) -> (B, outputs, T / stride), rounded down."""
         return super().forward(F.pad(x, self.sides))
 
     def seen(self, outputs: Span) -> Span:
+        """The inputs under the kernels of these outputs, padding included."""
         stride = self.stride[0]
         return outputs[0] * stride - self.sides[0], (outputs[1] + 1) * stride - 1 + self.sides[1]
 
@@ -76,10 +80,12 @@ class CenteredUpsample(nn.Module):
         self.conv = nn.Conv1d(inputs, outputs * stride, 2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, inputs, T) -> (B, outputs, T * stride)."""
         shift = self.stride // 2
         return spread(self.conv(x), self.stride)[:, :, shift : shift + x.shape[2] * self.stride]
 
     def seen(self, outputs: Span) -> Span:
+        """The inputs that these outputs depend on, padding included: two for each output."""
         first, last = ((each + self.stride // 2) // self.stride for each in outputs)
         return first - 1, last
 
@@ -94,16 +100,20 @@ class ResidualUnit(nn.Module):
         self.join = style.normed(nn.Conv1d(width // 2, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, width, T) -> the same shape."""
         return x + self.join(self.middle(self.conv(self.before(x))))
 
     def start(self, batch: int) -> Register:
+        """The convolution's state for `batch` streams. Causal units only."""
         return self.conv.start(batch)
 
     def step(self, x: Tensor, position: int | None, state: Register) -> tuple[Tensor, Register]:
+        """`forward` for the next x (B, width, n) of each stream, and the state after it. Causal units only."""
         y, state = self.conv.step(self.before(x), position, state)
         return x + self.join(self.middle(y)), state
 
     def seen(self, outputs: Span) -> Span | None:
+        """The positions that these depend on: `dilation` more on each side, or twice that before them if causal."""
         return seen(self.conv, outputs)  # its own position is among them
 
 
@@ -115,6 +125,7 @@ class Recurrent(nn.Module):
         self.lstm = nn.LSTM(width, width, layers, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, width, T) -> the same shape, from a state of zeros on."""
         return self.step(x, None, None)[0]
 
     def start(self, batch: int) -> LstmState:
@@ -122,13 +133,15 @@ class Recurrent(nn.Module):
         return None
 
     def step(self, x: Tensor, position: int | None, state: LstmState) -> tuple[Tensor, LstmState]:
+        """`forward` for the next x (B, width, n) of each stream, and the state after it; a state of None is zeros."""
         if not x.numel():  # torch refuses sequences of nothing
             return x, state
         y, state = recurrent(self.lstm, x.transpose(1, 2), state)
         return x + y.transpose(1, 2), state
 
     def seen(self, outputs: Span) -> None:
-        return None
+        """None, for no limit: an output depends on all that came before it."""
+        return None  # noqa: RET501 (a span: no limit)
 
 
 @dataclass(frozen=True)
@@ -162,11 +175,13 @@ class Style:
             )
 
     def conv(self, inputs: int, outputs: int, kernel: int, *, dilation: int = 1, stride: int = 1) -> Any:
+        """(B, inputs, T) -> (B, outputs, T / stride): `CausalConv` or `CenteredConv`, passed through `normed`."""
         if self.causal:
             return self.normed(CausalConv(1, inputs, outputs, kernel, dilation=dilation, stride=stride))
         return self.normed(CenteredConv(inputs, outputs, kernel, dilation=dilation, stride=stride))
 
     def upsample(self, inputs: int, outputs: int, stride: int) -> nn.Module:
+        """(B, inputs, T) -> (B, outputs, T * stride): `CausalUpsample` or `CenteredUpsample`, its weight `normed`."""
         layer = (CausalUpsample if self.causal else CenteredUpsample)(inputs, outputs, stride)
         self.normed(layer.conv)
         return layer
@@ -176,9 +191,11 @@ class Style:
         return parametrizations.weight_norm(layer) if self.weight_norm else layer
 
     def activate(self, channels: int) -> nn.Module:
+        """A `Snake`, with a frequency for each of the channels, or an ELU."""
         return Snake(channels) if self.activation == "snake" else nn.ELU()
 
     def units(self, width: int, blocks: int) -> list[nn.Module]:
+        """`blocks` residual units of `width` channels, with dilations 1, 3, 9, 1, ..."""
         return [ResidualUnit(width, 3 ** (block % 3), self) for block in range(blocks)]
 
     def between(self, width: int) -> list[nn.Module]:
@@ -188,6 +205,7 @@ class Style:
         return [Recurrent(width) if self.bottleneck == "lstm" else Attention(width)]
 
     def stack(self, layers: Sequence[nn.Module]) -> Stack:
+        """The layers in a row: a `CausalStack`, which has `start` and `step`, or a `Stack`."""
         return (CausalStack if self.causal else Stack)(layers)
 
 
@@ -196,7 +214,7 @@ class _Waveform(nn.Module):
 
     Attributes:
         causal: nothing depends on what comes later, so the network steps.
-        reach: how many codes to each side of its own an output may depend on, from the kernels; None: all of them.
+        receptive_field: how many codes to each side of its own an output may depend on, by its kernels; None: all.
     """
 
     takes_mask = True

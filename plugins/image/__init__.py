@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 @vqmm.hookimpl
 def register_modalities(register) -> None:  # type: ignore[no-untyped-def]
+    """Offer the modality `image`."""
     register(Image)
 
 
@@ -35,6 +36,8 @@ class Image(vqmm.Modality):
     main_metric: ClassVar[str] = "psnr_db"
 
     class Options(vqmm.Modality.Options):
+        """Channels and size of the pictures, how training views are varied, and the size of the networks."""
+
         added: ClassVar[frozenset[str]] = frozenset({"shift", "affine"})
         width: int = Field(128, ge=8, description="channels of the networks at their coarsest level")
         channels: Literal[1, 3, 4] = Field(3, description="gray, RGB or RGBA: what is read is brought to that")
@@ -60,9 +63,15 @@ class Image(vqmm.Modality):
 
     @property
     def view(self) -> str:
+        """What an evaluation uses, in words: a centre crop of at most `size` pixels."""
         return f"centre crop of at most {self.size[0]} x {self.size[1]} pixels"
 
     def samples(self, path: Path) -> Iterator[Sample]:
+        """Every picture of a file, folder, CSV, `.npz` archive or idx file, unread: uint8 (C, H, W).
+
+        Raises:
+            UserError: there is none; a damaged archive or idx file, or one that holds something else.
+        """
         name = path.name.lower()
         if path.is_dir():
             is_idx = bool(arrays.idx_files(path))
@@ -79,6 +88,7 @@ class Image(vqmm.Modality):
         return file
 
     def as_written(self, sample: Tensor) -> Tensor:
+        """float32 (C, H, W) in [-1, 1], rounded to 8 bits as in a PNG file."""
         return to_bytes(sample).float() / 127.5 - 1
 
     def crop(self, sample: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -93,6 +103,7 @@ class Image(vqmm.Modality):
 
     @property
     def augments(self) -> bool:
+        """Whether `flip`, `shift` or `affine` is on."""
         return bool(self.options.flip or self.options.shift or self.options.affine)
 
     def augment(self, sample: Tensor, generator: torch.Generator) -> Tensor:
@@ -110,12 +121,15 @@ class Image(vqmm.Modality):
         return super().collate([s if s.is_floating_point() else s.float() / 127.5 - 1 for s in samples], keys, labels)
 
     def postprocess(self, output: Tensor) -> Tensor:
+        """float32 (B, C, H, W), clamped to [-1, 1]."""
         return output.float().clamp(-1, 1)
 
     def output_activation(self, output: Tensor) -> Tensor:
+        """tanh of the output, in [-1, 1]."""
         return output.tanh()
 
     def metrics(self) -> "dict[str, Metric]":
+        """MSE and NMSE over all values, brought to [0, 1]; PSNR (dB) and SSIM of each picture, then the mean."""
         from vqmm.contracts.metric import Metric, basic_metrics
         from vqmm.plugins.image.metrics import MIRRORED, PSNR_LIMIT_DB, SIGMA, WINDOW, PictureMean, psnr_db, ssim
 
@@ -137,16 +151,19 @@ class Image(vqmm.Modality):
         }
 
     def label_classifier(self) -> "LabelClassifier":
+        """A `PictureLabelClassifier`, a small convolutional network."""
         from vqmm.plugins.image.label_classifier import PictureLabelClassifier
 
         return PictureLabelClassifier()
 
     def features(self) -> "Features":
+        """`PictureFeatures`: 128 numbers per picture, from a classifier that is fitted to the data at hand first."""
         from vqmm.plugins.image.label_classifier import PictureFeatures
 
         return PictureFeatures()
 
     def size_in_units(self, sample: Tensor) -> float:
+        """Pixels of a sample (C, H, W): H * W."""
         return float(sample[0].numel())
 
     def show(self, *rows: Sequence[Tensor], names: Sequence[str] | None = None) -> "Pillow.Image":
@@ -184,4 +201,5 @@ def to_bytes(sample: Tensor) -> Tensor:
 
 
 def to_unit(x: Tensor) -> Tensor:
+    """[-1, 1] -> [0, 1]."""
     return (x + 1) / 2

@@ -25,6 +25,7 @@ class PictureLabelClassifier:
 
     @property
     def rule(self) -> str:
+        """The network in words, with the height and width that pictures are brought to: known after `fit`."""
         return f"{PlaneClassifier.said}, on pictures brought to {self._size[0]} x {self._size[1]} pixels"
 
     def fit(self, samples: Sequence[Tensor], labels: Sequence[int]) -> None:
@@ -62,6 +63,7 @@ class PictureFeatures(PictureLabelClassifier):
 
     @property
     def rule(self) -> str:
+        """The features in words, with the classifier's accuracy on held-out originals where that is known."""
         known = "" if self.accuracy is None else f", which names {self.accuracy:.1%} of the held-out originals rightly"
         return (
             f"features: the last convolution, averaged over quarters, of a {PlaneClassifier.said} fitted to this "

@@ -27,10 +27,12 @@ class PictureMean(torchmetrics.Metric):
             self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
+        """Add the scores of the pictures: outputs and originals (n, C, H, W)."""
         self.total += self.score(outputs, originals).double().sum()
         self.count += len(outputs)
 
     def compute(self) -> Tensor:
+        """float64 scalar in the unit of the score, the mean over all pictures; NaN if there were none."""
         return self.total / self.count
 
 

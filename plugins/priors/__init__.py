@@ -11,5 +11,6 @@ from vqmm.plugins.priors.wavenet import WaveNet
 
 @vqmm.hookimpl
 def register_priors(register: Callable[[type[vqmm.Prior]], None]) -> None:
+    """Offer the priors `transformer`, `pixelcnn`, `pixelsnail`, `lstm` and `wavenet`."""
     for prior in (Transformer, PixelCNN, PixelSNAIL, LSTM, WaveNet):
         register(prior)

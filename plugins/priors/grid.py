@@ -66,6 +66,8 @@ class GridPrior(Prior):
     free: ClassVar[bool] = False  # whether it serves lines of free length
 
     class Options(Prior.Options):
+        """Channels and dropout of every level; a subclass adds those of its networks."""
+
         width: int = Field(128, ge=2, description="channels of every position")
         dropout: float = Field(0.1, ge=0, lt=1, description="small corpora are memorised")
 
@@ -183,6 +185,7 @@ class GridPrior(Prior):
     # One id after the other
 
     def start(self, batch: int, length: int) -> State:
+        """A state for `batch` sequences whose class is not known yet. It grows with each step: `length` is not used."""
         return State(torch.full((batch,), NULL, device=self.head.weight.device))
 
     def step(self, ids: Tensor, places: Tensor, state: State) -> Tensor:
@@ -303,6 +306,11 @@ class Coarser(nn.Module):
         self.outer = ResidualBlock(rank, width, width)
 
     def forward(self, codes: Tensor) -> Tensor:
+        """codes (B, positions, stages, width), embedded -> (B, width, *fine).
+
+        The stages are summed, and every cell of the finer grid takes the coarser cell that it lies in; there are
+        convolutions before and after that.
+        """
         x = self.inner(codes.sum(dim=2).transpose(1, 2).unflatten(2, self.grid))
         for axis, (less, more) in enumerate(zip(self.grid, self.fine, strict=True), start=2):
             x = x.index_select(axis, torch.arange(more, device=x.device) * less // more)

@@ -42,6 +42,8 @@ class LSTM(Prior):
     name: ClassVar[str] = "lstm"
 
     class Options(Prior.Options):
+        """Channels, layers and dropout of the LSTM."""
+
         width: int = Field(256, ge=1, description="channels of every position, and of the cells")
         depth: int = Field(2, ge=1, description="layers")
         dropout: float = Field(0.1, ge=0, lt=1, description="small corpora are memorised")
@@ -66,6 +68,7 @@ class LSTM(Prior):
         return self.drop(norm(recurrent(self.lstm, self.drop(self.ids(ids) + self._placed(places)))[0]))
 
     def start(self, batch: int, length: int) -> State:
+        """Zeros for `batch` sequences, and copies of the weights laid out for steps of one id. `length` is not used."""
         blank = self.head.weight.new_zeros(batch, self.options.width)
         layers = range(self.options.depth)
         with torch.no_grad():

@@ -18,10 +18,13 @@ class PixelCNN(GridPrior):
     name: ClassVar[str] = "pixelcnn"
 
     class Options(GridPrior.Options):
+        """How many gated layers, and their kernel: together they reach depth * (kernel // 2) positions."""
+
         depth: int = Field(10, ge=1, description="gated layers of every map")
         kernel: int = Field(3, ge=3, description="odd: each layer reaches kernel // 2 positions further")
 
     def network(self, grid: Sequence[int], conditioned: bool) -> nn.Module:
+        """A `PixelNetwork` over the grid, without attention; a `UserError` for an even kernel."""
         o = self.options
         self._require_odd()
         return PixelNetwork(grid, o.width, o.depth, o.kernel, dropout=o.dropout)
@@ -38,11 +41,18 @@ class PixelSNAIL(PixelCNN):
     name: ClassVar[str] = "pixelsnail"
 
     class Options(PixelCNN.Options):
+        """The options of `PixelCNN`, and how often attention comes and with how many heads."""
+
         attention: int = Field(4, ge=1, description="after every so many layers all codes before are looked at")
         heads: int = Field(4, ge=1, description="of attention; width / heads must be even")
         depth: int = Field(8, ge=1, description="gated layers of every map")
 
     def network(self, grid: Sequence[int], conditioned: bool) -> nn.Module:
+        """A `PixelNetwork` over the grid with causal attention after every `attention` layers.
+
+        Raises:
+            UserError: an even kernel; a width / heads that is not an even number; attention that would never come.
+        """
         o = self.options
         self._require_odd()
         if o.width % o.heads or o.width // o.heads % 2:

@@ -103,6 +103,8 @@ class Transformer(Prior):
     by_place: Tensor  # (places, 3, 1, size / 2, 2): how each place turns them further
 
     class Options(Prior.Options):
+        """The size of the blocks, whether places are learnt, and whether input and output share a matrix."""
+
         added: ClassVar[frozenset[str]] = frozenset({"learned_positions"})
         width: int = Field(256, ge=1, description="channels of every position")
         depth: int = Field(6, ge=1, description="blocks")
@@ -165,6 +167,7 @@ class Transformer(Prior):
         return self._through(ids, places, None)
 
     def start(self, batch: int, length: int) -> State:
+        """Caches for `batch` sequences of up to `length` ids, and copies of the weights laid out for single steps."""
         weight = self.ids.weight
         heads = self.options.heads
         caches = [weight.new_empty(batch, 2, heads, length, weight.shape[1] // heads) for _ in self.blocks]

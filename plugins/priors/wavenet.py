@@ -21,11 +21,14 @@ class WaveNet(GridPrior):
     free: ClassVar[bool] = True
 
     class Options(GridPrior.Options):
+        """Number, kernel and dilations of the gated blocks, which decide how many frames back the prior sees."""
+
         blocks: int = Field(12, ge=1, description="gated blocks")
         kernel: int = Field(2, ge=2, description="frames that a convolution spans, `dilation` apart")
         doublings: int = Field(6, ge=1, description="dilations 1, 2, 4, ...: so many, and then again from 1")
 
     def network(self, grid: Sequence[int], conditioned: bool) -> nn.Module:
+        """A `Dilated` network with dilations 1, 2, 4, ..., 2^(doublings - 1), and again from 1; `grid` is not used."""
         o = self.options
         dilations = [2 ** (number % o.doublings) for number in range(o.blocks)]
         return Dilated(o.width, dilations, o.kernel, conditioned, o.dropout)
@@ -61,6 +64,7 @@ class Dilated(nn.Module):
         return self._features(total.transpose(1, 2)).transpose(1, 2)
 
     def start(self, batch: int, condition: Tensor | None = None) -> Stream:
+        """A state for `batch` lines; condition (B, width, frames), or (B, width, 1) if all frames share it."""
         return Stream(condition, [block.start(batch) for block in self.blocks])
 
     def step(self, x: Tensor, position: int, state: Stream) -> Tensor:

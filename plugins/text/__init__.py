@@ -25,6 +25,7 @@ EXAMPLE = "The quick brown fox jumps over the lazy dog. "
 
 @vqmm.hookimpl
 def register_modalities(register) -> None:  # type: ignore[no-untyped-def]
+    """Offer the modality `text`."""
     register(Text)
 
 
@@ -44,6 +45,8 @@ class Text(vqmm.Modality):
     takes_strings: ClassVar[bool] = True
 
     class Options(vqmm.Modality.Options):
+        """How files are cut into texts, what an id stands for, and the kind and size of the networks."""
+
         # what is read, and how
         unit: files.Unit = Field("lines", description="what one sample of a plain file is")
         block: int = Field(1024, ge=1, description="characters of a block, where unit is blocks")
@@ -79,6 +82,7 @@ class Text(vqmm.Modality):
 
     @property
     def view(self) -> str:
+        """What an evaluation uses, in words: whole texts, cut to the first `longest` characters."""
         return f"whole texts, of longer ones the first {self.options.longest} characters"
 
     @property
@@ -89,10 +93,16 @@ class Text(vqmm.Modality):
     # From disk and back
 
     def fit(self, samples: Iterator[Tensor]) -> None:
+        """Learn the front from the training texts, each uint8 (1, bytes) of UTF-8. Bytes have nothing to learn.
+
+        Raises:
+            UserError: as `make_front`: too small a vocabulary, no text to learn from, or no sentencepiece for subwords.
+        """
         o = self.options
         self.front = make_front(o.front, o.vocabulary, map(files.decode_bytes, samples), o.method)
 
     def save(self, folder: Path) -> None:
+        """Write `front.json`, and for subwords `front.model`, into the folder."""
         self.front.save(folder)
 
     def load(self, folder: Path) -> None:
@@ -101,9 +111,15 @@ class Text(vqmm.Modality):
         self.reading = replace(self.reading, insist=False)
 
     def state_bytes(self) -> bytes:
+        """The front as JSON: the same bytes mean the same ids for every text."""
         return self.front.state_bytes()
 
     def samples(self, path: Path) -> Iterator[Sample]:
+        """Every text of a file or folder: uint8 (1, bytes) of UTF-8, as `text_samples` says.
+
+        Raises:
+            UserError: there is none; a table or a JSON file that cannot be read, or lacks the text's column or field.
+        """
         return files.text_samples(path, self.reading)
 
     def write(self, sample: Tensor, path: Path) -> Path:
@@ -111,6 +127,7 @@ class Text(vqmm.Modality):
         return files.write_text_file(self.text_of(sample), path)
 
     def file_of(self, key: str) -> str:
+        """The file that a sample was read from: `poems.txt` for `poems.txt:00012`."""
         return files.file_of(key)
 
     def join(self, samples: Sequence[Tensor]) -> Tensor:
@@ -146,11 +163,13 @@ class Text(vqmm.Modality):
     # Networks
 
     def build_encoder(self, dim: int) -> nn.Module:
+        """x int64 (B, 1, T) -> z (B, dim, T / stride), for the front that `fit` or `load` made."""
         from vqmm.plugins.text.networks import TextEncoder
 
         return TextEncoder(**self._network(dim), dropout=self.options.word_dropout, pad=self.front.pad)
 
     def build_decoder(self, dim: int) -> nn.Module:
+        """vectors (B, dim, N) -> logits (B, ids, N * stride), for the front that `fit` or `load` made."""
         from vqmm.plugins.text.networks import TextDecoder
 
         return TextDecoder(**self._network(dim))
@@ -184,16 +203,19 @@ class Text(vqmm.Modality):
     # Judging and showing
 
     def metrics(self) -> "dict[str, Metric]":
+        """Accuracy of ids, samples and characters; character errors, BLEU, ROUGE-L, length ratio, distinct n-grams."""
         from vqmm.plugins.text.metrics import text_metrics
 
         return text_metrics(self.text_of)
 
     def label_classifier(self) -> "LabelClassifier":
+        """A `TextLabelClassifier`, on n-grams; a `UserError` where scikit-learn is not installed."""
         from vqmm.plugins.text.metrics import TextLabelClassifier
 
         return TextLabelClassifier(self.text_of)
 
     def size_in_units(self, sample: Tensor) -> float:
+        """Characters (code points) of the text that the ids (1, T) stand for."""
         return float(len(self.text_of(sample)))
 
     def show(self, *rows: Sequence[Tensor], names: Sequence[str] | None = None) -> str:

@@ -131,6 +131,7 @@ class ByteFront(Front):
         super().__init__((b"", *BYTES))
 
     def encode(self, text: str) -> list[int]:
+        """Each byte of the UTF-8, plus 1; a `UserError` for a lone surrogate."""
         return [value + 1 for value in utf8(text)]
 
     @classmethod
@@ -171,6 +172,7 @@ class CharacterFront(Front):
         return front
 
     def encode(self, text: str) -> list[int]:
+        """One id for each known character, one for each byte of any other; a `UserError` for a lone surrogate."""
         utf8(text)  # surrogates are refused by their position
         ids = self._ids
         found: list[int | None] = list(map(ids.get, text))
@@ -248,14 +250,17 @@ class SubwordFront(Front):
         return front
 
     def encode(self, text: str) -> list[int]:
+        """sentencepiece's ids, those of bytes where no subword fits; a `UserError` for a lone surrogate."""
         utf8(text)  # surrogates are refused by their position
         return list(self._processor.encode(escape(text)))
 
     def decode(self, ids: Sequence[int]) -> str:
+        """As `Front.decode`, with escapes undone: one that a network left unfinished becomes U+FFFD."""
         text = super().decode(ids)
         return unescape(text.replace("\u2581", " "))  # the bytes of a space, where the training text had none
 
     def save(self, folder: Path) -> None:
+        """Write `front.model`, sentencepiece's own format, and `front.json`, with its SHA-256."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL).write_bytes(self._model)
         super().save(folder)

@@ -82,10 +82,12 @@ class TokenAccuracy(torchmetrics.Metric):
             self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
+        """Count the positions where outputs and originals, each (n, 1, T), have the same id."""
         self.right += (outputs == originals).sum()
         self.count += originals.numel()
 
     def compute(self) -> Tensor:
+        """float64 scalar, a share from 0 to 1; NaN if there were no ids."""
         return self.right / self.count
 
 
@@ -101,12 +103,14 @@ class Pooled(torchmetrics.Metric):
             self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
+        """Add what `count` gives for each pair of texts; outputs and originals are ids (n, 1, T)."""
         for output, original in texts(self.text_of, outputs, originals):
             part, whole = self.count(output, original)
             self.part += part
             self.whole += whole
 
     def compute(self) -> Tensor:
+        """float64 scalar, the one sum over the other; not finite where the latter is 0."""
         return self.part / self.whole
 
 
@@ -127,6 +131,7 @@ class Distinct(torchmetrics.Metric):
         self.add_state("count", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
+        """Add the word n-grams of one side's texts, ids (n, 1, T); the distinct ones are kept in memory."""
         for ids in outputs if self.side == "reconstructions" else originals:
             found = words(self.text_of(ids.long()))
             grams = [*zip(*(found[first:] for first in range(self.n)), strict=False)]
@@ -134,9 +139,11 @@ class Distinct(torchmetrics.Metric):
             self.count += len(grams)
 
     def compute(self) -> Tensor:
+        """float64 scalar, a share from 0 to 1; NaN if there were no n-grams."""
         return len(self.seen) / self.count
 
     def reset(self) -> None:
+        """Forget the count, as torchmetrics does, and the set of n-grams, which it does not know."""
         super().reset()
         self.seen = set()
 
@@ -154,6 +161,7 @@ class BleuMetric(Metric):
         super().__init__(Bleu(text_of), f"corpus BLEU by sacrebleu, 0 to 100; {rule}", True)
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
+        """Outputs and originals, ids (n, 1, T); the rule then names the signature for all that was seen."""
         super().update(outputs, originals)
         self.rule = f"corpus BLEU by sacrebleu, 0 to 100; {self.accumulator.signature()}"
 
@@ -179,6 +187,7 @@ class Bleu(torchmetrics.Metric):
             self.add_state(name, default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
+        """Add sacrebleu's counts for the texts of ids (n, 1, T), with both tokenizers, and count Chinese characters."""
         if not len(outputs):
             return
         output, original = zip(*texts(self.text_of, outputs, originals), strict=True)
@@ -189,6 +198,7 @@ class Bleu(torchmetrics.Metric):
             self.statistics[row] += torch.tensor([*found.counts, *found.totals, found.sys_len, found.ref_len])
 
     def compute(self) -> Tensor:
+        """float32 scalar from 0 to 100; NaN if the originals have no words."""
         told = self.statistics[self._row()].tolist()
         correct, total, (output, original) = told[:BLEU_ORDERS], told[BLEU_ORDERS:-2], told[-2:]
         if not original:
@@ -285,20 +295,27 @@ def words(text: str) -> list[str]:
 
 
 def same_text(output: str, original: str) -> tuple[float, float]:
+    """1 if the texts are equal, else 0; out of 1."""
     return output == original, 1
 
 
 def kept_characters(output: str, original: str) -> tuple[float, float]:
+    """The characters of the original that are kept, out of all it has.
+
+    Texts of one length: the positions that agree. Others: the original's length less the edit distance, at least 0.
+    """
     if len(output) == len(original):
         return sum(map(eq, output, original)), len(original)
     return max(len(original) - edit_distance(output, original), 0), len(original)
 
 
 def character_errors(output: str, original: str) -> tuple[float, float]:
+    """The edit distance in characters, out of the characters of the original."""
     return edit_distance(output, original), len(original)
 
 
 def length(output: str, original: str) -> tuple[float, float]:
+    """Characters of the output, out of the characters of the original."""
     return len(output), len(original)
 
 

@@ -31,6 +31,7 @@ class Recurrent(nn.Module):
         self.lstm = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, width, T), mask bool (B, T) -> the same shape; both directions stop at each sample's end."""
         line = self.norm(x).transpose(1, 2)
         if not line.numel():
             return x
@@ -41,7 +42,8 @@ class Recurrent(nn.Module):
         return x + read.transpose(1, 2)
 
     def seen(self, outputs: Span) -> None:
-        return None
+        """None, for no limit: an output depends on the whole sample."""
+        return None  # noqa: RET501 (a span: no limit)
 
 
 def blocks(kind: Kind, width: int, count: int, attention: bool) -> list[nn.Module]:
@@ -95,6 +97,7 @@ class TextEncoder(nn.Module):
         self.receptive_field = receptive_field(self.layers, stride, 1)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x int64 (B, 1, T), mask bool (B, T) -> z (B, dim, T / stride). In training it hides ids at random."""
         ids = x[:, 0]
         if self.training and self.dropout:
             ids = torch.where(torch.rand(ids.shape, device=ids.device) < self.dropout, self.pad, ids)
@@ -131,6 +134,7 @@ class TextDecoder(nn.Module):
         self.receptive_field = receptive_field(self.layers, 1, stride)
 
     def forward(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
+        """vectors (B, dim, N), mask bool (B, N) -> logits (B, ids, N * stride)."""
         return self.layers(vectors, mask)
 
 
@@ -140,6 +144,7 @@ def fine_width(width: int) -> int:
 
 
 def fine_count(count: int) -> int:
+    """Layers where a position is an id: half of those at the codes, rounded up."""
     return (count + 1) // 2
 
 

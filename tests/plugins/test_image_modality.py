@@ -310,8 +310,10 @@ class Idle(Image):
         return sample
 
 
-@pytest.mark.parametrize(("kind", "said"), [(Restless, "two samples for one seed"), (Idle, "varies is True, and vary")])
-def test_a_modality_that_varies_otherwise_than_it_says_breaks_its_promises(kind, said):
+@pytest.mark.parametrize(
+    ("kind", "said"), [(Restless, "two samples for one seed"), (Idle, "augments is True, and augment")]
+)
+def test_a_modality_that_augments_otherwise_than_it_says_breaks_its_promises(kind, said):
     torch.manual_seed(0)
     with pytest.raises(AssertionError, match=said):
         check_modality(kind(kind.Options(width=16)))

@@ -22,6 +22,7 @@ PLAN = [
     "quantizer.revive_below=0.3",
     "train.batch_size=8",
     "train.evaluate_every=20",
+    "train.evaluate_samples=16",
 ]
 
 
@@ -88,7 +89,7 @@ def test_two_nodes_equal_one_process_that_accumulates(tmp_path):
 
 
 def test_every_way_of_starting_processes_gives_the_same_bits(tmp_path):
-    data, plan = "builtin:digits", [*PLAN, "train.devices=2", "train.evaluate_samples=16"]
+    data, plan = "builtin:digits", [*PLAN, "train.devices=2"]
     vqmm.train("image", data, tmp_path / "ddp_spawn", steps=6, settings=plan, quiet=True)  # the default
     for strategy in ("ddp_fork", "ddp"):
         out = str(tmp_path / strategy)

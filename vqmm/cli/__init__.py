@@ -46,6 +46,7 @@ class Verb(TyperCommand):
     """Looks at the place that a verb is to write to before it begins: what verbs import takes a second and more."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the verb, once --out and --show are known to be writable where given. Raises UserError where not."""
         for name in WRITTEN:
             if ctx.params.get(name) is not None:
                 must_be_writable(Path(ctx.params[name]), f"--{name}")

@@ -59,6 +59,7 @@ def _finite(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on standard output: floats with four significant digits, None as "-"; the first column does not wrap."""
     from rich.console import Console
     from rich.table import Table
 

@@ -36,6 +36,7 @@ class Parts:
     joint: JointPart
 
     def without_sound(self) -> "Parts":
+        """The other parts alone, for a machine on which the libraries of sound do not load."""
         return replace(self, audio=None)
 
     def shortened(self) -> "Parts":

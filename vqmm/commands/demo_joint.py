@@ -172,6 +172,7 @@ class KeypadClassifier:
         """Does nothing."""
 
     def predict(self, samples: "Sequence[Tensor]") -> list[int]:
+        """The digit dialled in each sample (at 8 kHz), 0 to 9; -1 for "*" and "#", and for silence."""
         return [LABELS.find(dialled_digit(sample[0].numpy())) if sample.any() else -1 for sample in samples]
 
 

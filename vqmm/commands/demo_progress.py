@@ -63,6 +63,7 @@ class DemoProgress:
             self._live.stop()
 
     def add(self, stage: Stage) -> None:
+        """Follow a stage from now on: `line` names it while it runs, `wait` raises the error it ends in."""
         self._stages.append(stage)
 
     def wait(self, future: "Future[Value]") -> Value:
@@ -76,6 +77,7 @@ class DemoProgress:
         return future.result()
 
     def say(self, line: str) -> None:
+        """Print a line to standard error; nothing where `quiet`."""
         if not self.quiet:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -78,9 +78,11 @@ class Plan:
 
     @property
     def shards(self) -> int:
+        """How many shards there are to be; the last may be of fewer samples than the others."""
         return -(-self.samples // self.shard_samples)
 
     def to_json(self) -> str:
+        """The text of the file PLAN, by which a later call sees whether it would make the same shards."""
         return json.dumps({"format": 1, "shards": self.shards, **dataclasses.asdict(self)}, indent=2) + "\n"
 
 

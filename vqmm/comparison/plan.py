@@ -150,6 +150,7 @@ def note(out: Path, plan: Plan, calibrations: Mapping[str, Mapping[str, float]])
 
 
 def run_folder(out: Path, label: str, seed: int) -> Path:
+    """The folder below `out` of the run that trains recipe `label` with `seed`."""
     return out / "runs" / f"{label}-seed-{seed}"
 
 
@@ -159,6 +160,7 @@ def is_begun(run: Path) -> bool:
 
 
 def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file. A `UserError` where the file holds anything else."""
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -199,6 +201,7 @@ def _names(recipes: str | Sequence[str]) -> dict[str, str]:
 
 
 def refuse_repeats(option: str, values: Sequence[object]) -> None:
+    """A `UserError` for values that an option of the command line is given more than once."""
     twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
         raise UserError(f"{option}: {', '.join(map(str, twice))} is there more than once: name each once")

@@ -62,6 +62,7 @@ class Batch:
         return mask_size(self.mask)
 
     def to(self, device: torch.device | str) -> "Batch":
+        """This batch with its tensors on that device; a copy from pinned memory may still be under way."""
         moved = {
             name: value.to(device, non_blocking=True)
             for name in ("x", "mask", "label", "target")
@@ -97,6 +98,7 @@ class Codes:
         return Codes(tuple(one[index] for one in self.maps), self.size[index], mask, label)
 
     def to(self, device: torch.device | str) -> "Codes":
+        """These codes with maps, mask and label on that device; `size` stays where it is, on the CPU."""
         mask = None if self.mask is None else self.mask.to(device)
         label = None if self.label is None else self.label.to(device)
         return Codes(tuple(one.to(device) for one in self.maps), self.size, mask, label)

@@ -26,7 +26,7 @@ class Decoder(nn.Module):
     evaluation_limit: ClassVar[int | None] = None  # samples that an evaluation draws, where one takes long
 
     class Options(PartOptions):
-        pass
+        """What a recipe can set under `decoder` besides the name: nothing here; a subclass adds its own."""
 
     def __init__(self, modality: Modality, dim: int, options: BaseModel | None = None):
         super().__init__()

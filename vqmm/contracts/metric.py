@@ -31,6 +31,7 @@ class Metric:
         self.accumulator.distributed_available_fn = lambda: False
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
+        """Take in samples (n, C, *extent) of one extent and their originals, in float32 and after `prepare`."""
         self.accumulator.update(
             self.prepare(outputs.float().contiguous()), self.prepare(originals.float().contiguous())
         )
@@ -48,6 +49,7 @@ class NormalizedMSE(torchmetrics.Metric):
             self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:
+        """Take in samples and their originals, of one shape; everything is summed in float64."""
         originals = originals.double()
         self.error += (outputs.double() - originals).square().sum()
         self.total += originals.sum()
@@ -55,6 +57,7 @@ class NormalizedMSE(torchmetrics.Metric):
         self.count += originals.numel()
 
     def compute(self) -> Tensor:
+        """A float64 scalar, at best 0. It says nothing where all originals are one value; NaN before the first."""
         variance = self.square / self.count - (self.total / self.count).square()
         return (self.error / self.count) / variance
 

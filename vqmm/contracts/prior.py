@@ -53,7 +53,7 @@ class Prior(nn.Module):
     head: nn.Linear | nn.Embedding  # its weight: (len(vocabulary), width)
 
     class Options(PartOptions):
-        pass
+        """What a recipe can set under `prior` besides the name: nothing here; a subclass adds its own."""
 
     def __init__(self, vocabulary: Vocabulary, context: int, options: BaseModel | None = None):
         super().__init__()

@@ -55,6 +55,8 @@ class Quantizer(nn.Module):
     measured: ClassVar[Mapping[str, str]] = {}  # the names of `Quantized.measures`, and the rule of each
 
     class Options(PartOptions):
+        """What a recipe can set under `quantizer` besides the name; a subclass adds its own."""
+
         dim: int = Field(64, ge=1, description="channels of the latents that come in and go out")
 
     def __init__(self, options: BaseModel | None = None, rank: int = 2):

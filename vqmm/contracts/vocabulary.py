@@ -131,6 +131,7 @@ class Range:
 
     @property
     def end(self) -> int:
+        """The id that ends a block."""
         return self.begin + 1
 
     @property
@@ -272,6 +273,11 @@ class Vocabulary:
 
     @classmethod
     def of(cls, told: Any, where: object = "a vocabulary") -> "Vocabulary":
+        """The vocabulary that `described` gave, read back from JSON.
+
+        Raises:
+            UserError: it is damaged or of another format; `where` says in the message what it was read from.
+        """
         try:
             if told["format"] != 1:
                 raise UserError(f"its format is {told['format']!r}, and this vqmm reads format 1")
@@ -286,6 +292,7 @@ class Vocabulary:
         return made
 
     def save(self, path: Path) -> None:
+        """Write it as JSON, in place of a file that is there; `Vocabulary.load` reads it."""
         write_text(path, json.dumps(self.described(), indent=2) + "\n")
 
     @classmethod

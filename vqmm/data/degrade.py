@@ -64,9 +64,11 @@ class Noise(Degradation):
 
     @property
     def said(self) -> str:
+        """As `Degradation.said`: the noise, with sigma and the range that it refers to."""
         return f"given with Gaussian noise of sigma {self.sigma:g} on the range [-1, 1]"
 
     def spoil(self, sample: Tensor, generator: torch.Generator) -> Tensor:
+        """As `Degradation.spoil`: every value has noise of its own, which may take it out of [-1, 1]."""
         return sample + self.sigma * torch.randn(sample.shape, generator=generator).to(sample)
 
 
@@ -89,10 +91,12 @@ class Downsample(Degradation):
 
     @property
     def said(self) -> str:
+        """As `Degradation.said`: the sides of a cell."""
         sides = str(self.factor) if isinstance(self.factor, int) else " x ".join(map(str, self.factor))
         return f"given averaged over {sides} values along each axis and repeated"
 
     def spoil(self, sample: Tensor, generator: torch.Generator) -> Tensor:
+        """As `Degradation.spoil`: nothing is drawn. A `UserError` for a `factor` of another number of axes."""
         rank = sample.ndim - 1
         sides = (self.factor,) * rank if isinstance(self.factor, int) else self.factor
         if len(sides) != rank:
@@ -113,10 +117,12 @@ class Mask(Degradation):
 
     @property
     def said(self) -> str:
+        """As `Degradation.said`: how many boxes, and their side as a share of the sample's."""
         boxes = "a box" if self.boxes == 1 else f"{self.boxes} boxes"
         return f"given with {boxes} of {self.side:g} of each axis hidden"
 
     def spoil(self, sample: Tensor, generator: torch.Generator) -> Tensor:
+        """As `Degradation.spoil`: a box hides all channels, and at least one position along each axis."""
         spoilt = sample.clone()
         for _ in range(self.boxes):
             box = [slice(None)]

@@ -104,6 +104,7 @@ class Views(Dataset):
         return list(self._batch([View("", view, None, 0)]).x.shape[2:])
 
     def collate(self, views: Sequence[View]) -> Loaded:
+        """A batch of the views that were read, or None without any; and why each of the others was not."""
         good = [view for view in views if view.value is not None]
         return self._batch(good) if good else None, [view.key for view in views if view.value is None]
 
@@ -135,6 +136,7 @@ class EndlessOrder(Sampler):
             batch += self.stride
 
     def at(self, place: int) -> tuple[int, int]:
+        """The (epoch, number) at a place in the endless order; batch b begins at place b * batch_size."""
         epoch, within = divmod(place, self.count)
         return epoch, _permutation(self.count, self.seed, epoch)[within]
 

@@ -16,6 +16,8 @@ class DirectDecoder(Decoder):
     name = "direct"
 
     class Options(Decoder.Options):
+        """Whether outputs are kept in the range of samples; the network's own options are the modality's."""
+
         added: ClassVar[frozenset[str]] = frozenset({"bounded"})
         bounded: bool = Field(
             False, description="bring outputs into the range of samples, where no reconstruction loss keeps them there"
@@ -26,11 +28,16 @@ class DirectDecoder(Decoder):
         self.network = modality.build_decoder(dim)
 
     def loss(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The modality's reconstruction loss, in float32 and inside `batch.mask`, and the network's output.
+
+        With the option `bounded` both are of the output brought into the range of samples. The output has a gradient.
+        """
         output = self._output(vectors, grid_mask(batch, vectors))
         target = self.modality.target(batch.target_or_x)
         return self.modality.reconstruction_loss(output.float(), target, batch.mask), output
 
     def sample(self, vectors: Tensor, size: Tensor, seed: int, mask: Tensor | None = None) -> list[Tensor]:
+        """One pass of the network, finished by the modality and cut to each size; `seed` changes nothing."""
         return cut(self.modality.postprocess(self._output(vectors, mask)), size)
 
     def _output(self, vectors: Tensor, mask: Tensor | None) -> Tensor:

@@ -49,6 +49,8 @@ class FlowDecoder(Decoder):
     likelihood: ClassVar[bool] = True
 
     class Options(Decoder.Options):
+        """How large the flow is, into how many scales it divides a sample, and the temperature of samples."""
+
         width: int = Field(64, ge=8, description="channels of the networks that turn vectors into means and scales")
         depth: int = Field(4, ge=0, description="rounds of mixing and coupling at each scale")
         scales: int | None = Field(None, ge=1, description="how often blocks are divided; none: as the stride allows")
@@ -194,6 +196,10 @@ class Box:
 
     @classmethod
     def make(cls, own: Tensor, extent: Sequence[int], device: torch.device) -> "Box":
+        """The boxes of samples that fill `own` (int64 (B, rank), on the CPU) of an extent, with their mask on `device`.
+
+        The mask is None where every sample fills the whole extent.
+        """
         if bool((own == torch.tensor(extent)).all()):
             return cls(own, tuple(extent), None)
         mask = torch.ones(len(own), *extent, dtype=torch.bool, device=device)

@@ -15,6 +15,7 @@ class IdentityDecoder(Decoder):
     discrete_input: ClassVar[bool] = True
 
     def loss(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The share of ids inside `batch.mask` that differ from the target, without a gradient; the output is None."""
         wrong = vectors != batch.target_or_x
         if batch.mask is not None:
             wrong = wrong & batch.mask.unsqueeze(1)
@@ -22,4 +23,5 @@ class IdentityDecoder(Decoder):
         return wrong.sum() / max(count, 1), None
 
     def sample(self, vectors: Tensor, size: Tensor, seed: int, mask: Tensor | None = None) -> list[Tensor]:
+        """The ids themselves, each sample cut to its size; `seed` and `mask` change nothing."""
         return cut(vectors, size)

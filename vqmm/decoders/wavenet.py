@@ -50,6 +50,8 @@ class WaveNetDecoder(Decoder):
     evaluation_limit: ClassVar[int | None] = 64
 
     class Options(PartOptions):
+        """How large the network is, how far it looks back, which distribution it gives, and how samples are drawn."""
+
         width: int = Field(32, ge=8, description="channels of every block")
         blocks: int | None = Field(None, ge=1, description="gated blocks; by default 10 for a line, 4 otherwise")
         kernel: int = Field(3, ge=2, description="positions a convolution spans along each axis; odd but for a line")
@@ -155,6 +157,11 @@ class WaveNetDecoder(Decoder):
 
 
 def build_likelihood(modality: Modality, options: Any) -> Logistics | Categorical:
+    """The distribution of a modality's samples: `Categorical` of ids; `Logistics` of floats, or `MuLaw` if asked for.
+
+    Raises:
+        UserError: mu-law for samples that are ids, or that have more than one axis.
+    """
     ids = modality.ids
     if options.likelihood == "mu-law":
         if ids is not None or modality.rank != 1:
@@ -203,6 +210,7 @@ class Condition(nn.Module):
         self.layers = Stack([*layers, nn.SiLU(), Pointwise(middle, width), ChannelNorm(width)])
 
     def forward(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
+        """vectors (B, dim, *grid), mask bool (B, *grid) -> (B, width, *grid * stride); padding is not looked at."""
         return self.layers(vectors, mask)
 
 

@@ -201,6 +201,7 @@ class WordingClassifier:
                 raise UserError(f"one wording has two labels, {self._known[_wording(sample)]} and {label}")
 
     def predict(self, samples: Sequence[Tensor]) -> list[int]:
+        """For each sample the label that `fit` was given for the same ids; -1 for ids that are new."""
         return [self._known.get(_wording(sample), -1) for sample in samples]
 
 

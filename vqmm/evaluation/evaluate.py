@@ -62,6 +62,7 @@ class Evaluation:
         return (self.inputs, *self.shown[::-1]) if self.inputs else self.shown
 
     def as_dict(self) -> dict[str, Any]:
+        """What can be written as JSON: everything but the samples to look at."""
         return {name: getattr(self, name) for name in ("count", "metrics", "rules", "stages", "unreadable")}
 
 

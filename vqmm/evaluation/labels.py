@@ -103,7 +103,7 @@ def label_survival(
 
 
 def _judged(judge: LabelClassifier, seen: _Seen, of: str, by: str, told: str) -> dict[str, dict[str, Any]]:
-    """`metrics` and `rules`; `of`, `by` and `to_config` are parts of the rules."""
+    """`metrics` and `rules`; `of`, `by` and `told` are parts of the rules."""
     named, renamed = judge.predict(seen.originals), judge.predict(seen.reconstructions)
     commonest = Counter(seen.labels).most_common(1)[0][1] / len(seen.labels)
     compared = {

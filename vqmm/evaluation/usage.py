@@ -25,6 +25,7 @@ class CodeUsage:
         self.bits = 0.0  # nominal: log2 of the codebook's size for every code
 
     def update(self, codes: Codes) -> None:
+        """Count the codes of a batch, without padding. Entries of -1 (stages left out) add to `bits` alone."""
         for counts, one, mask in zip(self.counts, codes.maps, codes.map_masks(), strict=True):
             for stage in range(one.shape[1]):
                 ids = one[:, stage] if mask is None else one[:, stage][mask]

@@ -134,9 +134,11 @@ class Column:
 
 
 def listed(things: Sequence[object]) -> str:
+    """The things with commas between, for a message; after NAMED of them how many more there are."""
     shown = ", ".join(map(str, things[:NAMED]))
     return f"{shown} and {len(things) - NAMED} more" if len(things) > NAMED else shown
 
 
 def remark(said: str) -> None:
+    """Warn with a `Remark`, which the command line prints as one line."""
     warnings.warn(said, Remark, stacklevel=2)

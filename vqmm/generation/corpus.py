@@ -126,6 +126,7 @@ class Corpus:
 
     @property
     def tokenizers(self) -> dict[str, Tokenizer]:
+        """The tokenizer of each modality, by name, in the order of the vocabulary."""
         return {column.name: column.tokenizer for column in self.columns}
 
     def fingerprint(self) -> str:

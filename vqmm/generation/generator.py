@@ -61,9 +61,11 @@ class Generator:
 
     @property
     def vocabulary(self) -> Vocabulary:
+        """The prior's vocabulary: a range of ids for each modality, and for "label" where it knows classes."""
         return self.prior.vocabulary
 
     def has_modality(self, name: str) -> bool:
+        """Whether the prior speaks a modality; "label": whether it can be given a class."""
         return any(own.name == name for own in self.vocabulary.ranges)
 
     def to(self, device: torch.device | str) -> "Generator":

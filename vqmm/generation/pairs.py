@@ -63,6 +63,7 @@ class Aligned:
         return min(map(len, self.rows.values()))
 
     def items(self, epoch: int | None, number: int) -> Mapping[str, Place]:
+        """As `Pairing.items`: row `number` of every range, whole and in every epoch the same."""
         return {name: Place(rows[number]) for name, rows in self.rows.items()}
 
 
@@ -84,6 +85,7 @@ class Windows:
         return len(self.places)
 
     def items(self, epoch: int | None, number: int) -> Mapping[str, Place]:
+        """As `Pairing.items`: window `number`; where it begins in its line is drawn afresh in each epoch."""
         line, piece = self.places[number]
         spare = max(self.lengths[line] - self.longest, 0)
         if epoch is None:
@@ -110,6 +112,7 @@ class ByClass:
         return max(self._count, len(self.classes))
 
     def items(self, epoch: int | None, number: int) -> Mapping[str, Place]:
+        """As `Pairing.items`: the class follows from `number`; its items are drawn afresh in each epoch."""
         label = self.classes[number * len(self.classes) // len(self)]  # neighbours share one: an even choice is fair
         draw = _drawing("pair", "judged" if epoch is None else f"{self.seed} {epoch}", number)
         found = {name: Place(draw.choice(by_class[label])) for name, by_class in self.members.items()}

@@ -59,6 +59,7 @@ class PriorRecipe(PartOptions):
     data: PriorData | None = None
 
     def to_yaml(self) -> str:
+        """The recipe as YAML, defaults written out: what a run's recipe.yaml holds."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120)  # ASCII, with escapes
 
 

@@ -38,10 +38,12 @@ class Contender(NamedTuple):
 
     @property
     def ours(self) -> bool:
+        """Whether it is made of vqmm's kernels."""
         return self.name == "vqmm"
 
 
 def versions() -> dict[str, str]:
+    """The installed version of each of PACKAGES; "none" where it is missing."""
     found = {}
     for name in PACKAGES:
         try:
@@ -52,6 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def tasks_of(shape: Shape) -> tuple[str, ...]:
+    """The tasks that a shape is measured in: all TASKS, without "sums" where it has several stages."""
     return TASKS if shape.q == 1 else tuple(task for task in TASKS if task != "sums")
 
 
@@ -79,6 +82,7 @@ def contenders(task: str, shape: Shape, device: torch.device) -> Iterator[Conten
 
 
 def installed(module: str) -> bool:
+    """Whether a module of that name can be imported. It is looked for, and not imported."""
     from importlib.util import find_spec
 
     return find_spec(module) is not None
@@ -126,6 +130,7 @@ def learning(
 
 
 def ours(task: str, given: Operands, precision: str) -> Run:
+    """The call that does a task by vqmm's kernels, their precision "exact", "fast" or "certified"."""
     shape = given.shape
     if task in ("search", "sums"):
         return lambda: our_search(task, given, precision)
@@ -151,6 +156,7 @@ def ours(task: str, given: Operands, precision: str) -> Run:
 
 @torch.no_grad()
 def our_search(task: str, given: Operands, precision: str) -> Outcome:
+    """One call of "search" or "sums" by vqmm's kernels; of a stack the sum of the chosen vectors too."""
     if given.shape.q > 1:
         found = residual_quantize(given.x_ND, given.code_KD, given.shape.sizes, precision=precision)
         return Outcome(found.index_NQ, found.vectors_ND)

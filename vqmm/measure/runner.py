@@ -42,6 +42,7 @@ class Entry(NamedTuple):
 
 
 def path_of(shape: Shape, device: torch.device) -> str:
+    """Which of vqmm's ways a shape takes on a device: "cpu", "triton", "torch" or, of a stack, "staged-triton"."""
     return path_for(device) if shape.q == 1 else stack_path_for(device, shape.d, shape.n, shape.k)
 
 

@@ -18,6 +18,7 @@ class Shape(NamedTuple):
 
     @property
     def sizes(self) -> list[int]:
+        """The codebook size of each stage."""
         return [self.k] * self.q
 
     @property
@@ -60,6 +61,7 @@ class Operands(NamedTuple):
 
     @property
     def books(self) -> Sequence[Tensor]:
+        """The codebook (K, D) of each stage, as views of `code_KD`."""
         return self.code_KD.split(self.shape.k)
 
 

@@ -34,6 +34,7 @@ class Times(NamedTuple):
 
 
 def summary(times: Sequence[float]) -> Times:
+    """Median and 20th and 80th percentile of one time or more; each is one of the times, none is interpolated."""
     ordered = sorted(times)
     median, p20, p80 = (ordered[round(share * (len(ordered) - 1))] for share in (0.5, 0.2, 0.8))
     return Times(median, p20, p80, len(ordered))

@@ -22,7 +22,7 @@ class Encoder(nn.Module):
         attention: self-attention after the blocks.
 
     Attributes:
-        reach: how many codes to each side of its own a code may depend on, the most of any axis; None: all of them.
+        receptive_field: how many codes to each side of its own a code may depend on, the most of any axis; None: all.
     """
 
     takes_mask = True
@@ -42,6 +42,7 @@ class Encoder(nn.Module):
         self.receptive_field = farthest(receptive_field(self.layers, s, 1, axis) for axis, s in enumerate(stride))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, channels, *extent), mask bool (B, *extent) -> (B, dim, *extent / stride); padding is not looked at."""
         return self.layers(x, mask)
 
 
@@ -67,6 +68,7 @@ class Decoder(nn.Module):
         self.receptive_field = farthest(receptive_field(self.layers, 1, s, axis) for axis, s in enumerate(stride))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, dim, *grid), mask bool (B, *grid) -> (B, channels, *grid * stride); padding is not looked at."""
         return self.layers(x, mask)
 
 
@@ -77,6 +79,7 @@ def farthest(reaches: Iterable[int | None]) -> int | None:
 
 
 def bottom(rank: int, width: int, blocks: int, attention: bool) -> list[nn.Module]:
+    """The layers at the coarsest level: residual blocks, through `width // 4` channels (at least 8), then attention."""
     residual: list[nn.Module] = [ResidualBlock(rank, width, max(width // 4, 8)) for _ in range(blocks)]
     return [*residual, Attention(width)] if attention else residual
 

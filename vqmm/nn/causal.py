@@ -77,6 +77,7 @@ class Register:
             self.end = place
 
     def slots(self, first: int, count: int) -> Tensor:
+        """Where the ring keeps the `count` places from `first` on: int64 (count,)."""
         return torch.arange(first, first + count, device=self.back.device) % self.values.shape[1]
 
 
@@ -261,6 +262,7 @@ class GatedBlock(nn.Module):
         return self._gate(x, self.conv(self.dropout(blank(x, mask))), condition)
 
     def start(self, batch: int, extent: Sequence[int] = ()) -> Register:
+        """A state for `batch` samples, that of the causal convolution; for rank 1 `extent` may be left out."""
         return self.conv.start(batch, extent)
 
     def step(
@@ -300,9 +302,11 @@ class CausalUpsample(nn.Module):
         self.conv = CausalConv(1, inputs, outputs * stride, 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, inputs, T) -> (B, outputs, T * stride)."""
         return spread(self.conv(x), self.stride)
 
     def start(self, batch: int, extent: Sequence[int] = ()) -> Register:
+        """A state for `batch` streams; `extent` may be left out."""
         return self.conv.start(batch, extent)
 
     def step(self, x: Tensor, position: int | None, state: Register) -> tuple[Tensor, Register]:

@@ -24,9 +24,11 @@ class Cache:
     filled: int = 1
 
     def slot(self, position: int) -> int:
+        """The slot of a position, from 1 on; with a window, positions a whole ring apart share one."""
         return 1 + position % (self.keys.shape[2] - 1)
 
     def turn_at(self, position: int) -> tuple[Tensor, Tensor]:
+        """Cosine and sine, each (1, size / 2), of the angles that a position's query and key are turned by."""
         cos, sin = self.turn
         return cos[position : position + 1], sin[position : position + 1]
 

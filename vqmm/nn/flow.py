@@ -49,11 +49,16 @@ class ScaleShift(Invertible):
         self.log_scale = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, C, *grid) -> (y like x, zero outside the mask; log |det|).
+
+        log |det| is the sum of the log-scales times the positions that count: (B,), or without a mask a scalar.
+        """
         log_scale = bounded(self.log_scale)
         y = (x - per_channel(self.shift, x)) * per_channel(log_scale.exp(), x)
         return held(y, mask), log_scale.sum() * cells(x, mask)
 
     def inverse(self, y: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """y / scale + shift, zero outside the mask."""
         x = y * per_channel((-bounded(self.log_scale)).exp(), y) + per_channel(self.shift, y)
         return held(x, mask)
 
@@ -80,13 +85,19 @@ class Mix(Invertible):
         self.upper = nn.Parameter(upper.triu(1).float())
 
     def matrix(self) -> Tensor:
+        """The matrix (channels, channels) that multiplies the channels of each position."""
         lower = self.lower.tril(-1) + torch.eye(len(self.lower), dtype=self.lower.dtype, device=self.lower.device)
         return self.permutation @ lower @ (self.upper.triu(1) + (self.sign * self.log_scale.exp()).diag())
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, C, *grid), zero outside the mask -> (y like x; log |det|).
+
+        log |det| is the sum of the log-scales times the positions that count: (B,), or without a mask a scalar.
+        """
         return over_channels(self.matrix(), x), self.log_scale.sum() * cells(x, mask)
 
     def inverse(self, y: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """y times the inverse of the matrix, which is computed in float64."""
         return over_channels(torch.linalg.inv(self.matrix().double()).to(y), y)
 
 
@@ -122,11 +133,16 @@ class Coupling(Invertible):
         return held(mean, mask), held(bounded(log_scale, self.most), mask)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, C, *grid) -> (y like x: the kept channels as they are, the others x * scale - mean; log |det| (B,)).
+
+        log |det| is the sum of the log-scales inside the mask.
+        """
         kept, moved = self._split(x)
         mean, log_scale = self.moments(kept, context, mask)
         return self._join(kept, moved * log_scale.exp() - mean), log_scale.flatten(1).sum(1)
 
     def inverse(self, y: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The x of y: the kept channels are the same in both, and give the means and scales of the others."""
         kept, moved = self._split(y)
         mean, log_scale = self.moments(kept, context, mask)
         return self._join(kept, (moved + mean) * (-log_scale).exp())
@@ -165,6 +181,7 @@ class Steps(nn.Module):
         return x, total
 
     def inverse(self, latents: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """latents (B, C, *grid) -> the signal that `forward` turns into them."""
         for layer in reversed(self.layers):
             assert isinstance(layer, Invertible)
             latents = layer.inverse(latents, context, mask)
@@ -192,6 +209,10 @@ class Scale(nn.Module):
         return averages, latents, log_det
 
     def inverse(self, averages: Tensor, latents: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The x (B, C, *extent) that `forward` turns into these averages and latents.
+
+        averages (B, C, *extent / factor), latents (B, C * (product of the factors - 1), *extent / factor).
+        """
         details = self.steps.inverse(latents, context + self.look(torch.asinh(averages)), mask)
         return unwavelets(torch.cat([averages, details], dim=1), self.factor)
 
@@ -213,10 +234,12 @@ def cells(x: Tensor, mask: Tensor | None) -> Tensor | int:
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """values (C,) as a view (C, 1, ...) that spreads over x (B, C, *grid)."""
     return values.view(-1, *[1] * (x.ndim - 2))
 
 
 def over_channels(matrix: Tensor, x: Tensor) -> Tensor:
+    """matrix (O, C) times the vectors along axis 1 of x: (B, C, ...) -> (B, O, ...)."""
     return (matrix @ x.flatten(2)).reshape(len(x), len(matrix), *x.shape[2:])
 
 

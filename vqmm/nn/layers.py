@@ -55,6 +55,7 @@ class ChannelNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels, *grid) -> the same shape."""
         scale = x.square().mean(dim=1, keepdim=True).add(self.epsilon).rsqrt()
         return x * scale * self.weight.view(-1, *[1] * (x.ndim - 2))
 
@@ -69,6 +70,7 @@ class ResidualBlock(nn.Module):
         self.join = conv(rank, hidden, width, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, width, *grid) -> the same shape."""
         return x + self.join(F.silu(self.spread(F.silu(self.norm(x)))))
 
 
@@ -87,6 +89,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, width, *grid), mask bool (B, *grid), True where a position may be looked at -> (B, width, *grid)."""
         line = self.norm(x).flatten(2).transpose(1, 2)  # (B, positions, width)
         q, k, v = self.qkv(line).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         seen = None if mask is None else mask.flatten(1)[:, None, None, :]

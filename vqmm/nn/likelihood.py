@@ -40,9 +40,9 @@ class Logistics(nn.Module):
             raise ValueError(f"Logistics: {channels} channels, {count} bins, {mixtures} components: at least 1, 2, 1")
         self.channels, self.count, self.mixtures = channels, count, mixtures
         self.inputs, self.draws = channels, 1 + channels
-        self.receptive_field = 1 / (count - 1)  # from the middle of a bin to its ends
+        self.half_bin = 1 / (count - 1)  # from the middle of a bin to its ends
         # much narrower than a bin makes no difference to what is likely, only to the gradient's size
-        self.narrowest = math.log(self.receptive_field) - 1
+        self.narrowest = math.log(self.half_bin) - 1
         self.pairs = [*itertools.combinations(range(channels), 2)]
         self.head = Pointwise(width, mixtures * (1 + 2 * channels + len(self.pairs)))
         with torch.no_grad():  # components start side by side, each as wide as its share
@@ -52,12 +52,14 @@ class Logistics(nn.Module):
 
     def levels(self, x: Tensor) -> Tensor:
         """Floats near [-1, 1] -> the nearest level of each."""
-        return ((x.float().clamp(-1, 1) + 1) / (2 * self.receptive_field)).round().long()
+        return ((x.float().clamp(-1, 1) + 1) / (2 * self.half_bin)).round().long()
 
     def values(self, levels: Tensor) -> Tensor:
-        return levels * (2 * self.receptive_field) - 1
+        """levels (B, C, *extent) -> the middle of each bin in [-1, 1], float32; level 0 is -1, the last one 1."""
+        return levels * (2 * self.half_bin) - 1
 
     def embed(self, levels: Tensor) -> Tensor:
+        """levels (B, C, *extent) -> (B, C, *extent): a network sees the values."""
         return self.values(levels)
 
     def _mixture(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -82,7 +84,7 @@ class Logistics(nn.Module):
         # with a > b the ends of a bin in units of the scale, sigmoid(a) - sigmoid(b) is the product of sigmoid(a),
         # sigmoid(-b) and 1 - exp(b - a): no difference of nearly equal numbers, so no tail is too far out
         sharp = (-scale).exp()
-        distance, half = (x - mean) * sharp, self.receptive_field * sharp
+        distance, half = (x - mean) * sharp, self.half_bin * sharp
         below, above = F.logsigmoid(distance + half), F.logsigmoid(half - distance)
         inside = below + above + (-torch.expm1(-2 * half)).log()
         log_p = torch.where(levels == 0, below, torch.where(levels == self.count - 1, above, inside))
@@ -129,12 +131,15 @@ class Categorical(nn.Module):
         self.heads = nn.ModuleList(Pointwise(width, count) for _ in range(channels))
 
     def levels(self, x: Tensor) -> Tensor:
+        """x (B, C, *extent), ids in [0, count) -> the same as int64."""
         return x.long()
 
     def values(self, levels: Tensor) -> Tensor:
+        """The ids, which are the levels themselves."""
         return levels
 
     def embed(self, levels: Tensor) -> Tensor:
+        """levels (B, C, *extent) -> (B, inputs, *extent): a learnt vector for each id, added up over the channels."""
         seen = [table(levels[:, c]) for c, table in enumerate(self.embeddings)]
         return torch.stack(seen).sum(dim=0).movedim(-1, 1)
 
@@ -170,11 +175,16 @@ class MuLaw(Categorical):
         super().__init__(channels, width, 256)
 
     def levels(self, x: Tensor) -> Tensor:
+        """Floats, clamped to [-1, 1] -> the nearest of 256 levels, int64, evenly spaced in the bent value.
+
+        An amplitude x is bent to sign(x) ln(1 + 255 |x|) / ln 256.
+        """
         x = x.float().clamp(-1, 1)
         bent = x.sign() * (x.abs() * 255).log1p() / math.log(256)
         return ((bent + 1) * 127.5).round().long()
 
     def values(self, levels: Tensor) -> Tensor:
+        """levels 0 to 255 -> float32 amplitudes in [-1, 1]: sign(b) (256^|b| - 1) / 255, b = level / 127.5 - 1."""
         bent = levels / 127.5 - 1
         return bent.sign() * torch.expm1(bent.abs() * math.log(256)) / 255
 

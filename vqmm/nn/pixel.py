@@ -31,12 +31,12 @@ class Rows:
     Attributes:
         told: (B or 1, width, rows, columns): what the condition and the place say.
         codes: (B, width, columns): the inputs of the row that is under way.
-        above: of each layer the vertical stack's inputs of the last rows, padded, (B, width, reach + 1, columns + 2
-            reach); empty for a line.
-        lines: of each layer the horizontal stack's inputs in this row, padded, (B, reach + columns, width).
+        above: of each layer the vertical stack's inputs of the last rows, padded, (B, width, R + 1, columns + 2 R), R
+            the receptive field of a layer; empty for a line.
+        lines: of each layer the horizontal stack's inputs in this row, padded, (B, R + columns, width).
         offsets: of each layer what this row's gates get beside those inputs, (columns, B, 2 width).
         weights: of each layer what the horizontal stack multiplies by.
-        to_told: (layers * channels, width): the weights that take `to_config` into all layers.
+        to_told: (layers * channels, width): the weights that take what is `told` into all layers.
         caches: of the attention after each layer, None where there is none.
     """
 
@@ -86,7 +86,7 @@ class PixelLayer(nn.Module):
 
         Args:
             above: (B, width, columns): this layer's input of the row.
-            rows: (B, width, reach + 1, columns + 2 reach): its inputs so far, those of the last row last.
+            rows: (B, width, R + 1, columns + 2 R), R the receptive field: its inputs so far, the last row's last.
             told: (columns, B, channels): what `forward` makes of what is told.
 
         Returns:
@@ -241,6 +241,7 @@ class Attend(nn.Module):
         self.attention = CausalAttention(2, width, heads, width // heads)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, width, rows, columns) -> the same shape; a position does not see those after it in raster order."""
         return x + self.attention(self.norm(x))
 
     def step(self, x: Tensor, position: int, cache: Cache) -> Tensor:

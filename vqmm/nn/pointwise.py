@@ -14,6 +14,7 @@ class Pointwise(nn.Linear):
     """A linear map of the channels of each position: (B, inputs, *extent) -> (B, outputs, *extent)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, inputs, *extent) -> (B, outputs, *extent)."""
         if x.shape[2:].numel() == 1:  # one step of sampling: a matrix product has less overhead
             return F.linear(x.flatten(1), self.weight, self.bias).view(len(x), self.out_features, *x.shape[2:])
         return F.conv1d(x.flatten(2), self.weight.unsqueeze(-1), self.bias).view(

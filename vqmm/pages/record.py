@@ -50,6 +50,7 @@ class Record:
 
     @property
     def has_tokenizer(self) -> bool:
+        """Whether the run has saved a tokenizer, as it does at each look at held-out data."""
         return (self.folder / "tokenizer" / "config.json").is_file()
 
     def training_seconds(self) -> float | None:

@@ -5,6 +5,7 @@ from vqmm.hookspecs import hookimpl
 
 @hookimpl
 def register_quantizers(register) -> None:  # type: ignore[no-untyped-def]
+    """Offer the built-in quantizers. They are imported only when the hook is called."""
     from vqmm.quantizers.gaussian import GaussianQuantizer
     from vqmm.quantizers.grouped import GroupedQuantizer
     from vqmm.quantizers.gumbel import GumbelQuantizer

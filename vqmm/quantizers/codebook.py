@@ -23,6 +23,8 @@ class CodebookQuantizer(Quantizer):
     """G codebooks, one after the other in one tensor of sum K rows, with their moving averages."""
 
     class Options(Quantizer.Options):
+        """How the codebook starts, learns and is revived, how wide its codes are, and how it is searched."""
+
         update: Literal["ema", "gradient"] = Field("ema", description="how the codebook learns")
         decay: float = Field(0.99, gt=0, lt=1, description="of the moving averages, reached at the end of the run")
         commitment: float = Field(0.25, ge=0, description="weight of the term that draws the encoder to its codes")
@@ -65,6 +67,7 @@ class CodebookQuantizer(Quantizer):
 
     @property
     def normalised(self) -> bool:
+        """Whether codes have length 1, so that they are compared by angle."""
         return False
 
     @property
@@ -74,6 +77,13 @@ class CodebookQuantizer(Quantizer):
 
     @torch.no_grad()
     def initialise(self, z: Tensor, mask: Tensor | None = None) -> None:
+        """Set the codebooks by k-means on z (B, dim, *grid), on the positions inside the mask (B, *grid).
+
+        It does so once: a codebook that has started, or that starts at random, stays as it is.
+
+        Raises:
+            ValueError: no vector of z that counts is finite.
+        """
         if self.initialised:
             return
         rows = self._normal(self.project_in(to_rows(z)))
@@ -103,6 +113,10 @@ class CodebookQuantizer(Quantizer):
 
     @torch.no_grad()
     def after_step(self, reduce: Reduce, progress: float) -> None:
+        """Move the averages, and with `update: ema` the codebook, by what all processes gathered; revive unused codes.
+
+        All statistics go through one `reduce`. In evaluation nothing moves, and what was gathered is dropped.
+        """
         if not self.training:  # a frozen tokenizer stays as it is
             self._gathered = None
             return
@@ -142,6 +156,8 @@ class ComparedQuantizer(CodebookQuantizer):
     """Codebooks whose codes can be compared by distance or by angle."""
 
     class Options(CodebookQuantizer.Options):
+        """Whether codes are compared by distance or by angle, and how the gradient passes them."""
+
         metric: Literal["euclidean", "cosine"] = Field("euclidean", description="how codes are compared")
         gradient: Literal["straight-through", "rotation"] = Field(
             "straight-through",
@@ -150,6 +166,7 @@ class ComparedQuantizer(CodebookQuantizer):
 
     @property
     def normalised(self) -> bool:
+        """True for the metric cosine."""
         return self.options.metric == "cosine"
 
     def _normal(self, x: Tensor) -> Tensor:

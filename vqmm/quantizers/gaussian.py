@@ -23,6 +23,8 @@ class GaussianQuantizer(Quantizer):
     }
 
     class Options(Quantizer.Options):
+        """How much the KL divergence weighs."""
+
         kl_weight: float = Field(0.01, ge=0, description="weight of the KL divergence, in nats per latent dimension")
 
     def __init__(self, options: Options | None = None, rank: int = 2):
@@ -31,9 +33,15 @@ class GaussianQuantizer(Quantizer):
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Empty: there are no codes."""
         return ()
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
+        """z (B, dim, *grid) -> vectors like z: a draw in training, the mean in evaluation; `stages` changes nothing.
+
+        A linear map of z gives the mean and the log-variance, which is clamped to [-20, 10]. The loss is "kl",
+        weighted; the measure "kl_per_dim" is the same without the weight, in nats per latent dimension.
+        """
         with torch.autocast(z.device.type, enabled=False):
             mean, log_variance = self.moments(to_rows(z)).chunk(2, dim=1)
             log_variance = log_variance.clamp(-20, 10)
@@ -44,4 +52,5 @@ class GaussianQuantizer(Quantizer):
         return Quantized(vectors, None, {"kl": self.options.kl_weight * mean_kl}, {"kl_per_dim": mean_kl})
 
     def sample(self, count: int, grid: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Vectors (count, dim, *grid) from the standard normal, the prior that the KL divergence is taken to."""
         return torch.randn(count, self.options.dim, *grid, generator=generator)

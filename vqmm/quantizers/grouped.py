@@ -21,6 +21,8 @@ class GroupedQuantizer(ComparedQuantizer):
     name = "grouped"
 
     class Options(ComparedQuantizer.Options):
+        """How many parts a latent is cut into, how many codes each has, and whether they share them."""
+
         groups: int = Field(2, ge=1, description="parts that a latent is cut into; they divide its dimensions")
         codebook_size: int = Field(512, ge=1, description="K, how many codes each group has")
         shared: bool = Field(False, description="one codebook for all groups")
@@ -38,6 +40,7 @@ class GroupedQuantizer(ComparedQuantizer):
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """One map, with a stage of K codes for each group."""
         return ((self.options.codebook_size,) * self.options.groups,)
 
     def _parts(self, rows: Tensor) -> Tensor:
@@ -50,6 +53,11 @@ class GroupedQuantizer(ComparedQuantizer):
         return parts.reshape(self.options.groups, -1, *parts.shape[2:]).movedim(0, 1)
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
+        """z (B, dim, *grid) -> int32 codes (B, groups, *grid) and vectors like z; `stages` changes nothing.
+
+        The losses are "commitment", weighted, and with `update: gradient` also "codebook": mean squared errors of one
+        coordinate, measured between codes and projected latents.
+        """
         o = self.options
         with torch.autocast(z.device.type, enabled=False):
             parts = self._parts(self.project_in(to_rows(z)))
@@ -76,6 +84,7 @@ class GroupedQuantizer(ComparedQuantizer):
         return Quantized(vectors, Codes((index,), grid_size(z), mask), losses)
 
     def lookup(self, codes: Codes) -> Tensor:
+        """codes (B, groups, *grid) -> the codes' vectors, joined and brought to (B, dim, *grid)."""
         index = codes.maps[0]
         rows = index.movedim(1, -1).reshape(-1, self.options.groups).long()  # (N, groups)
         if not self.options.shared:

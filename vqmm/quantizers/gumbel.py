@@ -27,6 +27,8 @@ class GumbelQuantizer(Quantizer):
     relaxed = True
 
     class Options(Quantizer.Options):
+        """How many codes there are, and how temperature and weight of the KL term change along the run."""
+
         codebook_size: int = Field(512, ge=1, description="K, how many codes there are")
         temperature: float = Field(1.0, gt=0, description="of the relaxation, at the start of the run")
         last_temperature: float = Field(1 / 16, gt=0, description="the same, from `settled` on; half a cosine between")
@@ -44,9 +46,16 @@ class GumbelQuantizer(Quantizer):
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """One map of one stage of K codes."""
         return ((self.options.codebook_size,),)
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
+        """z (B, dim, *grid) -> vectors like z and int32 codes (B, 1, *grid); `stages` changes nothing.
+
+        In training the vectors are mixtures of codes, and the codes are drawn with the same noise, new in each call. In
+        evaluation both are those of the largest logit. The loss is "kl", weighted by its schedule: the mean over the
+        positions inside the mask, in nats.
+        """
         o = self.options
         with torch.autocast(z.device.type, enabled=False):
             rows = self.project_in(to_rows(z))
@@ -69,6 +78,7 @@ class GumbelQuantizer(Quantizer):
         return Quantized(vectors, Codes((index.reshape(len(z), 1, *z.shape[2:]),), grid_size(z), mask), losses)
 
     def lookup(self, codes: Codes) -> Tensor:
+        """codes (B, 1, *grid) -> their vectors (B, dim, *grid): those of a forward in evaluation."""
         index = codes.maps[0][:, 0]
         return from_rows(self.codebook.float()[index.reshape(-1).long()], len(index), index.shape[1:])
 
@@ -84,6 +94,7 @@ class GumbelQuantizer(Quantizer):
 
     @torch.no_grad()
     def after_step(self, reduce: Reduce, progress: float) -> None:
+        """Keep `progress`, which temperature and KL weight follow; in evaluation they stay where they are."""
         if self.training:
             self.progress.fill_(progress)
 

@@ -32,12 +32,19 @@ class HierarchicalQuantizer(Quantizer):
     name = "hierarchical"
 
     class Options(Quantizer.Options):
+        """How many grids there are, and which quantizer each of them has."""
+
         levels: int = Field(2, ge=2, description="grids, each half as fine as the one below it")
         inner: dict[str, Any] = Field(
             {"name": "vector"}, description="the quantizer of every level, by name, with its options"
         )
 
         def completed(self, registry: PartsByName) -> "HierarchicalQuantizer.Options":
+            """With every option of `inner` checked and written out, its `dim` among them.
+
+            Raises:
+                UserError: `inner` names no quantizer, an option that it does not have, or a `dim` other than this one.
+            """
             told = {"dim": self.dim, **self.inner}
             if told.get("name") is None or told["dim"] != self.dim:
                 raise UserError(
@@ -49,6 +56,7 @@ class HierarchicalQuantizer(Quantizer):
 
     @classmethod
     def build(cls, options: Any, rank: int, registry: PartsByName) -> "HierarchicalQuantizer":
+        """Make it with a quantizer for each level, all of the kind and the options in `inner`."""
         kind, inner = registry.part("quantizer", {"dim": options.dim, **options.inner})
         return cls(options, rank, [kind.build(inner, rank, registry) for _ in range(options.levels)])
 
@@ -75,9 +83,17 @@ class HierarchicalQuantizer(Quantizer):
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """The maps of every level's quantizer, coarse level first."""
         return tuple(stages for each in self.quantizers for stages in each.sizes)
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
+        """z (B, dim, *grid) -> codes of every level, coarse first, and vectors like z; `stages` goes to each level.
+
+        Each level's losses have its number in their name, such as "commitment/0" for the coarsest.
+
+        Raises:
+            UserError: the grid is smaller than the levels need, along all of its axes.
+        """
         maps: list[Tensor] = []
         losses: dict[str, Tensor] = {}
         vectors: Tensor | None = None
@@ -91,6 +107,7 @@ class HierarchicalQuantizer(Quantizer):
         return Quantized(vectors, Codes(tuple(maps), grid_size(z), mask), losses)
 
     def lookup(self, codes: Codes) -> Tensor:
+        """The vectors (B, dim, *grid): of each level's codes, added to those of the coarser levels on its grid."""
         maps, masks, vectors = list(codes.maps), codes.map_masks(), None
         for level, quantizer in enumerate(self.quantizers):
             count = len(quantizer.sizes)
@@ -103,6 +120,7 @@ class HierarchicalQuantizer(Quantizer):
 
     @torch.no_grad()
     def initialise(self, z: Tensor, mask: Tensor | None = None) -> None:
+        """Start the levels from data, coarse first: each from its latents merged with what the coarser ones gave."""
         vectors: Tensor | None = None
         for level, (latents, own) in enumerate(self._pyramid(z, mask)):
             context = None if vectors is None else self._spread(level, vectors, latents.shape[2:], own)
@@ -112,6 +130,7 @@ class HierarchicalQuantizer(Quantizer):
             vectors = found if context is None else found + context
 
     def after_step(self, reduce: Reduce, progress: float) -> None:
+        """Each level's quantizer applies what it has gathered, with a call of `reduce` for itself."""
         for each in self.quantizers:
             each.after_step(reduce, progress)
 

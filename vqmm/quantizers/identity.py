@@ -25,6 +25,8 @@ class IdentityQuantizer(Quantizer):
     discrete_input: ClassVar[bool] = True
 
     class Options(Quantizer.Options):
+        """Nothing to decide: `dim` is 1, for a single id stands where others have a latent."""
+
         dim: int = 1
 
     def __init__(self, options: BaseModel | None = None, rank: int = 1):
@@ -43,6 +45,7 @@ class IdentityQuantizer(Quantizer):
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """One map, with a stage of as many ids as the modality has for each channel; empty before `encoder_for`."""
         return self._sizes
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
@@ -52,6 +55,7 @@ class IdentityQuantizer(Quantizer):
         return Quantized(z, Codes((z,), grid_size(z), mask), {})
 
     def lookup(self, codes: Codes) -> Tensor:
+        """The codes themselves, int64 (B, C, *extent)."""
         return codes.maps[0].long()
 
     def code_vectors(self) -> None:

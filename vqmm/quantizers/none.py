@@ -12,7 +12,9 @@ class NoQuantizer(Quantizer):
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Empty: there are no codes."""
         return ()
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
+        """z (B, dim, *grid) -> vectors that are z itself; `mask` and `stages` change nothing."""
         return Quantized(z, None, {})

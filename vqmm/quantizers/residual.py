@@ -24,6 +24,8 @@ class ResidualQuantizer(CodebookQuantizer):
     name = "residual"
 
     class Options(CodebookQuantizer.Options):
+        """How many stages there are, how large each codebook is, whether they share one, and how many training uses."""
+
         stages: int = Field(4, ge=1, description="how many codes stand for a latent, each for what is left")
         codebook_size: int | tuple[int, ...] = Field(256, description="K of every stage, or one for each")
         shared: bool = Field(False, description="one codebook for all stages")
@@ -46,9 +48,21 @@ class ResidualQuantizer(CodebookQuantizer):
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """One map, with the codebook size of every stage, also where they share a codebook."""
         return (self._sizes,)
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
+        """z (B, dim, *grid) -> int32 codes (B, stages, *grid) and the sum of their vectors.
+
+        With a number for `stages`, only so many codes are there. With integers (B,), or drawn by `dropout` in training,
+        each sample has its own number, and -1 for the code of a stage that it does not use.
+
+        The losses are "commitment", weighted, and with `update: gradient` also "codebook": mean squared errors of one
+        coordinate, added up over the stages.
+
+        Raises:
+            UserError: a number of stages that is not 1 to the option `stages`.
+        """
         o = self.options
         if stages is None and self.training and o.dropout:
             stages = self._drawn(len(z), z.device)
@@ -84,6 +98,10 @@ class ResidualQuantizer(CodebookQuantizer):
         return torch.where(torch.rand(count, device=device) < self.options.dropout, fewer, self.options.stages)
 
     def lookup(self, codes: Codes) -> Tensor:
+        """codes (B, first stages, *grid) -> the vectors of all of them added up, (B, dim, *grid).
+
+        A code of -1 adds nothing.
+        """
         index = codes.maps[0]
         used = index.shape[1]
         flat = index.movedim(1, -1).reshape(-1, used)

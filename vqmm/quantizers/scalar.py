@@ -28,6 +28,7 @@ class ScalarQuantizer(Quantizer):
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """One map of one stage: the product of the levels."""
         return ((math.prod(self.levels),),)
 
     def _round(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,6 +44,11 @@ class ScalarQuantizer(Quantizer):
         return {}
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
+        """z (B, dim, *grid) -> int64 codes (B, 1, *grid) and vectors like z; `stages` changes nothing.
+
+        The gradient passes the rounding straight through. Positions outside the mask, and latents that are not finite
+        once projected, have code 0 and take no part in losses.
+        """
         with torch.autocast(z.device.type, enabled=False):
             rows = self.project_in(to_rows(z))
             keep = finite_rows(rows.detach())
@@ -58,6 +64,7 @@ class ScalarQuantizer(Quantizer):
         return Quantized(vectors, Codes((index,), grid_size(z), mask), losses)
 
     def lookup(self, codes: Codes) -> Tensor:
+        """codes (B, 1, *grid) -> the values of their levels, projected to (B, dim, *grid)."""
         index = codes.maps[0][:, 0]
         rows = self.project_out(self._values(self._split(index.reshape(-1))))
         return from_rows(rows, len(index), index.shape[1:])
@@ -81,6 +88,8 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     name = "fsq"
 
     class Options(Quantizer.Options):
+        """How many dimensions are rounded, and to how many values each."""
+
         levels: tuple[int, ...] = Field(
             (8, 8, 8), min_length=1, description="values of each dimension; their product is the number of codes"
         )

@@ -34,6 +34,11 @@ class LookupFreeQuantizer(ScalarQuantizer):
     name = "lfq"
 
     class Options(Quantizer.Options):
+        """How many codes there are, how a latent gets its signs, and what the losses weigh.
+
+        Options whose description begins with "nearest" are for `assign: nearest` alone.
+        """
+
         added: ClassVar[frozenset[str]] = frozenset({"assign", "degree", "refinement"})
         codebook_size: int = Field(4096, description="K, a power of two: log2 K signs")
         assign: Literal["sign", "nearest"] = Field(
@@ -78,10 +83,16 @@ class LookupFreeQuantizer(ScalarQuantizer):
         return 1.0
 
     def initialise(self, z: Tensor, mask: Tensor | None = None) -> None:
+        """With `assign: nearest`, lay the codes, once, along the directions in which z varies most; else do nothing."""
         if self.joint:
             self.corners.initialise(z, mask)
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
+        """z (B, dim, *grid) -> integer codes (B, 1, *grid) and vectors like z; `stages` changes nothing.
+
+        The losses are "commitment", weighted, with `assign: nearest` also "codebook", both mean squared errors of one
+        coordinate, and "entropy" where its weight is above 0, of entropies in nats.
+        """
         if not self.joint:
             return super().forward(z, mask, stages)
         with torch.autocast(z.device.type, enabled=False):
@@ -99,6 +110,7 @@ class LookupFreeQuantizer(ScalarQuantizer):
         return found
 
     def lookup(self, codes: Codes) -> Tensor:
+        """codes (B, 1, *grid) -> the vectors (B, dim, *grid) that their signs make."""
         return look_up(self._placed(self.corners()), codes) if self.joint else super().lookup(codes)
 
     def _placed(self, x: Tensor) -> Tensor:
@@ -145,6 +157,8 @@ class SphericalQuantizer(LookupFreeQuantizer):
     name = "bsq"
 
     class Options(LookupFreeQuantizer.Options):
+        """As those of `lfq`, with the radius of the sphere, and defaults for codes that lie closer together."""
+
         added: ClassVar[frozenset[str]] = LookupFreeQuantizer.Options.added | {"radius"}
         radius: float = Field(
             2.0,
@@ -159,6 +173,7 @@ class SphericalQuantizer(LookupFreeQuantizer):
 
     @property
     def side(self) -> float:
+        """The absolute value of every dimension of a code, 1 / sqrt(log2 K): its length is 1."""
         return 1 / math.sqrt(len(self.levels))
 
     def _round(self, rows: Tensor) -> tuple[Tensor, Tensor]:

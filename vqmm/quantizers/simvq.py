@@ -26,6 +26,8 @@ class SimVQ(Quantizer):
     name = "simvq"
 
     class Options(Quantizer.Options):
+        """How many codes there are, what the fixed matrix is, how the learnt map starts, and how the encoder learns."""
+
         added: ClassVar[frozenset[str]] = frozenset({"matrix", "width", "falloff"})
         codebook_size: int = Field(4096, ge=1, description="K, how many codes there are")
         matrix: Literal["gaussian", "hadamard"] = Field(
@@ -85,10 +87,16 @@ class SimVQ(Quantizer):
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """One map of one stage of K codes."""
         return ((self.options.codebook_size,),)
 
     @torch.no_grad()
     def initialise(self, z: Tensor, mask: Tensor | None = None) -> None:
+        """Set the map once, so that codes lie along the directions in which z (B, dim, *grid) varies most.
+
+        A map that has started, or that starts at random, stays as it is. Without two finite latents that count it keeps
+        its random start.
+        """
         if self.initialised:
             return
         if (found := starting_map(z, mask, self.spreads, self.options.codebook_size)) is not None:
@@ -97,9 +105,14 @@ class SimVQ(Quantizer):
         self.initialised.fill_(True)
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
+        """z (B, dim, *grid) -> the nearest codes, int32 (B, 1, *grid), and their vectors; `stages` changes nothing.
+
+        The losses are "commitment", weighted, and "codebook": mean squared errors of one coordinate.
+        """
         o = self.options
         with torch.autocast(z.device.type, enabled=False):
             return quantize_to(self.codebook(), to_rows(z), z, commitment=o.commitment, mask=mask, gradient=o.gradient)
 
     def lookup(self, codes: Codes) -> Tensor:
+        """codes (B, 1, *grid) -> their rows of `codebook()`, (B, dim, *grid)."""
         return look_up(self.codebook(), codes)

@@ -20,6 +20,8 @@ class VectorQuantizer(ComparedQuantizer):
     name = "vector"
 
     class Options(ComparedQuantizer.Options):
+        """How many codes there are."""
+
         codebook_size: int = Field(512, ge=1, description="K, how many codes there are")
 
     def __init__(self, options: Options | None = None, rank: int = 2):
@@ -28,9 +30,15 @@ class VectorQuantizer(ComparedQuantizer):
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """One map of one stage of K codes."""
         return ((self.options.codebook_size,),)
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:
+        """z (B, dim, *grid) -> the nearest codes, int32 (B, 1, *grid), and their vectors; `stages` changes nothing.
+
+        The losses are "commitment", weighted, and with `update: gradient` also "codebook": mean squared errors of one
+        coordinate, measured between codes and projected latents.
+        """
         o = self.options
         with torch.autocast(z.device.type, enabled=False):
             rows = self.project_in(to_rows(z))
@@ -54,6 +62,7 @@ class VectorQuantizer(ComparedQuantizer):
         return Quantized(vectors, Codes((index,), grid_size(z), mask), losses)
 
     def lookup(self, codes: Codes) -> Tensor:
+        """codes (B, 1, *grid) -> their vectors (B, dim, *grid); for the metric cosine of length 1, before `project`."""
         index = codes.maps[0][:, 0]
         rows = self.project_out(self._normal(self.codebook.float())[index.reshape(-1).long()])
         return from_rows(rows, len(index), index.shape[1:])

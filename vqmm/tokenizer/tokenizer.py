@@ -210,6 +210,7 @@ class Tokenizer(nn.Module):
             raise UserError(f"{stages} stages: the quantizer {self.quantizer.name!r} of this run has {most or 'none'}")
 
     def require_codes(self) -> None:
+        """A `UserError` where the quantizer has no codes, as that of a VAE or a plain autoencoder."""
         if not self.quantizer.stages:
             raise UserError(
                 f"the quantizer {self.quantizer.name!r} has no codes: encode and decode need a recipe with a codebook, "
@@ -218,6 +219,7 @@ class Tokenizer(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are; the CPU where there are none."""
         parameter = next(self.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device  # ids pass through without a weight
 
@@ -235,6 +237,7 @@ class Tokenizer(nn.Module):
         return self.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "Tokenizer":
+        """As `nn.Module.train`; what `freeze` or `freeze_codes` has frozen stays in evaluation mode."""
         super().train(mode and not getattr(self, "_frozen", False))
         if getattr(self, "_codes_frozen", False):
             self.encoder.eval()

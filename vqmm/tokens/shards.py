@@ -50,6 +50,7 @@ class Header:
     split: str | None = None  # the rule by which samples were held out; None: rows do not say whether they were
 
     def schema(self) -> pa.Schema:
+        """The columns of a shard, with this header as JSON in the metadata."""
         fields = [("key", pa.string()), ("label", pa.string()), ("size", pa.list_(pa.int32()))]
         for m, stages in enumerate(self.sizes):
             codes = pa.from_numpy_dtype(code_type(max(stages)))
@@ -122,6 +123,12 @@ class ShardWriter:
             self._temporary.unlink(missing_ok=True)
 
     def add(self, row: Row) -> None:
+        """Append a sample's codes.
+
+        Raises:
+            ValueError: a code outside its codebook; more stages, or another number of maps, than the header says;
+                vectors that are missing, or of another width than the header says.
+        """
         told: dict[str, Any] = {"key": row.key, "label": row.label, "size": list(row.size), "split": row.split}
         for m, (one, stages) in enumerate(zip(row.maps, self.header.sizes, strict=True)):
             check_range(one, stages, row.key)
@@ -187,6 +194,7 @@ def read_header(folder: Path) -> tuple[Header, list[Path]]:
 
 
 def shard_path(folder: Path, number: int) -> Path:
+    """The file of shard `number` in a folder of tokens, whether it is there yet or not."""
     return folder / f"part-{number:05d}.parquet"
 
 

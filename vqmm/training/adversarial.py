@@ -50,11 +50,13 @@ class GivenGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
+        """The scalar `value`, connected to `output` in the graph. `gradient` has the shape of `output`."""
         ctx.save_for_backward(gradient)
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, pull: Tensor) -> tuple[Tensor, None, None]:
+        """The given gradient times the scalar `pull`, for `output`; none for the other two arguments."""
         return ctx.saved_tensors[0] * pull, None, None
 
 
@@ -65,6 +67,7 @@ class Heard:
     sums: dict[str, float | Tensor] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, Tensor], share: float) -> None:
+        """Add the scalars of a batch, detached and in float64, times `share`: its part of the step's samples."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().double() * share
 
@@ -105,6 +108,7 @@ class AdversarialTrainer:
 
     @property
     def watches(self) -> bool:
+        """Whether the critic sees anything in the current step."""
         return self.schedule.watches(self.step)
 
     # In the tokenizer's forward pass

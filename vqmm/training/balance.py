@@ -18,6 +18,7 @@ class Running:
         self.decay, self.total, self.weight = decay, 0.0, 0.0
 
     def add(self, value: float) -> None:
+        """Take in the next value; all before it lose the share 1 - decay of their weight."""
         self.total = self.decay * self.total + (1 - self.decay) * value
         self.weight = self.decay * self.weight + 1 - self.decay
 
@@ -27,9 +28,11 @@ class Running:
         return self.total / self.weight if self.weight else None
 
     def state_dict(self) -> list[float]:
+        """Two numbers for a checkpoint: the sum of the weighted values and that of the weights."""
         return [self.total, self.weight]
 
     def load_state_dict(self, told: Iterable[float]) -> None:
+        """Go on from what `state_dict` gave."""
         self.total, self.weight = told
 
 
@@ -66,9 +69,11 @@ class Balance:
             self.norms[name].add(norm)
 
     def state_dict(self) -> list[float]:
+        """The averages of all norms for a checkpoint: two numbers each, the reconstruction's first."""
         return [number for each in (self.reference, *self.norms.values()) for number in each.state_dict()]
 
     def load_state_dict(self, told: Iterable[float]) -> None:
+        """Go on from what `state_dict` gave, of a balance of the same terms in the same order."""
         numbers = iter(told)
         for each in (self.reference, *self.norms.values()):
             each.load_state_dict([next(numbers), next(numbers)])

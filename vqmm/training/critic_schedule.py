@@ -45,13 +45,16 @@ class CriticSchedule:
         return step >= self.counts_at - self.warm
 
     def learns(self, step: int) -> bool:
+        """Whether the critic's weights move in this step, from 0: it watches, and does not pause."""
         return self.watches(step) and not (self.counts(step) and self.paused)
 
     def counts(self, step: int) -> bool:
+        """Whether the critic's terms are part of the tokenizer's loss in this step, from 0."""
         return step >= self.counts_at
 
     @property
     def paused(self) -> bool:
+        """Whether its accuracy is above `pause_above`; until it counts it learns all the same."""
         rest, right = self.options.pause_above, self.right.value
         return rest is not None and right is not None and right > rest
 
@@ -123,6 +126,7 @@ class CriticSchedule:
         return [float(self.counts_at), self.loss_scale, level, *runs, *self.values]
 
     def load_state_dict(self, told: Iterable[float]) -> None:
+        """Go on from what `state_dict` gave, of a schedule with the same options and steps."""
         counts_at, self.loss_scale, level, *numbers = told
         self.counts_at, self.level = round(counts_at), None if level < 0 else level
         for i, each in enumerate(self._runs):

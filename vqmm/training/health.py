@@ -85,4 +85,5 @@ def flat_gain(values: Sequence[float], higher_is_better: bool) -> float:
 
 
 def is_flat(gain: float) -> bool:
+    """Whether a gain, as `flat_gain` gives it, is below FLAT_SHARE."""
     return gain < FLAT_SHARE

@@ -20,6 +20,7 @@ class MetricsLog:
             write_text(path, "".join(f"{line}\n" for line in kept))
 
     def write(self, kind: str, **values: Any) -> None:
+        """Append a line; `values` must hold `step`. TensorBoard, where wanted, gets its numbers too."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, **values}) + "\n")
         if self._writer is not None:

@@ -66,6 +66,7 @@ class Report:
 
     @property
     def loss(self) -> float:
+        """The sum of `losses`, each weighted as it was in the step: what training makes small."""
         return sum(self.losses.values())
 
 
@@ -184,6 +185,7 @@ class Loop:
 
     @property
     def samples_per_step(self) -> int:
+        """How many samples all processes together draw for one optimizer step, damaged ones counted."""
         return self.recipe.batch_size * self.recipe.accumulate * self.fabric.world_size
 
     def close_epoch(self) -> tuple[int, CodeUsage] | None:

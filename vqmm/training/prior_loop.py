@@ -32,6 +32,7 @@ class PriorStep(nn.Module):
         self.prior = prior
 
     def forward(self, ids: Tensor, given: Tensor, hidden: Tensor) -> dict[str, Tensor]:
+        """`Prior.loss` of the sequences as a dict: `loss`, `nats` and `counts`."""
         return dict(vars(self.prior.loss(ids, given, hidden)))
 
 

@@ -98,6 +98,7 @@ class BitsPerCode:
     training: float
 
     def as_dict(self) -> dict[str, float | None]:
+        """As results and metrics.jsonl name them; `bits_per_code_gap` is `held_out` less `training`."""
         return {
             "bits_per_code": self.held_out,
             "bits_per_code_unconditional": self.unconditional,

@@ -34,6 +34,7 @@ class RunProgress:
         self._bar.stop()
 
     def trained(self, step: int, loss: float, samples_per_second: float) -> None:
+        """After some steps, with their mean loss: for the live line, or the plain one of the next evaluation."""
         self._loss, self._speed = f"loss {loss:.4f}  ", f"{samples_per_second:.0f} samples/s"
         self._bar.update(self._task, completed=step, told=self._loss + self._judged + self._speed)
 
@@ -47,5 +48,6 @@ class RunProgress:
             self.say(f"step {step} of {self.steps}  {self._loss}{self._judged}{self._speed}  {left:.0f} s left")
 
     def say(self, line: str) -> None:
+        """Print a line to standard error, above the live one; nothing where `quiet`."""
         if not self.quiet:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -176,6 +176,7 @@ class Run:
 
     @property
     def is_first(self) -> bool:
+        """Whether this is the one process that judges, saves and says how far the run is."""
         return self.fabric.is_global_zero
 
     def run(self, request: StopRequest) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def one_of(choices: Iterable[str], wrong: str = "") -> str:
 
 
 def unknown(kind: str, wrong: str, choices: Iterable[str]) -> UserError:
+    """The error for a name that does not exist, to be raised by the caller: it lists the choices."""
     return UserError(f"no {kind} is called {wrong!r}. {one_of(choices, wrong)}")
 
 
