@@ -64,9 +64,9 @@ def trained(told: argparse.Namespace, recipe: str, seed: int, folder: Path) -> t
     plain, adversary, steps = parted(recipe, told.steps)
     every = max(steps // LOOKS, 1)
     critic = adversary or read_named_recipe(vqmm.Registry.discover().recipe(plain)).adversary is not None
-    own = [setting for setting in told.settings if critic or not setting.startswith("adversary.")]
-    own += [f"adversary.name={adversary}"] if adversary else []
-    settings = [f"train.seed={seed}", f"train.evaluate_every={every}", "train.evaluate_samples=256", *own]
+    overrides = [setting for setting in told.settings if critic or not setting.startswith("adversary.")]
+    overrides += [f"adversary.name={adversary}"] if adversary else []
+    settings = [f"train.seed={seed}", f"train.evaluate_every={every}", "train.evaluate_samples=256", *overrides]
     begun = time.process_time()  # of this one thread, whoever else was busy
     made = vqmm.train(told.modality, told.data, folder, plain, steps=steps, settings=settings, quiet=True)
     seconds = round(time.process_time() - begun, 1)
@@ -90,8 +90,8 @@ def row_of(
     if tokenizer.modality.features() is not None:
         source = Source(tokenizer.modality, told.data)
         features = features or features_of(tokenizer, source)
-        found = realism(tokenizer, source, features=features, inception=told.inception)
-        figures, rules = figures | found["metrics"], rules | found["rules"]
+        scores = realism(tokenizer, source, features=features, inception=told.inception)
+        figures, rules = figures | scores["metrics"], rules | scores["rules"]
     return {**row, **figures}, rules, features
 
 
@@ -99,11 +99,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each recipe the mean of every figure over its seeds, and beside it the lowest and the highest."""
     means = []
     for recipe in dict.fromkeys(row["recipe"] for row in rows):
-        own = [row for row in rows if row["recipe"] == recipe]
+        runs = [row for row in rows if row["recipe"] == recipe]
         figures = {
-            name: [row[name] for row in own]
-            for name in own[0]
-            if name not in ("recipe", "seed") and all(isinstance(row.get(name), int | float) for row in own)
+            name: [row[name] for row in runs]
+            for name in runs[0]
+            if name not in ("recipe", "seed") and all(isinstance(row.get(name), int | float) for row in runs)
         }
         spread = {name: [min(values), max(values)] for name, values in figures.items()}
         means.append({"recipe": recipe, **{name: fmean(values) for name, values in figures.items()}, "spread": spread})
@@ -122,23 +122,23 @@ def main() -> None:
     parser.add_argument("--inception", type=Path, help="weights of torch-fidelity's Inception network: fid and kid too")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PART.OPTION=VALUE")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    told.out.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     rules: dict[str, str] = {}
     features: Features | None = None
     with tempfile.TemporaryDirectory() as folder:
-        for recipe in told.recipes.split(","):
-            for seed in map(int, told.seeds.split(",")):
+        for recipe in args.recipes.split(","):
+            for seed in map(int, args.seeds.split(",")):
                 run = Path(folder) / f"{recipe.replace(':', '-')}-{seed}"
-                row, said, features = row_of(told, recipe, seed, run, features)
+                row, said, features = row_of(args, recipe, seed, run, features)
                 rows.append(row)
                 rules = said | rules  # a GAN has none for what compares with an original
                 print(json.dumps(row), flush=True)
-    result = {"question": "adversaries", "data": told.name, "steps": told.steps, "fall": told.fall, "rules": rules}
-    result |= {"settings": told.settings, "rows": table(rows), "runs": rows}
-    file = told.out / f"adversaries-{told.name}-{told.steps}.json"
+    result = {"question": "adversaries", "data": args.name, "steps": args.steps, "fall": args.fall, "rules": rules}
+    result |= {"settings": args.settings, "rows": table(rows), "runs": rows}
+    file = args.out / f"adversaries-{args.name}-{args.steps}.json"
     write_text(file, json.dumps({**result, **machine()}, indent=2) + "\n")
     print(file)
 

@@ -61,13 +61,13 @@ def tokenized(name: str, data: str, folder: Path, steps: int, settings: Sequence
     run, tokens = folder / name, folder / f"{name}-tokens"
     chosen = [*SETTINGS[name], *settings]
     with counted(folder, name):
-        told = vqmm.train(name, data, run, RECIPES[name], steps=steps, settings=chosen, resume=run.exists())
+        trained = vqmm.train(name, data, run, RECIPES[name], steps=steps, settings=chosen, resume=run.exists())
         vqmm.encode(run, data, tokens, augment=views, resume=tokens.exists())
-    metrics = {metric: value for metric, value in told["metrics"].items() if value is not None}
+    metrics = {metric: value for metric, value in trained["metrics"].items() if value is not None}
     return {
         "settings": chosen,
         "views": views,
-        "weights": told["weights"],
+        "weights": trained["weights"],
         "cpu_seconds": spent(folder)[name],
         **metrics,
     }
@@ -80,10 +80,10 @@ def counted(folder: Path, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        told = spent(folder)
-        told[name] = told.get(name, 0.0) + time.process_time() - start
+        seconds = spent(folder)
+        seconds[name] = seconds.get(name, 0.0) + time.process_time() - start
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "cpu_seconds.json").write_text(json.dumps(told, indent=2) + "\n")
+        (folder / "cpu_seconds.json").write_text(json.dumps(seconds, indent=2) + "\n")
 
 
 def spent(folder: Path) -> dict[str, float]:
@@ -92,15 +92,15 @@ def spent(folder: Path) -> dict[str, float]:
 
 
 def bench(told: argparse.Namespace, data: Mapping[str, str]) -> dict[str, Any]:
-    own = {name: getattr(told, f"set_{name}") for name in SETTINGS}
+    overrides = {name: getattr(told, f"set_{name}") for name in SETTINGS}
     steps = {"image": told.image_steps, "audio": told.audio_steps, "text": 1}
     result: dict[str, Any] = {"question": "any_to_any", "name": told.name, "steps": told.steps}
     views = {"image": told.image_views, "audio": told.audio_views, "text": 0}
     result["tokenizers"] = {
-        name: tokenized(name, data[name], told.runs, steps[name], own[name], views[name]) for name in data
+        name: tokenized(name, data[name], told.runs, steps[name], overrides[name], views[name]) for name in data
     }
     prior = told.runs / "prior"
-    chosen = [*SETTINGS["prior"], *own["prior"]]
+    chosen = [*SETTINGS["prior"], *overrides["prior"]]
     with counted(told.runs, "prior"):
         trained = vqmm.train_prior(
             [told.runs / name for name in data],
@@ -114,8 +114,8 @@ def bench(told: argparse.Namespace, data: Mapping[str, str]) -> dict[str, Any]:
     result["prior"] = {"settings": chosen, "cpu_seconds": spent(told.runs)["prior"]} | {k: trained[k] for k in kept}
     result["coherence"] = {}
     for guidance in told.guidance:
-        found = vqmm.coherence(prior, data, count=told.count, draw=vqmm.Draw(guidance=guidance))
-        result["coherence"][f"guidance {guidance:g}"] = {k: v for k, v in found.items() if k not in ("run", "data")}
+        report = vqmm.coherence(prior, data, count=told.count, draw=vqmm.Draw(guidance=guidance))
+        result["coherence"][f"guidance {guidance:g}"] = {k: v for k, v in report.items() if k not in ("run", "data")}
     return {**result, **machine()}
 
 
@@ -136,16 +136,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     for name in SETTINGS:
         parser.add_argument(f"--set-{name}", action="append", default=[], metavar="PART.OPTION=VALUE")
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    result = bench(told, {name: getattr(told, name) for name in RECIPES})
-    told.out.mkdir(parents=True, exist_ok=True)
-    file = told.out / f"any_to_any-{told.name}.json"
+    result = bench(args, {name: getattr(args, name) for name in RECIPES})
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f"any_to_any-{args.name}.json"
     file.write_text(json.dumps(result, indent=2) + "\n")
-    for how, found in result["coherence"].items():
+    for how, report in result["coherence"].items():
         print(how)
-        for one, row in found["coherence"].items():
-            print(f"  {one:8}", *(f"{other} {share:.1%}" for other, share in row.items()))
+        for source, row in report["coherence"].items():
+            print(f"  {source:8}", *(f"{other} {share:.1%}" for other, share in row.items()))
     print(file)
 
 

@@ -54,9 +54,9 @@ def bench(told: argparse.Namespace) -> dict[str, Any]:
 
     def row(name: str, sounds: Sequence[Tensor]) -> dict[str, Any]:
         right = sum(a == b for a, b in zip(judge.predict(sounds), goals, strict=True))
-        found = {"agreement": right / len(goals), "interval": wilson_interval(right, len(goals))}
-        found |= {"frechet_distance": frechet_distance(expected, features.features(sounds))}
-        return {"sounds": name, **found, "seconds": sum(map(modality.size_in_units, sounds)) / len(sounds)}
+        metrics = {"agreement": right / len(goals), "interval": wilson_interval(right, len(goals))}
+        metrics |= {"frechet_distance": frechet_distance(expected, features.features(sounds))}
+        return {"sounds": name, **metrics, "seconds": sum(map(modality.size_in_units, sounds)) / len(sounds)}
 
     codes = [generator.maps("audio", sound) for sound in originals]
     wholes = [generator.decode("audio", each) for each in codes]
@@ -91,13 +91,13 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--show", type=Path, help="a page of some of them, with players")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    result = bench(told)
+    result = bench(args)
     for row in result["rows"]:
         print(json.dumps(row))
-    told.out.mkdir(parents=True, exist_ok=True)
-    file = told.out / f"audio_continuation-{told.name}.json"
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f"audio_continuation-{args.name}.json"
     file.write_text(json.dumps(result, indent=2) + "\n")
     print(file)
 

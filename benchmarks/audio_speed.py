@@ -89,8 +89,8 @@ def bench(seconds: float, rounds: int) -> dict[str, Any]:
         rows.append(
             row | {f"{way}_times_real_time": seconds / median(times[name, way]) for way in ("encode", "decode")}
         )
-    told = {"question": "audio_speed", "seconds": seconds, "rounds": rounds, "sample_rate_hz": RATE_HZ}
-    return {**told, "codes_per_second": RATE_HZ / 320, "quantizer": QUANTIZER, "rows": rows, **machine()}
+    setup = {"question": "audio_speed", "seconds": seconds, "rounds": rounds, "sample_rate_hz": RATE_HZ}
+    return {**setup, "codes_per_second": RATE_HZ / 320, "quantizer": QUANTIZER, "rows": rows, **machine()}
 
 
 def main() -> None:
@@ -98,11 +98,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of sound that is encoded and decoded")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    result = bench(told.seconds, told.rounds)
-    told.out.mkdir(parents=True, exist_ok=True)
-    file = told.out / "audio_speed.json"
+    result = bench(args.seconds, args.rounds)
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "audio_speed.json"
     file.write_text(json.dumps(result, indent=2) + "\n")
     for row in result["rows"]:
         print(json.dumps(row))

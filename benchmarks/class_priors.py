@@ -43,9 +43,9 @@ def tokenized(told: argparse.Namespace) -> dict[str, Any]:
     made = vqmm.train(
         told.modality, told.data, run, told.recipe, steps=told.steps, settings=told.settings, resume=run.exists()
     )
-    vqmm.encode(run, told.data, tokens, augment=told.views, resume=tokens.exists())
-    found = vqmm.eval(run, told.data)
-    figures = {name: value for name, value in found["metrics"].items() if value is not None}
+    vqmm.encode(run, told.data, tokens, augment=told.augment, resume=tokens.exists())
+    evaluation = vqmm.eval(run, told.data)
+    figures = {name: value for name, value in evaluation["metrics"].items() if value is not None}
     if told.modality == "image":
         figures["psnr_db_of_mean_error"] = -10 * math.log10(figures["mse"])
     seconds = train_seconds(run, Train(**yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["train"]))
@@ -55,8 +55,8 @@ def tokenized(told: argparse.Namespace) -> dict[str, Any]:
 def judged(told: argparse.Namespace, run: Path, picture: Path) -> dict[str, Any]:
     """What a judge makes of samples by class, and how near they are to the training codes."""
     generator, draw = Generator.load(run), Draw(guidance=told.guidance, temperature=told.temperature)
-    found = vqmm.coherence(run, {told.modality: told.data}, count=told.count, draw=draw)
-    labels = found["labels"]
+    report = vqmm.coherence(run, {told.modality: told.data}, count=told.count, draw=draw)
+    labels = report["labels"]
     given = [{"label": labels[i % len(labels)]} for i in range(told.count)]
     codes = generator.codes(told.modality, given=given, draw=draw, seed=1)
     shown = [{"label": label} for label in labels for _ in range(PICTURED)]
@@ -66,12 +66,12 @@ def judged(told: argparse.Namespace, run: Path, picture: Path) -> dict[str, Any]
         write_text(picture.with_suffix(".html"), seen)
     else:
         seen.save(picture.with_suffix(".png"))
-    interval = found["intervals"]["label"][told.modality]
+    interval = report["intervals"]["label"][told.modality]
     return {
-        "agreement": found["coherence"]["label"][told.modality],
+        "agreement": report["coherence"]["label"][told.modality],
         "interval": interval,
-        "control": found["control"]["label"][told.modality],
-        "judge": found["judges"][told.modality],
+        "control": report["control"]["label"][told.modality],
+        "judge": report["judges"][told.modality],
         **{k: v for k, v in memorisation(codes, told.run / "tokens").items() if k not in ("rules", "counts")},
     }
 
@@ -88,11 +88,11 @@ def file_sizes(told: argparse.Namespace, prior: Path) -> dict[str, float]:
     for sample in samples:
         picture, file = to_pillow(sample.read()), folder / "picture.png"
         picture.save(file)
-        found = {kind: encoded_size(picture, kind, how) for kind, how in SAVINGS.items()}
+        file_bytes = {kind: encoded_size(picture, kind, how) for kind, how in SAVINGS.items()}
         plain, modelled = (vqmm.compress(run, file, folder / "p.vqmm", model=m, overwrite=True) for m in (None, prior))
-        found |= {"codes": plain["nominal_bits"] / 8, "vqmm": plain["bytes"], "vqmm_prior": modelled["bytes"]}
-        found |= {"prior_rate": modelled["model_bits"] / 8, "vqmm_prior_codes": modelled["code_bits"] / 8}
-        for name, size in found.items():
+        file_bytes |= {"codes": plain["nominal_bits"] / 8, "vqmm": plain["bytes"], "vqmm_prior": modelled["bytes"]}
+        file_bytes |= {"prior_rate": modelled["model_bits"] / 8, "vqmm_prior_codes": modelled["code_bits"] / 8}
+        for name, size in file_bytes.items():
             sizes.setdefault(name, []).append(size)
     return {"pictures": len(samples), **{name: fmean(each) for name, each in sizes.items()}}
 
@@ -148,11 +148,11 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--bytes", action="store_true", help="also what test pictures take as files")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    told.out.mkdir(parents=True, exist_ok=True)
-    result = bench(told)
-    file = told.out / f"class_priors-{told.name}.json"
+    args.out.mkdir(parents=True, exist_ok=True)
+    result = bench(args)
+    file = args.out / f"class_priors-{args.name}.json"
     file.write_text(json.dumps(result, indent=2) + "\n")
     print(file)
 

@@ -80,33 +80,33 @@ def measure(run: Path, file: Path, stages: int, ladders: dict[str, list[tuple[in
     original = read_picture(file, 3)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        told = compress(run, file, Path(folder) / "x.vqmm", stages=stages)
+        stats = compress(run, file, Path(folder) / "x.vqmm", stages=stages)
         middle = time.perf_counter()
         again = read_picture(Path(decompress(run, Path(folder) / "x.vqmm", Path(folder) / "y")["file"]), 3)
         seconds = {"compress": round(middle - start, 2), "decompress": round(time.perf_counter() - middle, 2)}
-    others = {codec: at_most(original, codec, rungs, told["bytes"]) for codec, rungs in ladders.items()}
-    found = {"bytes": told["bytes"], "nominal_bytes": told["nominal_bits"] / 8, "codes": told["codes"]}
+    others = {codec: at_most(original, codec, rungs, stats["bytes"]) for codec, rungs in ladders.items()}
+    sizes = {"bytes": stats["bytes"], "nominal_bytes": stats["nominal_bits"] / 8, "codes": stats["codes"]}
     pixels = original.shape[1] * original.shape[2]
-    return {"pixels": pixels, **found, "psnr_db": psnr(again, original), "seconds": seconds, **others}
+    return {"pixels": pixels, **sizes, "psnr_db": psnr(again, original), "seconds": seconds, **others}
 
 
 def summary(pictures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The means over the pictures; for each codec over those that it can make small enough, and ours over the same."""
-    told: dict[str, Any] = {
+    means: dict[str, Any] = {
         "bits_per_pixel": mean(8 * each["bytes"] / each["pixels"] for each in pictures),
         "nominal_bits_per_pixel": mean(8 * each["nominal_bytes"] / each["pixels"] for each in pictures),
         "psnr_db": mean(each["psnr_db"] for each in pictures),
     }
     for codec in CODECS:
         fit = [each for each in pictures if each[codec] is not None]
-        told[codec] = {"pictures": len(fit)}
+        means[codec] = {"pictures": len(fit)}
         if fit:
-            told[codec] |= {
+            means[codec] |= {
                 "bits_per_pixel": mean(8 * each[codec]["bytes"] / each["pixels"] for each in fit),
                 "psnr_db": mean(each[codec]["psnr_db"] for each in fit),
                 "vqmm_psnr_db": mean(each["psnr_db"] for each in fit),
             }
-    return told
+    return means
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -141,21 +141,21 @@ def bench(
     tokenizer = vqmm.Tokenizer.load(run)
     source = Source(tokenizer.modality, data)
     tested = [sample.key for sample in source.held_out()][:count]
-    told = {"question": "compression", "data": name, "recipe": "rvq", "steps": steps, "settings": list(settings)}
-    told |= {"weights": trained["weights"], "code_fingerprint": tokenizer.code_fingerprint(), "rule": RULE}
-    told |= {"training_pictures": len(source.training()), "test": tested, "pillow": PIL.__version__}
+    header = {"question": "compression", "data": name, "recipe": "rvq", "steps": steps, "settings": list(settings)}
+    header |= {"weights": trained["weights"], "code_fingerprint": tokenizer.code_fingerprint(), "rule": RULE}
+    header |= {"training_pictures": len(source.training()), "test": tested, "pillow": PIL.__version__}
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"compression-{name}.json"
     before = json.loads(file.read_text()) if file.is_file() else {}
-    same = all(before.get(key) == told[key] for key in ("code_fingerprint", "test", "rule"))
+    same = all(before.get(key) == header[key] for key in ("code_fingerprint", "test", "rule"))
     rows = before["rows"] if same else []
     if len(rows) < tokenizer.quantizer.stages:
         pictures = {key: read_picture(data / key, 3) for key in tested}
         ladders = {key: {codec: ladder(each, codec) for codec in CODECS} for key, each in pictures.items()}
     for stages in range(len(rows) + 1, tokenizer.quantizer.stages + 1):
-        found = {key: measure(run, data / key, stages, ladders[key]) for key in tested}
-        rows.append({"stages": stages, **summary([*found.values()]), "pictures": found})
-        file.write_text(json.dumps({**told, "rows": rows, **machine()}, indent=2) + "\n")
+        measured = {key: measure(run, data / key, stages, ladders[key]) for key in tested}
+        rows.append({"stages": stages, **summary([*measured.values()]), "pictures": measured})
+        file.write_text(json.dumps({**header, "rows": rows, **machine()}, indent=2) + "\n")
         print(json.dumps({key: value for key, value in rows[-1].items() if key != "pictures"}), flush=True)
     plot(json.loads(file.read_text()), file.with_suffix(".png"))
     return file
@@ -172,9 +172,9 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PART.OPTION=VALUE")
     parser.add_argument("--pictures", type=int, help="only the first so many test pictures")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    print(bench(told.data, told.name, told.run, told.steps, [*SETTINGS, *told.settings], told.out, told.pictures))
+    print(bench(args.data, args.name, args.run, args.steps, [*SETTINGS, *args.settings], args.out, args.pictures))
 
 
 if __name__ == "__main__":

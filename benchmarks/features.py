@@ -30,8 +30,8 @@ ITERATIONS = 200
 def histogram(header: Header, row: Row) -> np.ndarray:
     """How often each code of each stage of each map occurs, as shares of the positions."""
     shares = []
-    for one, own in zip(row.maps, header.sizes, strict=True):
-        for stage, size in zip(one, own, strict=False):
+    for codes, sizes in zip(row.maps, header.sizes, strict=True):
+        for stage, size in zip(codes, sizes, strict=False):
             shares.append(np.bincount(stage.reshape(-1), minlength=size) / max(stage.size, 1))
     return np.concatenate(shares)
 
@@ -53,14 +53,16 @@ def read(tokens: Path) -> tuple[Header, dict[str, Row]]:
 def tables(header: Header, rows: Iterable[Row], pixels: np.ndarray) -> dict[str, np.ndarray]:
     """Features by name, each (samples, numbers)."""
     rows = list(rows)
-    found = {
+    features = {
         "raw pixels": pixels.reshape(len(pixels), -1),
         "histogram of codes": np.stack([histogram(header, row) for row in rows]),
         "mean of vectors": np.stack([vectors(row).mean(axis=0) for row in rows]),
     }
-    found["histogram and mean"] = np.concatenate([found["histogram of codes"], found["mean of vectors"]], axis=1)
-    found["vectors in their places"] = np.stack([vectors(row).reshape(-1) for row in rows])
-    return {name: table.astype(np.float32) for name, table in found.items()}
+    features["histogram and mean"] = np.concatenate(
+        [features["histogram of codes"], features["mean of vectors"]], axis=1
+    )
+    features["vectors in their places"] = np.stack([vectors(row).reshape(-1) for row in rows])
+    return {name: table.astype(np.float32) for name, table in features.items()}
 
 
 def judge(train: np.ndarray, labels: np.ndarray, test: np.ndarray, right: np.ndarray) -> dict[str, Any]:
@@ -91,12 +93,12 @@ def bench(tokens: Path, data: Path, trained: int, tested: int, tell: Callable[[d
         labels = np.array([each.label for each in samples])
         parts[split] = tables(header, [rows[each.key] for each in samples], pixels), labels
     (train, labels), (test, right) = parts["train"], parts["test"]
-    found = []
+    results = []
     for name in train:
         row = {"features_of": name, "train": len(labels), "test": len(right)}
-        found.append(row | judge(train[name], labels, test[name], right))
-        tell(found[-1])
-    return found
+        results.append(row | judge(train[name], labels, test[name], right))
+        tell(results[-1])
+    return results
 
 
 def main() -> None:
@@ -107,23 +109,23 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=10_000, help="labelled samples to learn from")
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'features':26}{'numbers':>8}{'accuracy':>10}")
 
     def tell(row: dict[str, Any]) -> None:
         print(f"{row['features_of']:26}{row['features']:8,}{row['accuracy']:10.2%}", flush=True)
 
-    rows = bench(told.tokens, told.data, told.train, told.test, tell)
-    header, _ = read_header(told.tokens)
-    result = {"question": "features", "data": told.name, "code_fingerprint": header.code_fingerprint, "dim": header.dim}
+    rows = bench(args.tokens, args.data, args.train, args.test, tell)
+    header, _ = read_header(args.tokens)
+    result = {"question": "features", "data": args.name, "code_fingerprint": header.code_fingerprint, "dim": header.dim}
     result |= {
         "sizes": header.sizes,
         "classifier": f"logistic regression, C 0.01, {ITERATIONS} iterations",
         "rows": rows,
     }
-    told.out.mkdir(parents=True, exist_ok=True)
-    file = told.out / f"features-{told.name}.json"
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f"features-{args.name}.json"
     file.write_text(json.dumps({**result, **machine()}, indent=2) + "\n")
     print(file)
 

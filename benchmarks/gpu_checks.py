@@ -44,30 +44,30 @@ Function = Callable[..., Any]
 
 def big(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Told:
     """Every vector of every shape against float64, by chunks, in each precision; and every other result by formula."""
-    told: Told = {}
+    report: Told = {}
     for shape in shapes:
         given = operands(shape, device)
         for precision in PRECISIONS:
             if late():
-                told[f"{shape.name} {precision}"] = {"passed": None, "why": "time was up"}
+                report[f"{shape.name} {precision}"] = {"passed": None, "why": "time was up"}
                 continue
             rounding = 2.0**-7.9 if product_of(shape, precision, device) == "bf16" else 2.0**-9
             outcome = ours("search", given, precision)()
             parts = [
-                verdict(part, found, precision, formulas=False, rounding=rounding)
-                for part, found in chunks(given, outcome)
+                verdict(part, result, precision, formulas=False, rounding=rounding)
+                for part, result in chunks(given, outcome)
             ]
             wrong = [part.wrong for part in parts if part.wrong]
             for task in tasks_of(shape):
-                found = verdict(given, ours(task, given, precision)(), precision, rounding=rounding)
-                wrong += [f"{task}: {found.wrong}"] if found.wrong else []
-            told[f"{shape.name} {precision}"] = {
+                result = verdict(given, ours(task, given, precision)(), precision, rounding=rounding)
+                wrong += [f"{task}: {result.wrong}"] if result.wrong else []
+            report[f"{shape.name} {precision}"] = {
                 "passed": not wrong,
                 "why": "; ".join(wrong[:3]),
                 "worst": max(part.worst for part in parts),
                 "ids_differ": sum(part.differ * part.checked for part in parts) / shape.n,
             }
-    return told
+    return report
 
 
 def chunks(given: Operands, outcome: Outcome) -> Iterator[tuple[Operands, Outcome]]:
@@ -91,12 +91,12 @@ class Case(NamedTuple):
         function = function or self.function
         if self.differentiate:
             given = [given[0].detach().requires_grad_(), *given[1:]]
-        found = function(*given)
-        tensors = [part for part in (found if isinstance(found, list | tuple) else [found]) if part is not None]
+        output = function(*given)
+        tensors = [part for part in (output if isinstance(output, list | tuple) else [output]) if part is not None]
         if not self.differentiate:
             return tensors
-        error = found.error_NQ if hasattr(found, "error_NQ") else found.error_N
-        return [*tensors, *torch.autograd.grad(found.vectors_ND.sum() + error.sum(), given[0])]
+        error = output.error_NQ if hasattr(output, "error_NQ") else output.error_N
+        return [*tensors, *torch.autograd.grad(output.vectors_ND.sum() + error.sum(), given[0])]
 
 
 def cases(device: torch.device, n: int, k: int, d: int) -> dict[str, Case]:
@@ -120,11 +120,11 @@ def cases(device: torch.device, n: int, k: int, d: int) -> dict[str, Case]:
         return [*masters, *update_codebook_(*masters, *tensors[3:], decay=0.9)]
 
     sizes = [k // 2, k - k // 2]
-    found = {
+    searches = {
         f"nearest_code {precision}": Case(lambda x, c, p=precision: nearest_code(x, c, precision=p), given)
         for precision in PRECISIONS
     }
-    return found | {
+    return searches | {
         "nearest_code cosine": Case(lambda x, c: nearest_code(x, c, metric="cosine"), given),
         "nearest_code_with_margin": Case(nearest_code_with_margin, given),
         "code_sums": Case(lambda x, index: code_sums(x, index, k), indexed),
@@ -159,17 +159,17 @@ def tried(check: Callable[[], str]) -> Told:
 def graphs(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Told:
     """Each function in a CUDA graph that is replayed on other numbers, and under torch.compile with no graph break."""
     gpu = device.type == "cuda"
-    told: Told = {}
+    report: Told = {}
     for name, case in cases(device, *((4_096, 512, 64) if gpu else (40, 16, 8))).items():
         if late():
-            told[name] = {"passed": None, "why": "time was up"}
+            report[name] = {"passed": None, "why": "time was up"}
             continue
         if gpu:
-            told[f"{name}, graph"] = tried(partial(captured, case))
-        told[f"{name}, aot_eager"] = tried(partial(compiled, case, "aot_eager", 0.0))
+            report[f"{name}, graph"] = tried(partial(captured, case))
+        report[f"{name}, aot_eager"] = tried(partial(compiled, case, "aot_eager", 0.0))
         if gpu:  # what is around the kernels is fused, and rounded, in another way
-            told[f"{name}, inductor"] = tried(partial(compiled, case, "inductor", 1e-4))
-    return told
+            report[f"{name}, inductor"] = tried(partial(compiled, case, "inductor", 1e-4))
+    return report
 
 
 def captured(case: Case) -> str:
@@ -181,13 +181,13 @@ def captured(case: Case) -> str:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = case.run(given)
+        outputs = case.run(given)
     fresh = case.arguments(1)
     for old, new in zip(given, fresh, strict=True):
         old.copy_(new)
     graph.replay()
     torch.cuda.synchronize()
-    return unlike(found, case.run(fresh))
+    return unlike(outputs, case.run(fresh))
 
 
 def compiled(case: Case, backend: str, near: float) -> str:
@@ -207,7 +207,7 @@ def new_n(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Told:
         made.append(str(options.get("repr", ""))[:160])
 
     sizes = NEW_N if device.type == "cuda" else (1, 17)
-    told: Told = {}
+    report: Told = {}
     triton.knobs.runtime.jit_post_compile_hook = hook
     try:
         for name in cases(device, 1, 512, 64):
@@ -219,21 +219,21 @@ def new_n(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Told:
                 if not late():
                     case = cases(device, n, 512, 64)[name]
                     case.run(case.arguments(0))
-            told[name] = {"passed": not made, "why": "; ".join(made[:3])}
+            report[name] = {"passed": not made, "why": "; ".join(made[:3])}
     finally:
         triton.knobs.runtime.jit_post_compile_hook = None
-    return told
+    return report
 
 
 def bits(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Told:
-    runs, told = 100 if device.type == "cuda" else 3, Told()
+    runs, report = 100 if device.type == "cuda" else 3, Told()
     for shape, precision in product(shapes, PRECISIONS):
         if late():
-            told[f"{shape.name} {precision}"] = {"passed": None, "why": "time was up"}
+            report[f"{shape.name} {precision}"] = {"passed": None, "why": "time was up"}
             continue
         for name, each in same_bits([shape], device, runs, [precision]).items():
-            told[name] = {"passed": each, "why": "" if each else "other bits"}
-    return told
+            report[name] = {"passed": each, "why": "" if each else "other bits"}
+    return report
 
 
 CHECKS = {"big": big, "bits": bits, "graphs": graphs, "new-n": new_n}
@@ -245,22 +245,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--small", action="store_true")
-    told = parser.parse_args()
-    device = torch.device("cpu" if told.small else "cuda")
-    shapes = TINY if told.small else SHAPES
-    end = time.monotonic() + told.seconds
-    if told.step == "tune":
+    args = parser.parse_args()
+    device = torch.device("cpu" if args.small else "cuda")
+    shapes = TINY if args.small else SHAPES
+    end = time.monotonic() + args.seconds
+    if args.step == "tune":
         from vqmm.benchmarks.tune_kernels import tune
 
-        result = tune(device, told.seconds, small=told.small, folder=told.out if told.small else None)
-    elif told.step == "bench":
+        result = tune(device, args.seconds, small=args.small, folder=args.out if args.small else None)
+    elif args.step == "bench":
         from vqmm.benchmarks.quantizer import run
 
         # a measurement is not begun after twice its seconds
-        limits: Told = dict(seconds=0.45 * told.seconds, rounds=1 if told.small else 9, runs=0)
-        result = run(list(shapes), device, out=told.out / "quantizer.json", **limits)
+        limits: Told = dict(seconds=0.45 * args.seconds, rounds=1 if args.small else 9, runs=0)
+        result = run(list(shapes), device, out=args.out / "quantizer.json", **limits)
     else:
-        result = CHECKS[told.step](device, shapes, lambda: time.monotonic() > end)
+        result = CHECKS[args.step](device, shapes, lambda: time.monotonic() > end)
     json.dump(result, sys.stdout)
 
 

@@ -75,9 +75,9 @@ def build(folder: Path, dry: bool, wheels: Path | None) -> tuple[House, str]:
     shutil.copy(TOP / "pyproject.toml", folder / "house")
     places, said = [str(folder / "house")], ""
     if wheels is not None:
-        found = sorted(map(str, wheels.resolve().glob("*.whl")))
+        files = sorted(map(str, wheels.resolve().glob("*.whl")))
         command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--quiet", "--target"]
-        done = subprocess.run([*command, str(folder / "site"), *found], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, str(folder / "site"), *files], capture_output=True, text=True, check=False)
         said = done.stderr.strip()[-TOLD:] if done.returncode else ""
         places.append(str(folder / "site"))
     before = os.environ.get("PYTHONPATH")
@@ -124,8 +124,8 @@ def _message(case: ElementTree.Element) -> str:
 
 def step(house: House, name: str, out: Path, seconds: float) -> Result:
     """One of gpu_checks' steps; it is told to end a little before it would be stopped."""
-    told = max(5.0, seconds - 15.0)
-    command = ["-m", "vqmm.benchmarks.gpu_checks", name, "--out", str(out), "--seconds", f"{told:.0f}"]
+    budget = max(5.0, seconds - 15.0)
+    command = ["-m", "vqmm.benchmarks.gpu_checks", name, "--out", str(out), "--seconds", f"{budget:.0f}"]
     code, said, err = house.run([*command, *(["--small"] if house.dry else [])], seconds)
     if code != 0:
         return {"passed": False, "why": "time was up" if code == -1 else err[-TOLD:]}
@@ -141,7 +141,7 @@ def failures(name: str, result: Result) -> list[str]:
         return [f"bench: {row['name']} {row['task']} {row['precision']}: {row['wrong']}" for row in rows]
     if name == "tune":
         return []
-    return [f"{name}: {each}: {told['why']}" for each, told in result.items() if not told["passed"]]
+    return [f"{name}: {each}: {outcome['why']}" for each, outcome in result.items() if not outcome["passed"]]
 
 
 def suite(house: House, out: Path, minutes: float, start: float, steps: Sequence[str] = tuple(WEIGHTS)) -> Result:
@@ -154,13 +154,13 @@ def suite(house: House, out: Path, minutes: float, start: float, steps: Sequence
         del weights[name]
         begun = time.monotonic()
         try:
-            told = tests(house, seconds) if name == "tests" else step(house, name, out, seconds)
+            outcome = tests(house, seconds) if name == "tests" else step(house, name, out, seconds)
         except Exception as error:  # one step's fault stops no other
-            told = {"passed": False, "why": f"{type(error).__name__}: {error}"}
-        result["steps"][name], result["seconds"][name] = told, round(time.monotonic() - begun, 1)
-        if name == "tune" and not house.dry and "table" in told:
-            shutil.copy(house.folder / "vqmm" / "kernels" / "nearest_code" / "tables" / told["table"], out)
-        new = failures(name, told)
+            outcome = {"passed": False, "why": f"{type(error).__name__}: {error}"}
+        result["steps"][name], result["seconds"][name] = outcome, round(time.monotonic() - begun, 1)
+        if name == "tune" and not house.dry and "table" in outcome:
+            shutil.copy(house.folder / "vqmm" / "kernels" / "nearest_code" / "tables" / outcome["table"], out)
+        new = failures(name, outcome)
         result["failures"] += new
         write(out, result)
         print(f"{name}: {result['seconds'][name]} s, {len(new)} did not pass", flush=True)
@@ -183,27 +183,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=7.5)
     parser.add_argument("--steps", default=",".join(WEIGHTS), help="some of them, with commas between")
     parser.add_argument("--dry-run", action="store_true")
-    told = parser.parse_args(arguments)
-    steps = told.steps.split(",")
+    args = parser.parse_args(arguments)
+    steps = args.steps.split(",")
     if unknown := [name for name in steps if name not in WEIGHTS]:
         print(f"gpu_suite: no step is called {', '.join(unknown)}; there is {', '.join(WEIGHTS)}", file=sys.stderr)
         return 2
-    if told.wheels is not None and not told.wheels.is_dir():
-        print(f"gpu_suite: --wheels {told.wheels} is no folder; see --help for how to make it", file=sys.stderr)
+    if args.wheels is not None and not args.wheels.is_dir():
+        print(f"gpu_suite: --wheels {args.wheels} is no folder; see --help for how to make it", file=sys.stderr)
         return 2
-    if not told.dry_run:
+    if not args.dry_run:
         import torch
 
         if not torch.cuda.is_available():
             print("gpu_suite: there is no GPU here; --dry-run goes through the steps on the CPU", file=sys.stderr)
             return 2
-    out = told.out.resolve()
+    out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        house, said = build(Path(folder), told.dry_run, told.wheels)
+        house, said = build(Path(folder), args.dry_run, args.wheels)
         if said:
             print(f"gpu_suite: the wheels could not be installed: {said}", file=sys.stderr)
-        result = suite(house, out, told.minutes, start, steps)
+        result = suite(house, out, args.minutes, start, steps)
     print(f"{len(result['failures'])} did not pass; {time.monotonic() - start:.0f} s; {out / 'gpu_suite.json'}")
     return 1 if result["failures"] else 0
 

@@ -25,9 +25,15 @@ def measure(recipe: str, data: str, steps: int, settings: list[str], folder: Pat
     start = time.perf_counter()
     trained = vqmm.train("image", data, folder / recipe, recipe, steps=steps, settings=settings)
     seconds = time.perf_counter() - start
-    found = vqmm.eval(folder / recipe, data)
+    evaluation = vqmm.eval(folder / recipe, data)
     row = {"recipe": recipe, "steps": steps, "weights": trained["weights"], "train_seconds": round(seconds, 1)}
-    return {**row, "split": found["split"], "view": found["view"], "count": found["count"], **found["metrics"]}
+    return {
+        **row,
+        "split": evaluation["split"],
+        "view": evaluation["view"],
+        "count": evaluation["count"],
+        **evaluation["metrics"],
+    }
 
 
 def main() -> None:
@@ -38,16 +44,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PART.OPTION=VALUE")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for recipe in told.recipes.split(","):
-            rows.append(measure(recipe, told.data, told.steps, told.settings, Path(folder)))
+        for recipe in args.recipes.split(","):
+            rows.append(measure(recipe, args.data, args.steps, args.settings, Path(folder)))
             print(json.dumps(rows[-1]), flush=True)
-    result = {"question": "image_tokenizers", "data": told.name, "settings": told.settings, "rows": rows, **machine()}
-    told.out.mkdir(parents=True, exist_ok=True)
-    file = told.out / f"image_tokenizers-{told.name}-{told.steps}.json"
+    result = {"question": "image_tokenizers", "data": args.name, "settings": args.settings, "rows": rows, **machine()}
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f"image_tokenizers-{args.name}-{args.steps}.json"
     file.write_text(json.dumps(result, indent=2) + "\n")
     print(file)
 

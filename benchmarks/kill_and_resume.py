@@ -57,22 +57,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
-    moment, kills = random.Random(told.seed), 0
+    args = parser.parse_args()
+    moment, kills = random.Random(args.seed), 0
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
-        while kills < told.kills and kill_once(command(killed, told.steps, told.devices), killed, moment):
+        while kills < args.kills and kill_once(command(killed, args.steps, args.devices), killed, moment):
             kills += 1
             print(f"killed {kills} times, last checkpoint {checkpoints(killed / 'checkpoints')[-1].name}", flush=True)
         for words in (
-            [*command(killed, told.steps, told.devices), "--resume"],
-            command(whole, told.steps, told.devices),
+            [*command(killed, args.steps, args.devices), "--resume"],
+            command(whole, args.steps, args.devices),
         ):
             subprocess.run(words, check=True, capture_output=True)
         same = Tokenizer.load(killed).fingerprint() == Tokenizer.load(whole).fingerprint()
-    result = {"question": "kill_and_resume", "kills": kills, "devices": told.devices, "same_bits": same, **machine()}
-    told.out.mkdir(parents=True, exist_ok=True)
-    (told.out / f"kill_and_resume-{told.devices}.json").write_text(json.dumps(result, indent=2) + "\n")
+    result = {"question": "kill_and_resume", "kills": kills, "devices": args.devices, "same_bits": same, **machine()}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / f"kill_and_resume-{args.devices}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(result)
 
 

@@ -46,10 +46,10 @@ def prior_of(name: str, vocabulary: Vocabulary, **options: Any) -> Prior:
 
 def sequences(vocabulary: Vocabulary, count: int) -> Tensor:
     """int64 (count, L): the class 3, then a random map."""
-    own, label = vocabulary["image"], vocabulary[LABEL]
-    (grid,), ((size,),) = own.layout.grids, own.sizes
+    image, label = vocabulary["image"], vocabulary[LABEL]
+    (grid,), ((size,),) = image.layout.grids, image.sizes
     drawn = torch.randint(size, (count, 1, *grid), generator=torch.Generator().manual_seed(0))
-    return torch.cat([label.join([torch.full((count, 1, 1), 3)]), own.join([drawn])], dim=1)
+    return torch.cat([label.join([torch.full((count, 1, 1), 3)]), image.join([drawn])], dim=1)
 
 
 @torch.inference_mode()
@@ -77,17 +77,17 @@ def seconds(run: Callable[[], object], repeats: int) -> float:
 
 def anew(prior: Prior, ids: Tensor) -> Tensor:
     """One code for each sequence, drawn from features of all that came before."""
-    own = prior.vocabulary["image"]
+    image = prior.vocabulary["image"]
     with torch.inference_mode():
         features = prior.features(ids, prior.grammar.places(ids))[:, -1]
-        return Draw().pick(prior.score(features, own.end + 1, own.stop), torch.rand(len(ids)))
+        return Draw().pick(prior.score(features, image.end + 1, image.stop), torch.rand(len(ids)))
 
 
 def measured(prior: Prior, batch: int, parts: int, repeats: int) -> dict[str, Any]:
     """Seconds for `batch` maps both ways."""
-    own = prior.vocabulary["image"]
+    image = prior.vocabulary["image"]
     ids = sequences(prior.vocabulary, batch)
-    count, first = len(own.layout), ids.shape[1] - len(own.layout) - 1
+    count, first = len(image.layout), ids.shape[1] - len(image.layout) - 1
     kept = seconds(lambda: sample(prior, "image", batch, given=ids[0, : first - 1]), repeats)
     places = [first + (2 * part + 1) * count // (2 * parts) for part in range(parts)]
     each = [seconds(lambda end=end: anew(prior, ids[:, :end]), 1) for end in places]  # type: ignore[misc]
@@ -108,31 +108,31 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=4, help="codes at which computing anew is timed")
     parser.add_argument("--repeats", type=int, default=3, help="of sampling with what is kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    vocabulary = vocabulary_of(told.side, told.codes)
+    vocabulary = vocabulary_of(args.side, args.codes)
     rows = []
     for name in PRIORS:
         prior = prior_of(name, vocabulary)
         far, weights = check(prior), sum(p.numel() for p in prior.parameters())
         for batch in BATCHES:
-            found = measured(prior, batch, told.parts, told.repeats)
-            rows.append({"prior": name, "weights": weights, "furthest_scores": far, **found})
+            timing = measured(prior, batch, args.parts, args.repeats)
+            rows.append({"prior": name, "weights": weights, "furthest_scores": far, **timing})
             print(
-                f"{name}, {weights:,} weights, batch {batch}: {found['kept_seconds']:.2f} s kept, "
-                f"{found['anew_seconds']:.0f} s anew: {found['times']:.0f} times",
+                f"{name}, {weights:,} weights, batch {batch}: {timing['kept_seconds']:.2f} s kept, "
+                f"{timing['anew_seconds']:.0f} s anew: {timing['times']:.0f} times",
                 flush=True,
             )
     result = {
         "question": "prior_sampling",
-        "map": [told.side, told.side],
-        "codes": told.codes,
+        "map": [args.side, args.side],
+        "codes": args.codes,
         "rule": "processor time of one thread; anew: mean of the codes that were timed, spread evenly, times all codes",
         "rows": rows,
         **machine(),
     }
-    told.out.mkdir(parents=True, exist_ok=True)
-    (told.out / "prior_sampling.json").write_text(json.dumps(result, indent=2) + "\n")
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "prior_sampling.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ def ours(ids: int) -> Callable[[int], None]:
     prior.eval()
 
     def draw(batch: int) -> None:
-        found = sample(prior, "line", batch)
-        assert len(found) == batch and len(found[0]) == ids + 2
+        samples = sample(prior, "line", batch)
+        assert len(samples) == batch and len(samples[0]) == ids + 2
 
     return draw
 
@@ -62,7 +62,7 @@ def theirs(ids: int) -> tuple[Callable[[int], None], str]:
 
     def draw(batch: int) -> None:
         begin = torch.full((batch, 1), 2)
-        found = model.generate(
+        output = model.generate(
             begin,
             attention_mask=torch.ones_like(begin),
             max_new_tokens=ids,
@@ -72,7 +72,7 @@ def theirs(ids: int) -> tuple[Callable[[int], None], str]:
             cache_implementation="static",
             disable_compile=True,  # compiling takes minutes on a CPU, and is no part of what is compared
         )
-        assert found.shape == (batch, ids + 1)
+        assert output.shape == (batch, ids + 1)
 
     return draw, transformers.__version__
 
@@ -90,12 +90,12 @@ def bench(ids: int, batches: list[int], turns: int) -> dict[str, Any]:
         for draw in (mine, other):
             draw(batch)
         pairs = [(seconds(mine, batch), seconds(other, batch)) for _ in range(turns)]
-        own, their = (statistics.median(column) for column in zip(*pairs, strict=True))
+        our_seconds, their = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratios = sorted(b / a for a, b in pairs)
         rows.append(
             {
                 "batch": batch,
-                "ids_per_second": batch * ids / own,
+                "ids_per_second": batch * ids / our_seconds,
                 "transformers_ids_per_second": batch * ids / their,
                 "ratio": statistics.median(ratios),
                 "ratio_lowest": ratios[0],
@@ -112,11 +112,11 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    result = bench(told.ids, told.batches, told.turns)
-    told.out.mkdir(parents=True, exist_ok=True)
-    file = told.out / "prior_speed.json"
+    result = bench(args.ids, args.batches, args.turns)
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "prior_speed.json"
     file.write_text(json.dumps(result, indent=2) + "\n")
     for row in result["rows"]:
         print(

@@ -88,20 +88,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, help="JSON")
     parser.add_argument("--plot", action="store_true", help="also time against K and against N, as PNG beside --out")
-    told = parser.parse_args(arguments)
-    device = torch.device(told.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if told.plot and told.out is None:
+    args = parser.parse_args(arguments)
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if args.plot and args.out is None:
         parser.error("--plot is written beside --out: give --out FILE")
     if device.type == "cpu":
         print(NO_GPU if not torch.cuda.is_available() else "the CPU paths are measured, on one thread", file=sys.stderr)
-    options: dict[str, Any] = dict(seconds=told.seconds, rounds=told.rounds, out=told.out)
-    result = run(chosen(told.shapes, device), device, tasks=tuple(told.tasks.split(",")), **options)
+    options: dict[str, Any] = dict(seconds=args.seconds, rounds=args.rounds, out=args.out)
+    result = run(chosen(args.shapes, device), device, tasks=tuple(args.tasks.split(",")), **options)
     show(result)
-    if told.plot:
+    if args.plot:
         from vqmm.benchmarks.quantizer_plot import plot
 
-        print(plot(device, told.out.with_suffix(".png"), result))
-        write(told.out, result)
+        print(plot(device, args.out.with_suffix(".png"), result))
+        write(args.out, result)
     wrong = wrong_rows(result) + [
         f"{name}: other bits" for name, same in result.get("same_bits", {}).items() if not same
     ]

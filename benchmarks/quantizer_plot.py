@@ -22,14 +22,14 @@ def sweep(device: torch.device, grid: Sequence[Any], seconds: float = 120.0) -> 
         "K": [Shape(f"K {each}", n, each, WIDTH) for each in codes],
         "N": [Shape(f"N {each}", each, k, WIDTH) for each in vectors],
     }
-    found = {}
+    curves = {}
     for letter, line in shapes.items():
         work = [(shape, "search") for shape in line]
         result = bench(work, device=device, seconds=seconds / 2, rounds=7, memory=False)
         # fewer vectors than asked for is another shape: a hole in the line
         asked = {shape.name: shape.n for shape in line}
-        found[letter] = [row for row in result["rows"] if "ms" in row and row["n"] == asked[row["name"]]]
-    return found
+        curves[letter] = [row for row in result["rows"] if "ms" in row and row["n"] == asked[row["name"]]]
+    return curves
 
 
 def plot(device: torch.device, path: Path, result: dict[str, Any], grid: Sequence[Any] | None = None) -> Path:

@@ -113,11 +113,11 @@ def _griddata(method: str) -> Restore:
         for picture, away in zip(x, hidden(batch)[:, 0], strict=True):
             visible, wanted = (~away).nonzero().numpy(), away.nonzero().numpy()
             values = picture[:, ~away].T.numpy()
-            found = griddata(visible, values, wanted, method="nearest")
+            interpolated = griddata(visible, values, wanted, method="nearest")
             if method != "nearest":  # which fills what lies outside the hull of the visible pixels
                 inner = griddata(visible, values, wanted, method=method)
-                found = np.where(np.isnan(inner), found, inner)
-            picture[:, away] = torch.from_numpy(found).float().T
+                interpolated = np.where(np.isnan(inner), interpolated, inner)
+            picture[:, away] = torch.from_numpy(interpolated).float().T
         return x
 
     return restore
@@ -154,19 +154,26 @@ def learnt(
     task: str, name: str, data: str, steps: int, folder: Path, test: list[Batch], settings: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """Train a recipe to undo the degradation, and judge it on the test pictures."""
-    recipe, own = RECIPES[name]
-    settings = [f"train.degrade={task}", f"train.evaluate_every={steps}", *own, *settings]
+    recipe, overrides = RECIPES[name]
+    settings = [f"train.degrade={task}", f"train.evaluate_every={steps}", *overrides, *settings]
     start = time.perf_counter()
-    told = vqmm.train("image", data, folder, recipe, steps=steps, settings=settings)
+    trained = vqmm.train("image", data, folder, recipe, steps=steps, settings=settings)
     seconds = round(time.perf_counter() - start, 1)
     tokenizer = vqmm.Tokenizer.load(folder)
 
     def restore(batch: Batch) -> Tensor:
         return torch.stack(tokenizer.reconstruct(batch.to(tokenizer.device))[0]).cpu()
 
-    rate = told["metrics"]["bits_per_pixel"]
-    row = {"task": task, "method": name, "recipe": recipe, "settings": [*own], "steps": steps, "bits_per_pixel": rate}
-    row |= {"weights": told["weights"], "train_seconds": seconds}
+    rate = trained["metrics"]["bits_per_pixel"]
+    row = {
+        "task": task,
+        "method": name,
+        "recipe": recipe,
+        "settings": [*overrides],
+        "steps": steps,
+        "bits_per_pixel": rate,
+    }
+    row |= {"weights": trained["weights"], "train_seconds": seconds}
     yield {**row, **judged(tokenizer.modality, test, restore)}
     if task == "mask":
 
@@ -185,28 +192,28 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PART.OPTION=VALUE")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     modality: Modality = vqmm.Registry.discover().part("modality", {"name": "image"})[0]()
-    source = Source(modality, told.data)
+    source = Source(modality, args.data)
     rows: list[dict[str, Any]] = []
     degraded = {}
     with tempfile.TemporaryDirectory() as folder:
-        for task in told.tasks.split(","):
+        for task in args.tasks.split(","):
             choice, test = (pictures(source, modality, TASKS[task], training) for training in (True, False))
             degraded[task] = {**TASKS[task].model_dump(mode="json"), "count": sum(map(len, test))}
-            found: list[Iterator[dict[str, Any]]] = [filtered(task, modality, choice, test)]
-            for name in filter(None, told.recipes.split(";")):
-                out = Path(folder) / f"{task}-{len(found)}"
-                found.append(learnt(task, name, told.data, told.steps, out, test, told.settings))
-            for row in (row for each in found for row in each):
+            evaluations: list[Iterator[dict[str, Any]]] = [filtered(task, modality, choice, test)]
+            for name in filter(None, args.recipes.split(";")):
+                out = Path(folder) / f"{task}-{len(evaluations)}"
+                evaluations.append(learnt(task, name, args.data, args.steps, out, test, args.settings))
+            for row in (row for each in evaluations for row in each):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
     rules = {name: metric.rule for name, metric in modality.metrics().items() if name in ("psnr_db", "ssim")}
-    result = {"question": "restoration", "data": told.name, "view": modality.view, "degraded": degraded, "rules": rules}
-    result |= {"settings": told.settings, "rows": rows, "scipy": version("scipy"), "pillow": version("pillow")}
-    told.out.mkdir(parents=True, exist_ok=True)
-    file = told.out / f"restoration-{told.name}-{told.steps}.json"
+    result = {"question": "restoration", "data": args.name, "view": modality.view, "degraded": degraded, "rules": rules}
+    result |= {"settings": args.settings, "rows": rows, "scipy": version("scipy"), "pillow": version("pillow")}
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f"restoration-{args.name}-{args.steps}.json"
     file.write_text(json.dumps({**result, **machine()}, indent=2) + "\n")
     print(file)
 

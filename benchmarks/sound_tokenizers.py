@@ -46,9 +46,13 @@ def kinds_of(samples: Sequence[Sample], apart: bool) -> dict[str, list[Sample]]:
 
 def tokenizer_row(tokenizer: Tokenizer, samples: Sequence[Sample], stages: int) -> dict[str, Any]:
     """The figures of the first so many stages."""
-    found = evaluate(tokenizer, evaluation_batches(Views(tokenizer.modality, samples, {}), 32), stages=stages)
-    uses = [round(stage["use"], 4) for stage in found.stages]
-    return {"method": f"vqmm, {stages} of {tokenizer.quantizer.stages} stages", **found.metrics, "use_of_stages": uses}
+    evaluation = evaluate(tokenizer, evaluation_batches(Views(tokenizer.modality, samples, {}), 32), stages=stages)
+    uses = [round(stage["use"], 4) for stage in evaluation.stages]
+    return {
+        "method": f"vqmm, {stages} of {tokenizer.quantizer.stages} stages",
+        **evaluation.metrics,
+        "use_of_stages": uses,
+    }
 
 
 def baseline_row(modality: Modality, baseline: Baseline, originals: Sequence[Tensor]) -> dict[str, Any]:
@@ -84,14 +88,14 @@ def bench(data: Path, name: str, run: Path, steps: int, settings: Sequence[str],
     plan = Train(**yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["train"])
     result |= {"weights": trained["weights"], "train_seconds": round(train_seconds(run, plan), 1), "split": split}
     result |= {"code_fingerprint": tokenizer.code_fingerprint(), "rules": {}, "kinds": {}}
-    found = kinds_of(held_out, kinds)
-    for kind, samples in found.items():
+    groups = kinds_of(held_out, kinds)
+    for kind, samples in groups.items():
         rows = [tokenizer_row(tokenizer, samples, stages) for stages in STAGES if stages <= tokenizer.quantizer.stages]
         result["kinds"][kind] = {"files": len(samples), "rows": rows}
     training = views_of(modality, source.training())
     for baseline in modality.baselines():
         baseline.fit(iter(training))
-        for kind, samples in found.items():
+        for kind, samples in groups.items():
             result["kinds"][kind]["rows"].append(baseline_row(modality, baseline, views_of(modality, samples)))
     result["rules"] = {name: metric.rule for name, metric in modality.metrics().items()}
     return {**result, **machine()}
@@ -101,8 +105,8 @@ def table(result: dict[str, Any]) -> str:
     """The rows for the eye."""
     names = ("bits_per_second", "stoi", "pesq", "si_sdr_db", "mel_distance", "stft_distance")
     lines = [f"{'kind':12} {'method':24} " + " ".join(f"{name:>15}" for name in names)]
-    for kind, told in result["kinds"].items():
-        for row in told["rows"]:
+    for kind, group in result["kinds"].items():
+        for row in group["rows"]:
             cells = " ".join(f"{row[name]:15.4g}" if row.get(name) is not None else f"{'-':>15}" for name in names)
             lines.append(f"{kind:12} {row['method']:24} {cells}")
     return "\n".join(lines)
@@ -117,11 +121,11 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PART.OPTION=VALUE")
     parser.add_argument("--kinds", action="store_true", help="also each top folder by itself")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    result = bench(told.data, told.name, told.run, told.steps, [*SETTINGS, *told.settings], told.kinds)
-    told.out.mkdir(parents=True, exist_ok=True)
-    file = told.out / f"sound_tokenizers-{told.name}.json"
+    result = bench(args.data, args.name, args.run, args.steps, [*SETTINGS, *args.settings], args.kinds)
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f"sound_tokenizers-{args.name}.json"
     file.write_text(json.dumps(result, indent=2) + "\n")
     print(table(result))
     print(file)

@@ -44,15 +44,15 @@ def bits_per_char(generator: Generator, texts: Sequence[str], longest: int, know
     """Of texts, in windows of `longest` ids. Of each but a text's first at least `known` ids were in the one before,
     and do not count again."""
     modality: Any = generator.tokenizers["text"].modality
-    own = generator.vocabulary["text"]
+    text_range = generator.vocabulary["text"]
     lines, given = [], []
     for text in texts:
-        codes = modality.ids_of(text)[0] + own.firsts[0][0]
+        codes = modality.ids_of(text)[0] + text_range.firsts[0][0]
         counted_to = 0
         while counted_to < len(codes):
             start = max(min(counted_to - known, len(codes) - longest), 0)
             window = codes[start : start + longest]
-            lines.append(torch.cat([torch.tensor([own.begin]), window, torch.tensor([own.end])]))
+            lines.append(torch.cat([torch.tensor([text_range.begin]), window, torch.tensor([text_range.end])]))
             given.append(1 + counted_to - start)
             counted_to = start + len(window)
     nats = 0.0
@@ -67,7 +67,7 @@ def continued(generator: Generator, texts: Sequence[str], longest: int, count: i
     """Prompts of a quarter of a window, from places spread over the texts; what truly follows each, and what was drawn
     in its place."""
     modality: Any = generator.tokenizers["text"].modality
-    found = []
+    examples = []
     for number in range(count):
         text = texts[number % len(texts)]
         ids = modality.ids_of(text)[:, (number // len(texts)) * longest :][:, :longest]
@@ -75,21 +75,21 @@ def continued(generator: Generator, texts: Sequence[str], longest: int, count: i
         (sample,) = generator.generate("text", 1, known=known, draw=draw, first=number)
         kept = int((known != PAD).sum())
         prompt, original, whole = (modality.text_of(x) for x in (ids[:, :kept], ids, sample))
-        found.append({"prompt": prompt, "original": original[len(prompt) :], "drawn": whole[len(prompt) :]})
-    return found
+        examples.append({"prompt": prompt, "original": original[len(prompt) :], "drawn": whole[len(prompt) :]})
+    return examples
 
 
 def judged(parts: Sequence[dict[str, str]], training: str) -> dict[str, float]:
     """Diversity, length and copying."""
-    told: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for side, name in (("drawn", ""), ("original", "_original")):
         lines = [words(part[side]) for part in parts]
         for n in (1, 2):
             grams = [gram for line in lines for gram in zip(*(line[i:] for i in range(n)), strict=False)]
-            told[f"distinct_{n}{name}"] = len(set(grams)) / max(len(grams), 1)
-        told[f"copied{name}"] = statistics.mean(longest_run(part[side], training) for part in parts)
+            figures[f"distinct_{n}{name}"] = len(set(grams)) / max(len(grams), 1)
+        figures[f"copied{name}"] = statistics.mean(longest_run(part[side], training) for part in parts)
     drawn, original = (sum(len(part[side]) for part in parts) for side in ("drawn", "original"))
-    return {**told, "length_ratio": drawn / max(original, 1)}
+    return {**figures, "length_ratio": drawn / max(original, 1)}
 
 
 def longest_run(text: str, training: str) -> int:
@@ -158,15 +158,15 @@ def main() -> None:
     parser.add_argument("--known", type=float, action="append", default=[], help="bits a character of others, to print")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PART.OPTION=VALUE")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    result = bench(told)
-    told.out.mkdir(parents=True, exist_ok=True)
-    file = told.out / f"text_continuation-{told.name}.json"
+    result = bench(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f"text_continuation-{args.name}.json"
     file.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for name in RULES:
         print(f"{name:22} {result[name]:.4g}")
-    print(f"others need {', '.join(map(str, told.known)) or 'unknown'} bits a character\n{file}")
+    print(f"others need {', '.join(map(str, args.known)) or 'unknown'} bits a character\n{file}")
 
 
 if __name__ == "__main__":

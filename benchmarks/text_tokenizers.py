@@ -57,16 +57,16 @@ def recipe_of(point: str) -> tuple[str, list[str]]:
 
 def measure(point: str, data: Path, run: Path, steps: int, settings: Sequence[str], labels: bool) -> dict[str, Any]:
     """Train and judge one point; a row of the table."""
-    recipe, own = recipe_of(point)
+    recipe, overrides = recipe_of(point)
     resumed, start = run.exists(), time.process_time()
-    trained = vqmm.train("text", data, run, recipe, steps=steps, settings=[*own, *settings], resume=resumed)
+    trained = vqmm.train("text", data, run, recipe, steps=steps, settings=[*overrides, *settings], resume=resumed)
     cpu_seconds = None if resumed else round(time.process_time() - start, 1)  # of the thread, whoever else was busy
     plan = Train(**yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["train"])
-    row = {"point": point, "recipe": recipe, "settings": own, "weights": trained["weights"]}
+    row = {"point": point, "recipe": recipe, "settings": overrides, "weights": trained["weights"]}
     row |= {"train_seconds": round(train_seconds(run, plan), 1) if trained["weights"] else 0.0}
     row |= {"train_cpu_seconds": cpu_seconds}
-    found = vqmm.eval(run, data, labels=labels)
-    row |= {name: found[name] for name in ("split", "count", "rules")} | found["metrics"]
+    evaluation = vqmm.eval(run, data, labels=labels)
+    row |= {name: evaluation[name] for name in ("split", "count", "rules")} | evaluation["metrics"]
     return {**row, "encode_mb_per_second": encode_speed(Tokenizer.load(run), data, run)}
 
 
@@ -85,17 +85,17 @@ def encode_speed(tokenizer: Tokenizer, data: Path, run: Path) -> float:
 
 def raw_batches(samples: Sequence[Sample]) -> Iterator[list[Tensor]]:
     """UTF-8 as it was read, up to MOST bytes in all; texts of a like length side by side."""
-    found: list[Tensor] = []
+    texts: list[Tensor] = []
     for sample in samples:
         try:
-            found.append(sample.read())
+            texts.append(sample.read())
         except Unreadable:
             continue
-        if sum(each.numel() for each in found) >= MOST:
+        if sum(each.numel() for each in texts) >= MOST:
             break
-    found.sort(key=Tensor.numel)
-    for start in range(0, len(found), AT_ONCE):
-        yield found[start : start + AT_ONCE]
+    texts.sort(key=Tensor.numel)
+    for start in range(0, len(texts), AT_ONCE):
+        yield texts[start : start + AT_ONCE]
 
 
 def main() -> None:
@@ -109,19 +109,19 @@ def main() -> None:
     parser.add_argument("--labels", action="store_true", help="also whether labels survive")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PART.OPTION=VALUE")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for point in told.points.split(","):
-        rows.append(measure(point, told.data, told.runs / point, told.steps, told.settings, told.labels))
+    for point in args.points.split(","):
+        rows.append(measure(point, args.data, args.runs / point, args.steps, args.settings, args.labels))
         figures = " ".join(f"{name}={rows[-1][name]:.4g}" for name in SHOWN if rows[-1].get(name) is not None)
         print(f"{point:16} {rows[-1]['train_seconds']:.0f} s  {figures}", flush=True)
-    result = {"question": "text_tokenizers", "data": told.name, "steps": told.steps, "settings": told.settings}
-    if told.bound is not None:
-        result["bound_bits_per_char"] = told.bound
-        print(f"a language model needs {told.bound:g} bits a character, without loss: codes below that must lose some")
-    told.out.mkdir(parents=True, exist_ok=True)
-    file = told.out / f"text_tokenizers-{told.name}.json"
+    result = {"question": "text_tokenizers", "data": args.name, "steps": args.steps, "settings": args.settings}
+    if args.bound is not None:
+        result["bound_bits_per_char"] = args.bound
+        print(f"a language model needs {args.bound:g} bits a character, without loss: codes below that must lose some")
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f"text_tokenizers-{args.name}.json"
     rules = {name: rule for row in rows for name, rule in row.pop("rules").items()}
     file.write_text(json.dumps({**result, "rules": rules, "rows": rows, **machine()}, indent=2) + "\n")
     print(file)

@@ -69,17 +69,17 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=21)
     parser.add_argument("--steps", type=int, default=20, help="of each loop in each turn")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    told = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        run = run_of(told.data, Path(folder) / "run")
+        run = run_of(args.data, Path(folder) / "run")
         run.loop.start_from_data()
-        plain = plain_loop(run_of(told.data, Path(folder) / "plain"))
-        seconds(plain, told.steps), seconds(run.loop.train_step, told.steps)  # both warm
-        turns = [(seconds(plain, told.steps), seconds(run.loop.train_step, told.steps)) for _ in range(told.turns)]
+        plain = plain_loop(run_of(args.data, Path(folder) / "plain"))
+        seconds(plain, args.steps), seconds(run.loop.train_step, args.steps)  # both warm
+        turns = [(seconds(plain, args.steps), seconds(run.loop.train_step, args.steps)) for _ in range(args.turns)]
     ratio = median(by_hand / ours for by_hand, ours in turns)
     speed = {
-        name: told.steps / median(times)
+        name: args.steps / median(times)
         for name, times in zip(("plain", "vqmm"), zip(*turns, strict=True), strict=True)
     }
     result = {
@@ -89,8 +89,8 @@ def main() -> None:
         "turns": turns,
         **machine(),
     }
-    told.out.mkdir(parents=True, exist_ok=True)
-    (told.out / "training_loop.json").write_text(json.dumps(result, indent=2) + "\n")
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "training_loop.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"speed beside a plain loop: {ratio:.3f}; steps a second {speed}")
 
 

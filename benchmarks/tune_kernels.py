@@ -52,7 +52,7 @@ class Class(NamedTuple):
 
 def classes(rows: Sequence[Config], small: bool = False) -> list[Class]:
     """One for each row of a table. Its shape has the widest width and the usual number of codes that the row serves."""
-    found = []
+    workloads = []
     for row in rows:
         below = [r.max_width for r in rows if r.precision == row.precision and r.max_width < row.max_width]
         width = row.max_width if row.max_width < ANY else 2 * max([128, *below])
@@ -65,8 +65,8 @@ def classes(rows: Sequence[Config], small: bool = False) -> list[Class]:
         shape = Shape("class", 16_384 if k > 65_536 else 65_536, k, width)
         if small:
             shape = Shape("class", 40, 48, min(width, 32))
-        found.append(Class(row, shape))
-    return found
+        workloads.append(Class(row, shape))
+    return workloads
 
 
 def candidates(row: Config, width: int) -> Iterator[Config]:
@@ -127,9 +127,9 @@ def tried(given: Operands, config: Config, rounds: int = ROUNDS) -> float | str:
     device = given.x_ND.device
     run = search(given, config)
     try:
-        found = verdict(given, run(), config.precision, rounding=BFLOAT16 if config.dot == "bf16" else 2.0**-9)
-        if found.wrong:
-            return found.wrong
+        outcome = verdict(given, run(), config.precision, rounding=BFLOAT16 if config.dot == "bf16" else 2.0**-9)
+        if outcome.wrong:
+            return outcome.wrong
         return summary([once(run, device) for _ in range(rounds)]).median
     except Exception as error:  # too much shared memory, or a product that this GPU does not have
         return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
@@ -172,8 +172,8 @@ def tune(
         best = min(times, key=lambda config: times[config]) if times else row
         chosen.append(best._replace(measured=bool(times)))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "Triton's interpreter"
-    told: dict[str, Any] = dict(device=name, versions=versions(), date=datetime.date.today().isoformat())
-    path = save_table(capability, chosen, folder=folder or FOLDER, **told)
+    metadata: dict[str, Any] = dict(device=name, versions=versions(), date=datetime.date.today().isoformat())
+    path = save_table(capability, chosen, folder=folder or FOLDER, **metadata)
     return {"table": path.name, "tried": sum(map(len, results)), "classes": list(map(_told, made, results, chosen))}
 
 
@@ -217,14 +217,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=240.0)
     parser.add_argument("--folder", type=Path, help="for the table; else that of the package")
     parser.add_argument("--share", help=argparse.SUPPRESS)
-    told = parser.parse_args()
+    args = parser.parse_args()
     if not torch.cuda.is_available():
         print("tune_kernels: there is no GPU here", file=sys.stderr)
         sys.exit(2)
-    if told.share:
-        compile_share(told.share, told.seconds)
+    if args.share:
+        compile_share(args.share, args.seconds)
         return
-    result = tune(torch.device("cuda"), told.seconds, folder=told.folder)
+    result = tune(torch.device("cuda"), args.seconds, folder=args.folder)
     json.dump(result, sys.stdout, indent=2)
 
 

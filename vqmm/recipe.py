@@ -99,10 +99,10 @@ class Recipe(PartOptions):
 
     def to_yaml(self) -> str:
         """The recipe as YAML, defaults written out: what a run's recipe.yaml holds."""
-        told = self.model_dump(mode="json")
+        config = self.model_dump(mode="json")
         # PyYAML writes these line breaks unescaped and reads them back as others.
-        breaks = any(character in json.dumps(told, ensure_ascii=False) for character in "\x85\u2028\u2029\ufeff")
-        return yaml.safe_dump(told, sort_keys=False, allow_unicode=not breaks, width=120)
+        breaks = any(character in json.dumps(config, ensure_ascii=False) for character in "\x85\u2028\u2029\ufeff")
+        return yaml.safe_dump(config, sort_keys=False, allow_unicode=not breaks, width=120)
 
 
 def read_recipe(
@@ -121,20 +121,22 @@ def read_recipe(
         )
 
     def told_over(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        told = {**_read_file(path), **{kind: dict(part) for kind, part in parts.items()}}
+        config = {**_read_file(path), **{kind: dict(part) for kind, part in parts.items()}}
         for setting in settings:
-            put(told, setting, Recipe.model_fields)
-        return told
+            put(config, setting, Recipe.model_fields)
+        return config
 
-    told = told_over({})
-    begun = _begun(told)
-    told = told_over(begun)  # a recipe may name other parts than those that are there; settings may not
+    config = told_over({})
+    begun = _begun(config)
+    config = told_over(begun)  # a recipe may name other parts than those that are there; settings may not
     if modality is not None:
-        own = told.get("modality") or {}
-        if isinstance(own, dict) and own.get("name", modality) != modality:
-            raise UserError(f"the recipe is for the modality {own['name']!r}, and {modality!r} was asked for: name one")
-        told["modality"] = {"name": modality, **own} if isinstance(own, dict) else own
-    recipe = _validated({**told, **fields})
+        options = config.get("modality") or {}
+        if isinstance(options, dict) and options.get("name", modality) != modality:
+            raise UserError(
+                f"the recipe is for the modality {options['name']!r}, and {modality!r} was asked for: name one"
+            )
+        config["modality"] = {"name": modality, **options} if isinstance(options, dict) else options
+    recipe = _validated({**config, **fields})
     if recipe.modality is None:
         return recipe
     recipe = recipe.checked(registry)
@@ -142,11 +144,11 @@ def read_recipe(
     return recipe
 
 
-def _begun(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _begun(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The parts of the tokenizer that a recipe begins with, by kind; none without `train.init_from`."""
     from vqmm.tokenizer.storage import read_config, tokenizer_folder
 
-    train = told.get("train")
+    train = raw.get("train")
     begin = train.get("init_from") if isinstance(train, dict) else None
     if not isinstance(begin, str):
         return {}
@@ -185,19 +187,19 @@ def read_named_recipe(path: Path) -> Recipe:
         raise UserError(f"the recipe {path}: {error}") from None
 
 
-def _validated(told: dict[str, Any]) -> Recipe:
+def _validated(config: dict[str, Any]) -> Recipe:
     with explained("", Recipe.model_fields):
-        return Recipe.model_validate(told)
+        return Recipe.model_validate(config)
 
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        told = _parse(path.read_text(encoding="utf-8"))
+        config = _parse(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of the text's encoding, or of _parse
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(told, dict):
-        raise UserError(f"{path} is not a recipe: it holds {type(told).__name__}, and a recipe maps names to values")
-    return told
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a recipe: it holds {type(config).__name__}, and a recipe maps names to values")
+    return config
 
 
 def _parse(text: str) -> Any:

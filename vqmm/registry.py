@@ -60,19 +60,19 @@ class Registry:
         A plugin that fails is recorded in `failed` and hides nobody; one that was asked for by name in `extra` and
         fails is a `UserError`.
         """
-        found = cls(check_recipe)
+        registry = cls(check_recipe)
         entries = importlib.metadata.entry_points(group="vqmm")
         # Our own come first, so that a stranger's plugin can neither take their names nor push them out.
         for entry in sorted(entries, key=lambda entry: (not entry.value.startswith("vqmm."), entry.name)):
-            taken = entry.name in found.plugins or entry.name in found.failed
-            found._try(f"{entry.name} ({entry.value})" if taken else entry.name, entry.load)
+            taken = entry.name in registry.plugins or entry.name in registry.failed
+            registry._try(f"{entry.name} ({entry.value})" if taken else entry.name, entry.load)
         wanted = filter(None, os.environ.get("VQMM_PLUGINS", "").split(os.pathsep))
         extra = list(extra)
         for name in dict.fromkeys([*wanted, *extra]):  # asked for twice is loaded once
-            found._try(name, partial(import_plugin, name))
-            if name in extra and name in found.failed:
-                raise UserError(f"the plugin {name!r} did not load: {found.failed[name]}")
-        return found
+            registry._try(name, partial(import_plugin, name))
+            if name in extra and name in registry.failed:
+                raise UserError(f"the plugin {name!r} did not load: {registry.failed[name]}")
+        return registry
 
     def _try(self, name: str, load: Callable[[], ModuleType]) -> None:
         try:
@@ -129,11 +129,11 @@ class Registry:
             UserError: there is no such part or option; a library that the part needs does not load. Whatever is made
                 of parts comes through here first, so that nothing is read or trained before that is known.
         """
-        found = self.find(kind, told["name"])
-        must_load(found.needs, f"the {kind} {told['name']!r}")
-        with explained(kind, found.Options.model_fields):
-            options = found.Options(**{name: value for name, value in told.items() if name != "name"})
-        return found, options.completed(self)
+        part_class = self.find(kind, told["name"])
+        must_load(part_class.needs, f"the {kind} {told['name']!r}")
+        with explained(kind, part_class.Options.model_fields):
+            options = part_class.Options(**{name: value for name, value in told.items() if name != "name"})
+        return part_class, options.completed(self)
 
     def needs(self, plugin: str) -> dict[str, str]:
         """The libraries that the parts of a plugin need: what is imported, and what pip installs for it."""

@@ -71,11 +71,11 @@ def _check_variations(modality: Modality) -> None:
     """`augment` draws from its generator alone, keeps what a sample is, and alters where `augments` says so."""
     sample, altered = modality.example(1)[0], False
     for seed in range(16):
-        one, again = (modality.augment(sample, torch.Generator().manual_seed(seed)) for _ in range(2))
-        assert torch.equal(one, again), f"{modality.name}: augment gave two samples for one seed"
-        kept = (one.shape[0], one.ndim, one.dtype) == (modality.channels, sample.ndim, sample.dtype)
-        assert kept, f"{modality.name}: augment gave {one.dtype} {tuple(one.shape)}"
-        altered |= not torch.equal(one, sample)
+        view, again = (modality.augment(sample, torch.Generator().manual_seed(seed)) for _ in range(2))
+        assert torch.equal(view, again), f"{modality.name}: augment gave two samples for one seed"
+        kept = (view.shape[0], view.ndim, view.dtype) == (modality.channels, sample.ndim, sample.dtype)
+        assert kept, f"{modality.name}: augment gave {view.dtype} {tuple(view.shape)}"
+        altered |= not torch.equal(view, sample)
     assert altered == modality.augments, f"{modality.name}: augments is {modality.augments}, and augment says {altered}"
 
 
@@ -109,10 +109,10 @@ def check_quantizer(quantizer: type[Quantizer], options: BaseModel | None = None
         if count == 3:
             made.initialise(z.detach())
         before = _state(made)
-        found = made(z)
-        _check_shapes(made, z, found)
+        output = made(z)
+        _check_shapes(made, z, output)
         assert _same(before, _state(made)), f"{name}: the state dict changed in forward, before after_step"
-        total = found.vectors.sum() + sum(found.losses.values())
+        total = output.vectors.sum() + sum(output.losses.values())
         if count:
             (pull,) = torch.autograd.grad(total, z, retain_graph=True)
             assert pull.isfinite().all() and pull.abs().sum() > 0, f"{name}: no gradient reaches the encoder"
@@ -127,24 +127,24 @@ def check_quantizer(quantizer: type[Quantizer], options: BaseModel | None = None
     )
 
 
-def _check_shapes(made: Quantizer, z: Tensor, found: Quantized) -> None:
+def _check_shapes(made: Quantizer, z: Tensor, output: Quantized) -> None:
     name = made.name
-    assert found.vectors.shape == z.shape, f"{name}: vectors are {tuple(found.vectors.shape)}, z is {tuple(z.shape)}"
-    for label, loss in found.losses.items():
+    assert output.vectors.shape == z.shape, f"{name}: vectors are {tuple(output.vectors.shape)}, z is {tuple(z.shape)}"
+    for label, loss in output.losses.items():
         assert loss.ndim == 0 and loss.isfinite(), f"{name}: the loss {label!r} is {loss} for {tuple(z.shape)}"
-    if found.codes is None:
+    if output.codes is None:
         assert made.stages == 0 and made.codebook_size == 0, f"{name}: no codes, yet stages is {made.stages}"
         return
-    codes: Codes = found.codes
+    codes: Codes = output.codes
     assert len(codes.maps) == len(made.sizes), f"{name}: {len(codes.maps)} maps, sizes lists {len(made.sizes)}"
     assert codes.maps[-1].shape == (len(z), made.stages, *z.shape[2:]), f"{name}: codes {tuple(codes.maps[-1].shape)}"
-    for one, sizes in zip(codes.maps, made.sizes, strict=True):
+    for code_map, sizes in zip(codes.maps, made.sizes, strict=True):
         for stage, size in enumerate(sizes):
-            ids = one[:, stage]
+            ids = code_map[:, stage]
             assert not ids.is_floating_point(), f"{name}: codes are {ids.dtype}"
             assert ((ids >= 0) & (ids < size)).all(), f"{name}: a code of stage {stage} lies outside [0, {size})"
     if not (made.relaxed and made.training):
-        assert torch.equal(made.lookup(codes), found.vectors), f"{name}: lookup(codes) is not the vectors, bit for bit"
+        assert torch.equal(made.lookup(codes), output.vectors), f"{name}: lookup(codes) is not the vectors, bit for bit"
 
 
 def _check_rest(made: Quantizer, rank: int, dim: int) -> None:
@@ -248,9 +248,9 @@ def _check_judgement(made: Adversary, modality: Modality, labels: int) -> None:
     with torch.no_grad():
         clean, dirty = (made.score(each, target, mask, label) for each in (output, spoilt))
         alone = made.score(output[:1], target[:1], mask[:1], None if label is None else label[:1])
-    for one, other, single in zip(clean, dirty, alone, strict=True):
-        assert torch.equal(one.each, other.each), f"{made.name}: the score looks at padding"
-        assert torch.allclose(one.each[:1], single.each, atol=1e-4), f"{made.name}: a score depends on its batch"
+    for score, other, single in zip(clean, dirty, alone, strict=True):
+        assert torch.equal(score.each, other.each), f"{made.name}: the score looks at padding"
+        assert torch.allclose(score.each[:1], single.each, atol=1e-4), f"{made.name}: a score depends on its batch"
     terms = [made.generator_losses(each, target, mask, label) for each in (output, spoilt)]
     for term in terms[0]:
         assert torch.equal(terms[0][term], terms[1][term]), f"{made.name}: the term {term!r} looks at padding"
@@ -291,8 +291,8 @@ def check_prior(prior: type[Prior], options: BaseModel | None = None, vocabulary
     with torch.no_grad():
         again = other.eval().features(ids, places)
     assert torch.equal(again, features), f"{made.name}: the state dict does not hold everything"
-    for own in vocabulary.ranges:
-        for block in sample(made, own.name, 2, seed=1):
+    for span in vocabulary.ranges:
+        for block in sample(made, span.name, 2, seed=1):
             made.grammar.split(block)  # names what is not legal
 
 
@@ -317,13 +317,13 @@ def example_sequences(vocabulary: Vocabulary, count: int) -> Tensor:
     return lines
 
 
-def _example_block(own: Range) -> Tensor:
-    grids = own.grids or ((int(torch.randint(own.longest or 0, ())) + 1,),)
+def _example_block(span: Range) -> Tensor:
+    grids = span.grids or ((int(torch.randint(span.longest or 0, ())) + 1,),)
     maps = [
         torch.stack([torch.randint(size, grid) for size in stages])[None]
-        for stages, grid in zip(own.sizes, grids, strict=True)
+        for stages, grid in zip(span.sizes, grids, strict=True)
     ]
-    return own.join(maps)[0]
+    return span.join(maps)[0]
 
 
 def _example_batch(modality: Modality) -> Batch:

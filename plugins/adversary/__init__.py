@@ -103,8 +103,12 @@ class Critic(vqmm.Adversary):
     def weights(self) -> Mapping[str, float]:
         """The weights above 0: `adversarial`, and `feature_matching`, `perceptual` and `absolute` where they are on."""
         o = self.options
-        told = {"feature_matching": o.feature_matching, "perceptual": self.perceptual_weight, "absolute": o.absolute}
-        return {**super().weights, **{name: weight for name, weight in told.items() if weight}}
+        optional = {
+            "feature_matching": o.feature_matching,
+            "perceptual": self.perceptual_weight,
+            "absolute": o.absolute,
+        }
+        return {**super().weights, **{name: weight for name, weight in optional.items() if weight}}
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> CriticOutput:
         """x (B, C of the target, *extent), zeros under padding; label int64 (B,) -> what every network says."""
@@ -121,15 +125,15 @@ class Critic(vqmm.Adversary):
         fake_x, real_x = self.sides(output, target, mask)
         if o.feature_matching:
             fake, real = self.score(output, target, mask, label)
-            found = {"feature_matching": losses.feature_matching(fake, real)}
+            terms = {"feature_matching": losses.feature_matching(fake, real)}
         else:
-            fake, found = self(fake_x, label), {}
-        found["adversarial"] = losses.generator_loss(o.loss, fake)
+            fake, terms = self(fake_x, label), {}
+        terms["adversarial"] = losses.generator_loss(o.loss, fake)
         if self.perceptual_weight:
-            found["perceptual"] = self._alike(fake_x, real_x)
+            terms["perceptual"] = self._alike(fake_x, real_x)
         if o.absolute:
-            found["absolute"] = (fake_x - real_x).abs().mean()
-        return found
+            terms["absolute"] = (fake_x - real_x).abs().mean()
+        return terms
 
     def critic_losses(
         self, output: Tensor, target: Tensor, mask: Tensor | None = None, label: Tensor | None = None
@@ -141,7 +145,7 @@ class Critic(vqmm.Adversary):
         """
         o = self.options
         fake, real = self.score(output, target, mask, label)
-        found = {o.loss: losses.critic_loss(o.loss, fake, real)}
+        terms = {o.loss: losses.critic_loss(o.loss, fake, real)}
 
         def score(x: Tensor) -> Tensor:
             return self(x, label).each
@@ -149,13 +153,13 @@ class Critic(vqmm.Adversary):
         with torch.autocast(output.device.type, enabled=False):  # second derivatives, in float32
             fake_x, real_x = self.sides(output, target, mask)
             if o.loss == "wasserstein" and o.gradient_penalty:
-                found["gradient_penalty"] = o.gradient_penalty * losses.gradient_penalty(score, fake_x, real_x)
+                terms["gradient_penalty"] = o.gradient_penalty * losses.gradient_penalty(score, fake_x, real_x)
             if o.r1:
-                found["r1"] = o.r1 * losses.zero_penalty(score, real_x)
+                terms["r1"] = o.r1 * losses.zero_penalty(score, real_x)
         low, high = fake.each, real.each
         if o.lecam:
-            found["lecam"] = o.lecam * losses.lecam(low, high, *self.usual)
-        return CriticLosses(found, low.detach(), high.detach())
+            terms["lecam"] = o.lecam * losses.lecam(low, high, *self.usual)
+        return CriticLosses(terms, low.detach(), high.detach())
 
     @torch.no_grad()
     def after_step(self, fake: float, real: float) -> None:

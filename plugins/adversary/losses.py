@@ -74,8 +74,9 @@ def feature_matching(fake: CriticOutput, real: CriticOutput) -> Tensor:
     arXiv 1512.09300; normalised as in Defossez et al. 2022, section 3.4)."""
     return torch.stack(
         [
-            (one.float() - other.detach().float()).abs().mean() / other.detach().float().abs().mean().clamp(min=1e-6)
-            for one, other in zip(fake.features, real.features, strict=True)
+            (generated.float() - other.detach().float()).abs().mean()
+            / other.detach().float().abs().mean().clamp(min=1e-6)
+            for generated, other in zip(fake.features, real.features, strict=True)
         ]
     ).mean()
 

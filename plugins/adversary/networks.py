@@ -111,8 +111,8 @@ class Trunk(nn.Module):
         x = self.last(x)
         score = self.head(x)
         if self.embedding is not None:
-            told = self.embedding(label)
-            score = score + (x * told.reshape(*told.shape, *[1] * (x.ndim - 2))).sum(dim=1, keepdim=True)
+            embedded = self.embedding(label)
+            score = score + (x * embedded.reshape(*embedded.shape, *[1] * (x.ndim - 2))).sum(dim=1, keepdim=True)
         return score, [*features, x]
 
 
@@ -181,8 +181,8 @@ class Panel(nn.ModuleList):
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> CriticOutput:
         """x (B, C, *extent), label int64 (B,) or None -> the scores of each critic, and the features of all."""
-        found = [critic(x, label) for critic in self]
-        return CriticOutput(tuple(score for score, _ in found), tuple(each for _, inner in found for each in inner))
+        outputs = [critic(x, label) for critic in self]
+        return CriticOutput(tuple(score for score, _ in outputs), tuple(each for _, inner in outputs for each in inner))
 
 
 def _filled(x: Tensor, stride: Sequence[int]) -> Tensor:

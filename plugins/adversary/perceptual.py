@@ -71,7 +71,7 @@ def lpips_loss() -> Callable[[Tensor, Tensor], Tensor]:
 
     def distance(output: Tensor, target: Tensor) -> Tensor:
         held[0] = held[0].to(output.device)
-        one, other = (x.float().expand(-1, 3, -1, -1) for x in (output, target))
-        return held[0](one, other).mean()
+        generated, other = (x.float().expand(-1, 3, -1, -1) for x in (output, target))
+        return held[0](generated, other).mean()
 
     return distance

@@ -74,8 +74,8 @@ class Opus(Baseline):
         file = io.BytesIO()
         coded = self._resampled(joined, self.sample_rate_hz, self.coded_rate_hz)
         try:
-            told = {"format": "OGG", "subtype": "OPUS", "compression_level": self.level}
-            with soundfile.SoundFile(file, "w", self.coded_rate_hz, len(coded), **told) as writer:
+            options = {"format": "OGG", "subtype": "OPUS", "compression_level": self.level}
+            with soundfile.SoundFile(file, "w", self.coded_rate_hz, len(coded), **options) as writer:
                 writer.write(coded.T.contiguous().numpy())
             size = len(file.getvalue())
             file.seek(0)
@@ -144,8 +144,8 @@ class LogMelFloor(Baseline):
             raise ValueError(f"{self.name}: call fit(samples) first: there are no codebooks yet")
         filters = self._filters()
         frames = self._frames(joined, filters)
-        found = self._quantized(frames).reshape(len(joined), -1, self.bands).mT.exp()
-        magnitudes = torch.stack([least_squares(filters, each) for each in found])
+        mels = self._quantized(frames).reshape(len(joined), -1, self.bands).mT.exp()
+        magnitudes = torch.stack([least_squares(filters, each) for each in mels])
         back = needed("torchaudio").functional.griffinlim(
             magnitudes,
             torch.hann_window(self.n_fft),
@@ -175,11 +175,11 @@ class LogMelFloor(Baseline):
         return (filters.T @ spectrum.abs()).clamp(min=QUIETEST).log().mT.reshape(-1, self.bands)
 
     def _quantized(self, frames: Tensor) -> Tensor:
-        left, found = frames, torch.zeros_like(frames)
+        left, quantized = frames, torch.zeros_like(frames)
         for codebook in self.codebooks:
             chosen = codebook[nearest_code(left, codebook).long()]
-            left, found = left - chosen, found + chosen
-        return found
+            left, quantized = left - chosen, quantized + chosen
+        return quantized
 
 
 def least_squares(filters: Tensor, bands: Tensor) -> Tensor:
@@ -193,10 +193,10 @@ def least_squares(filters: Tensor, bands: Tensor) -> Tensor:
     """
     wanted = filters @ bands
     both = filters @ filters.T
-    found = wanted / both.sum(dim=1, keepdim=True).clamp(min=1e-8)
+    magnitudes = wanted / both.sum(dim=1, keepdim=True).clamp(min=1e-8)
     for _ in range(NNLS_STEPS):
-        found = found * wanted / (both @ found + 1e-10)
-    return found
+        magnitudes = magnitudes * wanted / (both @ magnitudes + 1e-10)
+    return magnitudes
 
 
 def _thinned(parts: Iterator[Tensor], most: int) -> Tensor:

@@ -86,11 +86,11 @@ def sound_samples(path: Path, reading: Reading) -> Iterator[Sample]:
         UserError: nothing of that kind there; an expression of `reading` that matches none of the keys of a folder,
             list or archive.
     """
-    found = list(_found(path, reading))
-    keys = [entry.key for entry, _ in found]
+    entries = list(_found(path, reading))
+    keys = [entry.key for entry, _ in entries]
     labels = None if reading.label is None else _matches(keys, "label", reading.label, reading.insist)
     tests = None if reading.test is None else _matches(keys, "test", reading.test, reading.insist)
-    for i, (entry, read) in enumerate(found):
+    for i, (entry, read) in enumerate(entries):
         label = entry.label if labels is None else _label(labels[i])
         split = entry.split if tests is None else "test" if tests[i] else "train"
         yield Sample(entry.key, read, label, split)
@@ -126,9 +126,9 @@ def _below_common(names: Sequence[str]) -> list[str]:
     """The names without the folders that all of them lie in."""
     parts = [name.split("/") for name in names]
     common = 0
-    while all(len(one) > common + 1 and one[common] == parts[0][common] for one in parts):
+    while all(len(segments) > common + 1 and segments[common] == parts[0][common] for segments in parts):
         common += 1
-    return ["/".join(one[common:]) for one in parts]
+    return ["/".join(segments[common:]) for segments in parts]
 
 
 def _listed_entries(path: Path, reading: Reading) -> Iterator[tuple[Entry, Read]]:
@@ -152,10 +152,10 @@ def _listed_entries(path: Path, reading: Reading) -> Iterator[tuple[Entry, Read]
 
 
 def _matches(keys: Sequence[str], name: str, expression: str, insist: bool) -> list[re.Match[str] | None]:
-    found = [re.search(expression, key) for key in keys]
-    if insist and not any(found):
+    matches = [re.search(expression, key) for key in keys]
+    if insist and not any(matches):
         raise UserError(f"modality.{name}: {expression!r} matches none of {len(keys)} keys, such as {keys[0]!r}")
-    return found
+    return matches
 
 
 def _label(match: re.Match[str] | None) -> str | None:
@@ -168,12 +168,12 @@ def _label(match: re.Match[str] | None) -> str | None:
 
 
 def _read_member(opened: Archive, name: str, reading: Reading) -> Tensor:
-    told = f"{opened.path}/{name}"
+    full_name = f"{opened.path}/{name}"
     try:
         data = opened.read(name)
     except Exception as error:  # damaged bytes make decompressors raise all kinds
-        raise _unreadable(told, error) from None
-    return read_sound(data, reading, told)
+        raise _unreadable(full_name, error) from None
+    return read_sound(data, reading, full_name)
 
 
 def read_sound(source: Path | bytes, reading: Reading, name: str | None = None) -> Tensor:
@@ -191,7 +191,7 @@ def read_sound(source: Path | bytes, reading: Reading, name: str | None = None) 
         UserError: soundfile or torchaudio is missing.
     """
     needed("soundfile")
-    told = str(source) if isinstance(source, Path) else "sound"
+    default_name = str(source) if isinstance(source, Path) else "sound"
     try:
         if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
             raise OSError("not a file")  # a folder; or a pipe, which would be waited for
@@ -200,7 +200,7 @@ def read_sound(source: Path | bytes, reading: Reading, name: str | None = None) 
     except UserError:
         raise
     except Exception as error:  # damaged bytes make decoders raise all kinds
-        raise _unreadable(name or told, error) from None
+        raise _unreadable(name or default_name, error) from None
 
 
 def _read(file: BinaryIO, reading: Reading) -> Tensor:
@@ -339,5 +339,5 @@ def _unreadable(name: str, error: Exception) -> Unreadable:
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if type(error).__name__ == "LibsndfileError":
         reason = NOT_SOUND
-    told = " ".join(f"{name}: {reason}".split())
-    return Unreadable(told.encode(errors="backslashreplace").decode())
+    message = " ".join(f"{name}: {reason}".split())
+    return Unreadable(message.encode(errors="backslashreplace").decode())

@@ -68,8 +68,8 @@ def mel_loss(output: Tensor, target: Tensor, mask: Tensor | None, sample_rate_hz
     for length in mel_windows(sample_rate_hz):
         bank = _bank(length, min(max(length // SAMPLES_PER_BAND, 4), MOST_BANDS), sample_rate_hz, output.device)
         bands = (_power(x, length, length // 4) @ bank for x in (output, target))
-        one, other = (torch.log(power / (length / 4) ** 2 + FLOOR) / 2 for power in bands)
-        total = total + _over_frames((one - other).abs().mean(dim=-1), mask, length // 4)
+        predicted, other = (torch.log(power / (length / 4) ** 2 + FLOOR) / 2 for power in bands)
+        total = total + _over_frames((predicted - other).abs().mean(dim=-1), mask, length // 4)
     return total / len(WINDOWS_S)
 
 
@@ -83,10 +83,10 @@ def envelope_loss(output: Tensor, target: Tensor, mask: Tensor | None, sample_ra
     bands = _thirds(length, sample_rate_hz, output.device)
     missing = max(STRETCH * hop - output.shape[-1], 0)
     envelopes = [(_power(F.pad(x, (0, missing)), length, hop) @ bands + 1e-6).sqrt() for x in (output, target)]
-    one, other = (each.unfold(2, STRETCH, 1) for each in envelopes)  # (B, C, stretches, bands, STRETCH)
-    one, other = (each - each.mean(dim=-1, keepdim=True) for each in (one, other))
+    predicted, other = (each.unfold(2, STRETCH, 1) for each in envelopes)  # (B, C, stretches, bands, STRETCH)
+    predicted, other = (each - each.mean(dim=-1, keepdim=True) for each in (predicted, other))
     energy = other.square().sum(dim=-1)
-    alike = (one * other).sum(dim=-1) / (one.square().sum(dim=-1) * energy + 1e-12).sqrt()
+    alike = (predicted * other).sum(dim=-1) / (predicted.square().sum(dim=-1) * energy + 1e-12).sqrt()
     heard = (energy > 1e-4).float()
     return ((1 - alike) * heard).sum() / heard.sum().clamp(min=1)
 

@@ -69,11 +69,11 @@ def _sample(number: int, column: Sequence[Tensor], names: Sequence[str], sample_
     pictures = draw(waves, sample_rate_hz)
     cells = []
     for name, sample, whole, picture in zip(names, waves, column, pictures, strict=True):
-        told = [escape(name), _length(whole, sample_rate_hz)]
+        caption = [escape(name), _length(whole, sample_rate_hz)]
         if not whole.isfinite().all():
-            told.append("holds values that are not numbers")
+            caption.append("holds values that are not numbers")
         cells.append(
-            f'<div class="one"><p>{", ".join(told)}</p>\n'
+            f'<div class="one"><p>{", ".join(caption)}</p>\n'
             f'<audio controls preload="metadata" src="data:audio/wav;base64,{_base64(to_wav(sample, sample_rate_hz))}">'
             f'</audio>\n<img alt="waveform and spectrogram, {escape(name)}, sample {number}" '
             f'width="{round(WIDTH_IN * DPI)}" height="{round(HEIGHT_IN * DPI)}" '
@@ -108,13 +108,13 @@ def draw(waves: Sequence[Tensor], sample_rate_hz: int) -> list[bytes]:
     from matplotlib import rc_context
 
     mono = [sample.mean(dim=0) for sample in waves]
-    spectra = [decibels(one, sample_rate_hz) for one in mono]
-    high = max((float(one.abs().max()) for one in mono if len(one)), default=0.0) or 1.0
+    spectra = [decibels(signal, sample_rate_hz) for signal in mono]
+    high = max((float(signal.abs().max()) for signal in mono if len(signal)), default=0.0) or 1.0
     loudest = max((float(spectrum.max()) for spectrum in spectra if spectrum.numel()), default=QUIETEST_DB)
     scales = _Scales(sample_rate_hz, max(map(len, mono)), high, max(loudest, QUIETEST_DB))
     look: dict[Any, Any] = dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     with rc_context(look | {"font.size": 7}):
-        return [_picture(one, spectrum, scales) for one, spectrum in zip(mono, spectra, strict=True)]
+        return [_picture(signal, spectrum, scales) for signal, spectrum in zip(mono, spectra, strict=True)]
 
 
 def decibels(x: Tensor, sample_rate_hz: int) -> Tensor:

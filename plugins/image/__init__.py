@@ -190,9 +190,9 @@ def warped(sample: Tensor, most: float, generator: torch.Generator) -> Tensor:
         return sample
     off = (torch.rand(1, 2, 3, generator=generator) * 2 - 1) * most
     grid = nn.functional.affine_grid(torch.eye(2, 3) + off, [1, *sample.shape], align_corners=False)
-    found = nn.functional.grid_sample(sample[None].float(), grid, "bicubic", "border", align_corners=False)[0]
-    found = found.clamp(sample.min(), sample.max())  # a bicubic curve runs beyond its points
-    return (found if sample.is_floating_point() else found.round()).to(sample.dtype)
+    output = nn.functional.grid_sample(sample[None].float(), grid, "bicubic", "border", align_corners=False)[0]
+    output = output.clamp(sample.min(), sample.max())  # a bicubic curve runs beyond its points
+    return (output if sample.is_floating_point() else output.round()).to(sample.dtype)
 
 
 def to_bytes(sample: Tensor) -> Tensor:

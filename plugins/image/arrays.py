@@ -44,8 +44,8 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
             there = file.files
             arrays = {name: file[name] for name in wanted if name in there}
     except Exception as error:  # damaged bytes make zipfile, zlib and NumPy raise all kinds
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} cannot be read as a NumPy archive without pickled objects: {told}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} cannot be read as a NumPy archive without pickled objects: {reason}") from None
     if ("x" in arrays) == ("x_train" in arrays):
         raise UserError(f"{path} must hold an array 'x', or 'x_train' and 'x_test'. {one_of(there)}")
     return arrays
@@ -72,11 +72,11 @@ def idx_files(folder: Path) -> dict[str, Path]:
 
     A file that lies there both compressed and not is taken once.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for name in sorted(path.name for path in folder.iterdir()):
         if match := IDX_NAME.fullmatch(name):
-            found.setdefault(match[1], folder / name)
-    return found
+            paths.setdefault(match[1], folder / name)
+    return paths
 
 
 def idx_samples(path: Path, channels: int) -> Iterator[Sample]:

@@ -73,8 +73,8 @@ def read_picture(path: Path, channels: int) -> Tensor:
                 opened.load()
                 return to_tensor(convert(upright(opened), channels))
     except Exception as error:  # damaged bytes make decoders raise all kinds
-        told = " ".join(f"{path}: {_reason(error)}".split())
-        raise Unreadable(told.encode(errors="backslashreplace").decode()) from None
+        message = " ".join(f"{path}: {_reason(error)}".split())
+        raise Unreadable(message.encode(errors="backslashreplace").decode()) from None
 
 
 def _reason(error: Exception) -> str:

@@ -102,32 +102,32 @@ class GridPrior(Prior):
         raise NotImplementedError(f"{type(self).__name__} needs a method network(grid, conditioned)")
 
     def _modality(self) -> Range:
-        found = [own for own in self.vocabulary.ranges if own.name != LABEL]
-        if len(found) != 1:
-            told = ", ".join(own.name for own in self.vocabulary.ranges)
+        ranges = [id_range for id_range in self.vocabulary.ranges if id_range.name != LABEL]
+        if len(ranges) != 1:
+            names = ", ".join(id_range.name for id_range in self.vocabulary.ranges)
             raise UserError(
-                f"prior {self.name!r} over {told}: it serves one modality, alone or by label; take a transformer or "
+                f"prior {self.name!r} over {names}: it serves one modality, alone or by label; take a transformer or "
                 "lstm (prior.name) for several"
             )
-        (own,) = found
-        grids = own.layout.grids
-        if own.free and not self.free:
+        (id_range,) = ranges
+        grids = id_range.layout.grids
+        if id_range.free and not self.free:
             raise UserError(
-                f"prior {self.name!r} over lines of {own.name!r} of 1 to {own.longest} frames: it needs one grid for "
-                "all; take wavenet, lstm or transformer (prior.name) for free lengths"
+                f"prior {self.name!r} over lines of {id_range.name!r} of 1 to {id_range.longest} frames: it needs one "
+                "grid for all; take wavenet, lstm or transformer (prior.name) for free lengths"
             )
         if len(grids[0]) not in self.ranks:
             raise UserError(
-                f"prior {self.name!r} over grids of {own.name!r} with {len(grids[0])} axes: it serves "
+                f"prior {self.name!r} over grids of {id_range.name!r} with {len(grids[0])} axes: it serves "
                 f"{' or '.join(map(str, self.ranks))}; a transformer (prior.name) serves any"
             )
         for coarse, fine in pairwise(grids):
             if any(less > more for less, more in zip(coarse, fine, strict=True)):
                 raise UserError(
-                    f"prior {self.name!r} over maps of {own.name!r} of {coarse} and {fine}: a map must be at least as "
-                    "fine as the one before it, which is what it is drawn from"
+                    f"prior {self.name!r} over maps of {id_range.name!r} of {coarse} and {fine}: a map must be at "
+                    "least as fine as the one before it, which is what it is drawn from"
                 )
-        return own
+        return id_range
 
     # The whole at once
 
@@ -140,12 +140,12 @@ class GridPrior(Prior):
         before: list[Tensor] = []
         for level in self.levels:
             size = len(self.spots) if self.own.free else level.size
-            own = embedded[:, start : start + size].unflatten(1, (-1, level.stages))
-            parts.append(level(own, self._told(classes), before))
-            before.append(own)
+            level_codes = embedded[:, start : start + size].unflatten(1, (-1, level.stages))
+            parts.append(level(level_codes, self._told(classes), before))
+            before.append(level_codes)
             start += size
-        found = torch.cat([*parts, self.outside.to(parts[0]).expand(len(ids), 1, -1)], dim=1)
-        return found.gather(1, at.unsqueeze(2).expand(-1, -1, found.shape[2]))
+        hidden = torch.cat([*parts, self.outside.to(parts[0]).expand(len(ids), 1, -1)], dim=1)
+        return hidden.gather(1, at.unsqueeze(2).expand(-1, -1, hidden.shape[2]))
 
     def _found(self, ids: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of sequences (B, L): the ids of the block's codes (B, codes), PAD where they did not come; the class told
@@ -166,8 +166,8 @@ class GridPrior(Prior):
         classes = torch.full((len(ids),), NULL, device=ids.device)
         if self.conditioned:
             index = torch.arange(length, device=ids.device)
-            told = torch.where((index < first) & self._is_class(ids), ids, NULL)
-            classes = told.max(dim=1).values
+            class_ids = torch.where((index < first) & self._is_class(ids), ids, NULL)
+            classes = class_ids.max(dim=1).values
         at = places - self.begins
         return codes, classes, torch.where((at >= 0) & (at < most), at, most)
 
@@ -196,8 +196,8 @@ class GridPrior(Prior):
         state.seen.append((ids, places))
         steps = (places - self.begins).T.tolist()
         with torch.no_grad():
-            found = []
-            for one, standing in zip(ids.unbind(1), steps, strict=True):
+            hidden = []
+            for step_ids, standing in zip(ids.unbind(1), steps, strict=True):
                 at = standing[0] if standing else 0
                 inside = [0 <= each <= len(self.spots) for each in standing]
                 state.together &= not any(inside) or standing.count(at) == len(standing)
@@ -205,12 +205,12 @@ class GridPrior(Prior):
                     every = self.features(*(torch.cat(each, dim=1) for each in zip(*state.seen, strict=True)))
                     return every[:, -count:]
                 if any(inside):
-                    found.append(self._advance(one, at, state))
+                    hidden.append(self._advance(step_ids, at, state))
                     continue
                 if self.conditioned and state.level < 0:
-                    state.classes = torch.where(self._is_class(one), one, state.classes)
-                found.append(self.outside.expand(len(one), -1))
-            return torch.stack(found, dim=1)
+                    state.classes = torch.where(self._is_class(step_ids), step_ids, state.classes)
+                hidden.append(self.outside.expand(len(step_ids), -1))
+            return torch.stack(hidden, dim=1)
 
     def _advance(self, ids: Tensor, at: int, state: State) -> Tensor:
         """The features (B, width) at place `at` of the block, 0 for its begin."""
@@ -226,7 +226,10 @@ class GridPrior(Prior):
         level = self.levels[m]
         if position == stage == 0:
             before = [torch.stack(each, dim=1) for each in state.codes[:m]]
-            split = [each.unflatten(1, (-1, own.stages)) for each, own in zip(before, self.levels, strict=False)]
+            split = [
+                each.unflatten(1, (-1, coarse_level.stages))
+                for each, coarse_level in zip(before, self.levels, strict=False)
+            ]
             state.network = level.network.start(len(ids), level.condition(self._told(state.classes), split))
             state.level, state.prefix = m, self.head.weight.new_zeros(len(ids), self.head.weight.shape[1])
             state.codes = [*state.codes[:m], []]
@@ -256,11 +259,11 @@ class Level(nn.Module):
         -> the features of each code, (B, positions * stages, width), of those that come before it."""
         grid = self.grid if len(self.grid) > 1 else codes.shape[1:2]
         cells = codes.sum(dim=2).transpose(1, 2).unflatten(2, grid)
-        found = self.network(cells, self.condition(told, before)).flatten(2).transpose(1, 2)
+        hidden = self.network(cells, self.condition(told, before)).flatten(2).transpose(1, 2)
         if self.mix is None:
-            return found
+            return hidden
         prefix = F.pad(codes.cumsum(dim=2)[:, :, :-1], (0, 0, 1, 0))  # of each stage the sum of those before
-        return self.mix(found.unsqueeze(2), prefix).flatten(1, 2)
+        return self.mix(hidden.unsqueeze(2), prefix).flatten(1, 2)
 
     def condition(self, told: Tensor | None, before: Sequence[Tensor]) -> Tensor | None:
         """What spreads to (B, width, *grid): the class, and the maps before on this map's grid."""

@@ -53,7 +53,7 @@ class LSTM(Prior):
         o = self.options
         self.ids = nn.Embedding(len(vocabulary), o.width)
         self.kinds = nn.Embedding(self.grammar.kinds, o.width)
-        fixed = [grid for own in vocabulary.ranges for grid in own.grids or ()]
+        fixed = [grid for id_range in vocabulary.ranges for grid in id_range.grids or ()]
         extents = [max(axis) for axis in zip(*((*grid, 1, 1)[:3] for grid in fixed), strict=True)]
         self.axes = [axis for axis, extent in enumerate(extents) if extent > 1]
         self.coordinates: Any = nn.ModuleList(nn.Embedding(extents[axis], o.width) for axis in self.axes)
@@ -87,9 +87,9 @@ class LSTM(Prior):
         with torch.no_grad():
             x = self.ids(ids) + F.embedding(places, state.placed)
             if ids.shape[1] != 1:
-                found, (out, kept) = recurrent(self.lstm, x, (torch.stack(state.out), torch.stack(state.kept)))
+                output, (out, kept) = recurrent(self.lstm, x, (torch.stack(state.out), torch.stack(state.kept)))
                 state.out, state.kept = [*out], [*kept]
-                return norm(found)
+                return norm(output)
             x = x[:, 0]
             for layer, (weight, bias) in enumerate(state.weights):
                 mixed = torch.addmm(bias, torch.cat([x, state.out[layer]], dim=1), weight)
@@ -101,8 +101,10 @@ class LSTM(Prior):
 
     def _weights(self, layer: int) -> tuple[Tensor, Tensor]:
         """Of what comes in beside what was put out."""
-        own = [getattr(self.lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-        return torch.cat(own[:2], dim=1).t().contiguous(), own[2] + own[3]
+        parameters = [
+            getattr(self.lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        ]
+        return torch.cat(parameters[:2], dim=1).t().contiguous(), parameters[2] + parameters[3]
 
     def _placed(self, places: Tensor) -> Tensor:
         """int64 (...) -> (..., width): what an id at such a place stands for, and where on its grid."""

@@ -151,13 +151,13 @@ class Transformer(Prior):
         for embedding in (self.kinds, self.places):
             if embedding is not None:
                 nn.init.normal_(embedding.weight, std=LIKE)
-        for own in self.vocabulary.ranges:
-            stages = [each - each.mean(dim=0) for each in vectors.get(own.name, ())[: len(own.sizes[0])]]
+        for id_range in self.vocabulary.ranges:
+            stages = [each - each.mean(dim=0) for each in vectors.get(id_range.name, ())[: len(id_range.sizes[0])]]
             if not stages:
                 continue
             dim = stages[0].shape[1]
             turn = torch.randn(dim, self.ids.embedding_dim) * dim**-0.5 / torch.cat(stages).cpu().std().clamp(min=1e-6)
-            first = own.end + 1
+            first = id_range.end + 1
             for stage in stages:
                 self.ids.weight[first : first + len(stage)] += (LIKE * stage.cpu() @ turn).to(self.ids.weight)
                 first += len(stage)
@@ -241,7 +241,7 @@ def angles(grammar: Grammar, context: int, size: int) -> tuple[Tensor, Tensor]:
     by_index = torch.zeros(context, pairs)
     by_index[:, : pairs // 2] = torch.arange(context)[:, None] * _speeds(pairs // 2, SLOWEST[0])
     place = coordinates(grammar)
-    axes = max(len(grid) for own in grammar.vocabulary.ranges for grid in own.layout.grids)
+    axes = max(len(grid) for id_range in grammar.vocabulary.ranges for grid in id_range.layout.grids)
     by_place = torch.zeros(len(grammar), pairs)
     for axis in range(axes):
         mine = slice(pairs // 2 + axis, None, axes)
@@ -261,10 +261,10 @@ def _speeds(count: int, slowest: float) -> Tensor:
 
 def coordinates(grammar: Grammar) -> Tensor:
     """float32 (places, 3): where each place is on the grid of its range's last map; a coarser cell at its middle."""
-    found = grammar.coordinates.float()
-    for number, own in enumerate(grammar.vocabulary.ranges):
-        for m, grid in enumerate(own.layout.grids[:-1]):
+    positions = grammar.coordinates.float()
+    for number, id_range in enumerate(grammar.vocabulary.ranges):
+        for m, grid in enumerate(id_range.layout.grids[:-1]):
             mine = (grammar.range == number) & (grammar.map == m)
-            scale = torch.tensor([fine / coarse for fine, coarse in zip(own.layout.grids[-1], grid, strict=True)])
-            found[mine, : len(grid)] = (found[mine, : len(grid)] + 0.5) * scale - 0.5
-    return found
+            scale = torch.tensor([fine / coarse for fine, coarse in zip(id_range.layout.grids[-1], grid, strict=True)])
+            positions[mine, : len(grid)] = (positions[mine, : len(grid)] + 0.5) * scale - 0.5
+    return positions

@@ -47,9 +47,9 @@ class Dilated(nn.Module):
 
     def __init__(self, width: int, dilations: Sequence[int], kernel: int, conditioned: bool, dropout: float):
         super().__init__()
-        told = width if conditioned else 0
+        condition_width = width if conditioned else 0
         self.blocks: Any = nn.ModuleList(
-            GatedBlock(1, width, kernel, dilation=dilation, condition=told, skip=width, dropout=dropout)
+            GatedBlock(1, width, kernel, dilation=dilation, condition=condition_width, skip=width, dropout=dropout)
             for dilation in dilations
         )
         self.last = nn.Linear(width, width)
@@ -69,13 +69,13 @@ class Dilated(nn.Module):
 
     def step(self, x: Tensor, position: int, state: Stream) -> Tensor:
         """What a frame gives, (B, width), from x (B, width), the frame right before it (zeros before the first)."""
-        told = state.condition
-        if told is not None and told.shape[2] > 1:
-            told = told[..., position : position + 1]
+        frame_condition = state.condition
+        if frame_condition is not None and frame_condition.shape[2] > 1:
+            frame_condition = frame_condition[..., position : position + 1]
         x = x.unsqueeze(2)
         total = torch.zeros_like(x)
         for block, register in zip(self.blocks, state.blocks, strict=True):
-            (x, skip), _ = block.step(x, position, register, told)
+            (x, skip), _ = block.step(x, position, register, frame_condition)
             total += skip
         return self._features(total.squeeze(2))
 

@@ -112,8 +112,8 @@ def text_samples(path: Path, reading: Reading) -> Iterator[Sample]:
             f"modality.tail: {reading.tail:g} of the samples of each file is none: {path} has {len(samples)} in all"
         )
     if cut:
-        told = f"{path}: {cut} of {len(samples)} texts are longer than {reading.longest} characters"
-        warnings.warn(f"{told} (modality.longest): they are cut there", Remark, stacklevel=2)
+        message = f"{path}: {cut} of {len(samples)} texts are longer than {reading.longest} characters"
+        warnings.warn(f"{message} (modality.longest): they are cut there", Remark, stacklevel=2)
     yield from samples
 
 
@@ -237,12 +237,12 @@ def _content(path: Path) -> str:
 
 
 def _unreadable(where: Path | str, reason: str) -> Unreadable:
-    told = " ".join(f"{where}: {reason}".split())
-    return Unreadable(told.encode(errors="backslashreplace").decode())
+    message = " ".join(f"{where}: {reason}".split())
+    return Unreadable(message.encode(errors="backslashreplace").decode())
 
 
-def _refuse(told: str) -> Tensor:
-    raise Unreadable(told)
+def _refuse(reason: str) -> Tensor:
+    raise Unreadable(reason)
 
 
 # One file again
@@ -252,8 +252,8 @@ PART = re.compile(rf"^(.*?({'|'.join(map(re.escape, SUFFIXES))})):", re.IGNORECA
 
 def file_of(key: str) -> str:
     """The file that a sample was read from: `poems.txt` for `poems.txt:00012`."""
-    found = PART.match(key)
-    return found[1] if found else key
+    match = PART.match(key)
+    return match[1] if match else key
 
 
 def joined(texts: Sequence[str], reading: Reading) -> str:
@@ -313,5 +313,5 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        found = f"character {error.start} is U+{ord(text[error.start]):04X}"
-        raise UserError(f"{found}, half of a surrogate pair: UTF-8 cannot write it") from None
+        problem = f"character {error.start} is U+{ord(text[error.start]):04X}"
+        raise UserError(f"{problem}, half of a surrogate pair: UTF-8 cannot write it") from None

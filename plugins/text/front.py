@@ -175,11 +175,11 @@ class CharacterFront(Front):
         """One id for each known character, one for each byte of any other; a `UserError` for a lone surrogate."""
         utf8(text)  # surrogates are refused by their position
         ids = self._ids
-        found: list[int | None] = list(map(ids.get, text))
-        if None not in found:
-            return found  # type: ignore[return-value]
+        known_ids: list[int | None] = list(map(ids.get, text))
+        if None not in known_ids:
+            return known_ids  # type: ignore[return-value]
         out: list[int] = []
-        for character, id in zip(text, found, strict=True):
+        for character, id in zip(text, known_ids, strict=True):
             if id is None:
                 out.extend(value + 1 for value in character.encode())
             else:
@@ -344,12 +344,12 @@ def utf8(text: str) -> bytes:
 
 def escape(text: str) -> str:
     """A text as sentencepiece can carry it; `unescape` brings back every text."""
-    return TO_ESCAPE.sub(lambda found: ESCAPES[found[0]], text)
+    return TO_ESCAPE.sub(lambda match: ESCAPES[match[0]], text)
 
 
 def unescape(text: str) -> str:
     """What `escape` was given. An escape with no end, as a network may guess it, becomes U+FFFD."""
-    return ESCAPED.sub(lambda found: ORIGINALS.get(found[0], REPLACEMENT), text)
+    return ESCAPED.sub(lambda match: ORIGINALS.get(match[0], REPLACEMENT), text)
 
 
 def cut(text: str, longest: int) -> Iterator[str]:

@@ -133,8 +133,8 @@ class Distinct(torchmetrics.Metric):
     def update(self, outputs: Tensor, originals: Tensor) -> None:
         """Add the word n-grams of one side's texts, ids (n, 1, T); the distinct ones are kept in memory."""
         for ids in outputs if self.side == "reconstructions" else originals:
-            found = words(self.text_of(ids.long()))
-            grams = [*zip(*(found[first:] for first in range(self.n)), strict=False)]
+            tokens = words(self.text_of(ids.long()))
+            grams = [*zip(*(tokens[first:] for first in range(self.n)), strict=False)]
             self.seen.update(grams)
             self.count += len(grams)
 
@@ -194,13 +194,13 @@ class Bleu(torchmetrics.Metric):
         self.chinese += sum(len(IDEOGRAPH.findall(text)) for text in original)
         self.characters += sum(map(len, original))
         for row, tokenizer in enumerate(self.TOKENIZERS):
-            found = _bleu(tokenizer).corpus_score(output, [original])
-            self.statistics[row] += torch.tensor([*found.counts, *found.totals, found.sys_len, found.ref_len])
+            score = _bleu(tokenizer).corpus_score(output, [original])
+            self.statistics[row] += torch.tensor([*score.counts, *score.totals, score.sys_len, score.ref_len])
 
     def compute(self) -> Tensor:
         """float32 scalar from 0 to 100; NaN if the originals have no words."""
-        told = self.statistics[self._row()].tolist()
-        correct, total, (output, original) = told[:BLEU_ORDERS], told[BLEU_ORDERS:-2], told[-2:]
+        counts = self.statistics[self._row()].tolist()
+        correct, total, (output, original) = counts[:BLEU_ORDERS], counts[BLEU_ORDERS:-2], counts[-2:]
         if not original:
             return torch.tensor(torch.nan)
         scorer = _bleu(self.TOKENIZERS[self._row()])
@@ -270,10 +270,10 @@ class TextLabelClassifier:
             raise UserError(
                 f"a classifier of texts needs two labels or more: these {len(labels)} have {len(set(labels))}"
             )
-        found = [self.text_of(sample) for sample in samples]
-        if not any(map(words, found)):
-            raise UserError(f"a classifier of texts needs words: these {len(found)} texts have none")
-        self._model.fit(found, [*labels])
+        documents = [self.text_of(sample) for sample in samples]
+        if not any(map(words, documents)):
+            raise UserError(f"a classifier of texts needs words: these {len(documents)} texts have none")
+        self._model.fit(documents, [*labels])
 
     def predict(self, samples: Sequence[Tensor]) -> list[int]:
         """The likeliest label of each; of a text with nothing that it knows, the one that is likeliest beforehand."""
@@ -325,21 +325,21 @@ def rouge_l(output: str, original: str) -> tuple[float, float]:
     With l its length it is 2 l / (words of one + words of the other). An original without words has none, and is left
     out.
     """
-    found, expected = words(output), words(original)
+    predicted, expected = words(output), words(original)
     if not expected:
         return 0, 0
-    return 2 * common_subsequence(found, expected) / (len(found) + len(expected)), 1
+    return 2 * common_subsequence(predicted, expected) / (len(predicted) + len(expected)), 1
 
 
-def edit_distance(one: str, other: str) -> int:
+def edit_distance(first: str, second: str) -> int:
     """The least number of characters to insert, delete or replace that makes one text the other.
 
     A column of the table of distances is two integers of a bit for each row, which say where it goes up and where
     down, so a step takes a few operations on long integers (Myers 1999, doi 10.1145/316542.316550, as Hyyrö 2003 has
     it): 100,000 characters against as many take seconds, not hours.
     """
-    one, other = _without_common_ends(one, other)
-    rows, columns = sorted((one, other), key=len, reverse=True)
+    first, second = _without_common_ends(first, second)
+    rows, columns = sorted((first, second), key=len, reverse=True)
     equal = _places(rows)
     every = (1 << len(rows)) - 1
     up, down = every, 0
@@ -351,12 +351,12 @@ def edit_distance(one: str, other: str) -> int:
     return len(columns) + up.bit_count() - down.bit_count()
 
 
-def common_subsequence(one: list[str], other: list[str]) -> int:
+def common_subsequence(first: list[str], second: list[str]) -> int:
     """The length of the longest sequence that both hold, in order but not in a row.
 
     As `edit_distance`, with one integer: its zeros are the rows where the table's column goes up (Hyyrö 2004).
     """
-    rows, columns = sorted((one, other), key=len, reverse=True)
+    rows, columns = sorted((first, second), key=len, reverse=True)
     equal = _places(rows)
     every = (1 << len(rows)) - 1
     level = every
@@ -366,17 +366,17 @@ def common_subsequence(one: list[str], other: list[str]) -> int:
     return len(rows) - level.bit_count()
 
 
-def _without_common_ends(one: str, other: str) -> tuple[str, str]:
+def _without_common_ends(first: str, second: str) -> tuple[str, str]:
     """Two texts less what they begin and end with in common: it is a part of some best alignment."""
-    shorter = min(len(one), len(other))
-    start = next((i for i in range(shorter) if one[i] != other[i]), shorter)
-    end = next((i for i in range(shorter - start) if one[-1 - i] != other[-1 - i]), shorter - start)
-    return one[start : len(one) - end], other[start : len(other) - end]
+    shorter = min(len(first), len(second))
+    start = next((i for i in range(shorter) if first[i] != second[i]), shorter)
+    end = next((i for i in range(shorter - start) if first[-1 - i] != second[-1 - i]), shorter - start)
+    return first[start : len(first) - end], second[start : len(second) - end]
 
 
 def _places(items: str | list[str]) -> dict[str, int]:
     """For each item an integer with a bit for each of its places."""
-    found: dict[str, int] = {}
+    masks: dict[str, int] = {}
     for place, item in enumerate(items):
-        found[item] = found.get(item, 0) | 1 << place
-    return found
+        masks[item] = masks.get(item, 0) | 1 << place
+    return masks

@@ -48,12 +48,12 @@ class Recurrent(nn.Module):
 
 def blocks(kind: Kind, width: int, count: int, attention: bool) -> list[nn.Module]:
     """`count` layers of a kind, self-attention after each where it is asked for."""
-    found: list[nn.Module] = []
+    layers: list[nn.Module] = []
     for _ in range(count):
-        found.append(Recurrent(width) if kind == "lstm" else ResidualBlock(1, width, width, KERNEL))
+        layers.append(Recurrent(width) if kind == "lstm" else ResidualBlock(1, width, width, KERNEL))
         if attention:
-            found.append(Attention(width))
-    return found
+            layers.append(Attention(width))
+    return layers
 
 
 class TextEncoder(nn.Module):

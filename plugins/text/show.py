@@ -82,10 +82,10 @@ def differences(original: str, other: str) -> tuple[list[Piece], list[Piece]]:
 
     Where the other lacks something with nothing in its place it has an empty piece that differs.
     """
-    one, two = original[: LONGEST + SPARE], other[: LONGEST + SPARE]
-    found = SequenceMatcher(None, one, two, autojunk=False).get_opcodes()
-    ours = [(one[a:b], kind != "equal") for kind, a, b, _, _ in found if a < b]
-    return ours, [(two[a:b], kind != "equal") for kind, _, _, a, b in found]
+    reference, two = original[: LONGEST + SPARE], other[: LONGEST + SPARE]
+    opcodes = SequenceMatcher(None, reference, two, autojunk=False).get_opcodes()
+    ours = [(reference[a:b], kind != "equal") for kind, a, b, _, _ in opcodes if a < b]
+    return ours, [(two[a:b], kind != "equal") for kind, _, _, a, b in opcodes]
 
 
 def _first(pieces: Sequence[Piece], most: int) -> Iterator[Piece]:
@@ -101,7 +101,7 @@ def _html(part: str, differs: bool, of_original: bool) -> str:
     """Escaped, and marked where it differs. What has no shape has one: controls always, white space in a mark."""
     if differs:
         part = "".join(VISIBLE.get(character, character) for character in part)
-    shown = escape(UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", part))
+    shown = escape(UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", part))
     kind = ' class="lost"' if of_original or not part else ""
     return f"<mark{kind}>{shown}</mark>" if differs else shown
 

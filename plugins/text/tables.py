@@ -124,8 +124,8 @@ def row_keys(name: str, rows: Sequence[Row]) -> list[str]:
     """A key for each row: by its `id` if every sound row has one and no two keys meet, else by its line."""
     by_line = [numbered(name, row.line) for row in rows]
     ids = ["" if row.damage else inner_name(word(row.cells.get("id")) or "") for row in rows]
-    by_id = [f"{name}:{one}" if one else key for one, key in zip(ids, by_line, strict=True)]
-    complete = all(one or row.damage for one, row in zip(ids, rows, strict=True))
+    by_id = [f"{name}:{row_id}" if row_id else key for row_id, key in zip(ids, by_line, strict=True)]
+    complete = all(row_id or row.damage for row_id, row in zip(ids, rows, strict=True))
     return by_id if complete and len(set(by_id)) == len(rows) else by_line
 
 
@@ -138,5 +138,5 @@ def word(value: Any) -> str | None:
 
 def shown(text: str) -> str:
     """What a message shows of a text: one line of it, and not all."""
-    told = " ".join(text[: 4 * NAMED].split())
-    return told if len(told) <= NAMED else told[: NAMED - 3] + "..."
+    preview = " ".join(text[: 4 * NAMED].split())
+    return preview if len(preview) <= NAMED else preview[: NAMED - 3] + "..."

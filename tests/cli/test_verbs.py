@@ -49,6 +49,13 @@ def test_train_writes_a_run_with_its_whole_recipe(vqmm, pictures, tmp_path):
     assert (out / "tokenizer" / "model.safetensors").is_file()
 
 
+def test_train_leaves_out_the_page_where_none_is_wanted(vqmm, pictures, tmp_path):
+    words = ("train", "image", "--data", pictures, "--out", tmp_path / "run", "--steps", 1, "--no-report", *TINY_CODES)
+    finished = vqmm(*words)
+    assert finished.code == 0 and "held-out samples\n" in finished.out and "see " not in finished.out
+    assert not {"report.html", "reconstructions.png"} & {file.name for file in (tmp_path / "run").iterdir()}
+
+
 def test_what_was_encoded_is_decoded_under_its_own_names(vqmm, run, pictures, tmp_path):
     told = vqmm("encode", run, pictures, "--out", tmp_path / "tokens", "--json").json
     assert (told["samples"], told["codes"], told["bits"]) == (24, 24 * 16, 24 * 16 * 5)  # 8 / 2 squared; log2(32)

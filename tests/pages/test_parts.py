@@ -11,7 +11,7 @@ from vqmm.contracts.batch import Codes
 from vqmm.evaluation.evaluate import Evaluation
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.pages import charts
-from vqmm.pages.heldout import Look, load_tokenizer, look
+from vqmm.pages.heldout import HeldOut, evaluate_held_out, load_tokenizer
 from vqmm.pages.page import _codebooks, _shown
 from vqmm.pages.record import Record, read_record, series
 from vqmm.registry import Registry
@@ -48,14 +48,14 @@ assert matplotlib.rcParams.copy() == before and "matplotlib.pyplot" not in sys.m
     subprocess.run([sys.executable, "-c", told], check=True)
 
 
-def look_with(usage: CodeUsage, modality=None, shown=()) -> Look:
+def look_with(usage: CodeUsage, modality=None, shown=()) -> HeldOut:
     class Held:
         pass
 
     held = Held()
     held.modality = modality
     found = Evaluation(count=1, shown=shown)
-    return Look(held, usage, "all", 1, found=found, keys=["a", "b"])
+    return HeldOut(held, usage, "all", 1, evaluation=found, keys=["a", "b"])
 
 
 def test_every_map_and_stage_has_its_picture():
@@ -79,11 +79,11 @@ def test_a_fragment_is_taken_as_it_is():
 
 def test_the_look_counts_every_code_and_notes_the_first_keys(run):
     record = read_record(run)
-    seen = look(record, load_tokenizer(record, Registry.discover()))
-    assert seen.found.count == 64 and seen.available == 176
+    seen = evaluate_held_out(record, load_tokenizer(record, Registry.discover()))
+    assert seen.evaluation.count == 64 and seen.available == 176
     assert int(seen.usage.counts[0][0].sum()) == 64 * 16
-    assert seen.usage.use() == seen.found.metrics["codebook_usage"]
-    assert len(seen.keys) == len(seen.found.shown[0]) == 8 and len(set(seen.keys)) == 8
+    assert seen.usage.use() == seen.evaluation.metrics["codebook_usage"]
+    assert len(seen.keys) == len(seen.evaluation.shown[0]) == 8 and len(set(seen.keys)) == 8
 
 
 def test_training_time_is_steps_times_samples_over_speed(tmp_path):

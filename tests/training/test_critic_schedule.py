@@ -25,17 +25,17 @@ def test_flat_reconstruction_starts_it_and_the_latest_share_does_in_any_case():
     made = course(warm=0.05, latest=0.8)
     assert phases(made) == ["-" * 75 + "w" * 5 + "c" * 20]
     for step, value in enumerate((20.0, 25.0, 28.0, 28.001, 28.0, 28.002)):
-        assert made.look(5 * step, value) == [], step
-    (event,) = made.look(30, 28.003)  # four looks without more than 0.3% over the best before
+        assert made.evaluated(5 * step, value) == [], step
+    (event,) = made.evaluated(30, 28.003)  # four looks without more than 0.3% over the best before
     assert event.event == "critic_starts" and "counts from step 35 on" in event.said
     assert phases(made) == ["-" * 30 + "w" * 5 + "c" * 65]
-    assert made.look(31, 28.0) == [], "it starts once"
+    assert made.evaluated(31, 28.0) == [], "it starts once"
 
 
 def test_flat_is_flat_where_lower_is_better():
     made = course(higher=False)
     values = [1.0, 0.5, 0.2, 0.2, 0.1999, 0.1999, 0.1999]
-    assert [len(made.look(i, value)) for i, value in enumerate(values)] == [0] * 6 + [1]
+    assert [len(made.evaluated(i, value)) for i, value in enumerate(values)] == [0] * 6 + [1]
 
 
 def test_it_rests_while_it_wins_and_learns_again():
@@ -83,7 +83,7 @@ def test_trust_shrinks_while_reconstruction_suffers_and_comes_back():
 def test_a_course_goes_on_after_a_stop():
     one, other = (course(start="flat", pause_above=0.9) for _ in range(2))
     for step in range(3):
-        one.look(step, 20.0 + step)
+        one.evaluated(step, 20.0 + step)
     other.load_state_dict(one.state_dict())
     assert other.values == [20.0, 21.0, 22.0] and other.level is None
     for step in range(46, 60):

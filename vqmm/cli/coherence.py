@@ -48,8 +48,8 @@ def coherence(
 
 def paths_by_name(data: Sequence[str]) -> dict[str, str]:
     """`["image=digits/", "audio=spoken.zip"]` -> the paths by name; a `UserError` for a path without a name."""
-    pairs = [one.partition("=") for one in data]
-    wrong = [one for one, (name, equals, path) in zip(data, pairs, strict=True) if not (name and equals and path)]
+    pairs = [entry.partition("=") for entry in data]
+    wrong = [entry for entry, (name, equals, path) in zip(data, pairs, strict=True) if not (name and equals and path)]
     names = [name for name, _, _ in pairs]
     if wrong or len(set(names)) < len(names):
         raise UserError(
@@ -63,17 +63,17 @@ def print_coherence(result: Mapping[str, Any]) -> None:
     """The matrix, each cell with its interval and its control, and what they are."""
     names = [*result["judges"]]
     rows = []
-    for one, row in result["coherence"].items():
+    for source, row in result["coherence"].items():
         cells = []
         for other in names:
             if other not in row:
                 cells.append("-")
                 continue
-            low, high = result["intervals"][one][other]
-            control = result["control"].get(one, {}).get(other)
+            low, high = result["intervals"][source][other]
+            control = result["control"].get(source, {}).get(other)
             beside = "real" if control is None else f"control {control:.1%}"
             cells.append(f"{row[other]:.1%} ({low:.1%} to {high:.1%}; {beside})")
-        rows.append([one, *cells])
+        rows.append([source, *cells])
     print_table(["from", *(f"to {name}" for name in names)], rows)
     print(f"\nchance: {result['chance']:.1%}; in brackets the 95% interval, and the share for shuffled conditions")
     for name, rule in result["rules"].items():

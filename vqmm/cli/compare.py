@@ -68,5 +68,5 @@ def print_comparison(result: dict[str, Any], out: Path, as_json: bool) -> None:
 def _print_rows(title: str, rows: Sequence[dict[str, Any]], names: Iterable[str]) -> None:
     """A line a figure that any of the rows has, a column a row: there are more figures than fit beside each other."""
     if rows:
-        told = [name for name in names if any(row[name] is not None for row in rows)] if rows[0]["baseline"] else names
-        print_table((title, *(row["recipe"] for row in rows)), ([n, *(r[n] for r in rows)] for n in told))
+        shown = [name for name in names if any(row[name] is not None for row in rows)] if rows[0]["baseline"] else names
+        print_table((title, *(row["recipe"] for row in rows)), ([n, *(r[n] for r in rows)] for n in shown))

@@ -40,8 +40,8 @@ def compress(
         print_json(result)
         return
     unit, rate = next((name, value) for name, value in result.items() if name.startswith("bits_per_"))
-    told = "" if rate is None else f", {rate:.4g} {unit.replace('_', ' ')}"
-    print(f"{result['file']}: {result['bytes']:,} bytes{told}")
+    rate_text = "" if rate is None else f", {rate:.4g} {unit.replace('_', ' ')}"
+    print(f"{result['file']}: {result['bytes']:,} bytes{rate_text}")
     nominal, saved = result["nominal_bits"] / 8, result["saved"]
     gain = "" if saved is None else f": {abs(saved):.1%} {'saved' if saved >= 0 else 'more, for the header'}"
     print(f"{result['codes']:,} codes, nominally {nominal:,.0f} bytes{gain}")

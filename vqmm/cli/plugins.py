@@ -20,16 +20,16 @@ def plugins(plugin: Plugins = None, as_json: Json = False) -> None:
     needed = {name: libraries(registry.needs(name)) for name in registry.plugins}
     if as_json:
         offers = {name: [f"{kind} {label}" for kind, label in pairs] for name, pairs in registry.plugins.items()}
-        told = {name: [library.as_dict() for library in found] for name, found in needed.items()}
-        print_json({"plugins": offers, "libraries": told, "failed": registry.failed})
+        details = {name: [library.as_dict() for library in dependencies] for name, dependencies in needed.items()}
+        print_json({"plugins": offers, "libraries": details, "failed": registry.failed})
         return
     rows = (
         (name, ", ".join(f"{kind} {label}" for kind, label in pairs), ", ".join(map(_said, needed[name])) or None)
         for name, pairs in registry.plugins.items()
     )
     print_table(("plugin", "offers", "libraries"), rows)
-    for name, found in needed.items():
-        for library in found:
+    for name, dependencies in needed.items():
+        for library in dependencies:
             if library.problem is not None:
                 typer.echo(f"the plugin {name!r} needs {library.problem}", err=True)
     for name, why in registry.failed.items():

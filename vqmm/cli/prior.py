@@ -47,7 +47,9 @@ def prior(
         return
     columns = ("bits per code", "held-out", "unconditional", "unigram", "train", "gap")
     fields = ("", "_unconditional", "_unigram", "_train", "_gap")
-    rows = ((name, *(told[f"bits_per_code{each}"] for each in fields)) for name, told in result["modalities"].items())
+    rows = (
+        (name, *(metrics[f"bits_per_code{each}"] for each in fields)) for name, metrics in result["modalities"].items()
+    )
     print_table(columns, rows)
     print(
         f"\n{result['weights']:,} weights, {result['examples']:,} examples, {result['steps']} steps; the prior of step "

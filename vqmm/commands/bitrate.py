@@ -75,7 +75,7 @@ def offered_kbps(tokenizer: Tokenizer) -> list[float]:
         codes = quantizer(z).codes
     assert codes is not None  # require_codes
     seconds = modality.size_in_units(torch.zeros(modality.channels, *[GRID * stride for stride in modality.strides]))
-    maps = [(one[0, 0].numel(), sizes) for one, sizes in zip(codes.maps, quantizer.sizes, strict=True)]
+    maps = [(code_map[0, 0].numel(), sizes) for code_map, sizes in zip(codes.maps, quantizer.sizes, strict=True)]
     bits = [
         math.fsum(positions * _bits(sizes[:stages]) for positions, sizes in maps)
         for stages in range(1, most_stages(tokenizer) + 1)

@@ -74,8 +74,8 @@ def compress(
     packed = None if coder is None else coder.pack(row.maps, row.label)
     data = pack(tokenizer, row, packed)
     _write(path, data)
-    told = _told(tokenizer, row, len(data), tokenizer.modality.size_in_units(batch.targets[0]))
-    return {"file": str(path), **told, **({} if packed is None else packed.figures())}
+    result = _told(tokenizer, row, len(data), tokenizer.modality.size_in_units(batch.targets[0]))
+    return {"file": str(path), **result, **({} if packed is None else packed.figures())}
 
 
 def _told(tokenizer: Tokenizer, row: Row, size: int, amount: float) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _told(tokenizer: Tokenizer, row: Row, size: int, amount: float) -> dict[str,
         f"bits_per_{tokenizer.modality.rate_unit}": 8 * size / amount if amount else None,
         "nominal_bits": nominal,
         "saved": 1 - 8 * size / nominal if nominal else None,
-        "codes": sum(one.size for one in row.maps),
+        "codes": sum(code_map.size for code_map in row.maps),
         "size": list(row.size),
         "code_fingerprint": tokenizer.code_fingerprint(),
     }
@@ -156,7 +156,7 @@ def decompress(
         _must_be_free(wanted, overwrite)
         wanted.parent.mkdir(parents=True, exist_ok=True)
         written.replace(wanted)
-    return {"file": str(wanted), "size": list(row.size), "codes": sum(one.size for one in row.maps)}
+    return {"file": str(wanted), "size": list(row.size), "codes": sum(code_map.size for code_map in row.maps)}
 
 
 def _label(tokenizer: Tokenizer, label: str | None) -> str | None:

@@ -104,18 +104,20 @@ class JointPart:
 
     def summed(self, prior: Path, data: Mapping[str, str], judged: Sequence[Finished]) -> Finished:
         """The part, from what `judge` gave for some modalities each."""
-        found: dict[str, dict[str, Any]] = {name: {} for name in ("coherence", "intervals", "control")}
-        for name, table in found.items():
+        tables: dict[str, dict[str, Any]] = {name: {} for name in ("coherence", "intervals", "control")}
+        for name, table in tables.items():
             for each in judged:
-                for one, row in each[name].items():
-                    table.setdefault(one, {}).update(row)
-        cells = [cell for one, row in found["coherence"].items() for other, cell in row.items() if one != other]
+                for row_name, row in each[name].items():
+                    table.setdefault(row_name, {}).update(row)
+        cells = [
+            cell for row_name, row in tables["coherence"].items() for other, cell in row.items() if row_name != other
+        ]
         metrics = {"coherence": sum(cells) / len(cells), "lowest_cell": min(cells)}
         return {
             "about": self.about,
             "run": str(prior),
             "metrics": metrics,
-            **found,
+            **tables,
             **{name: dict(ChainMap(*(each[name] for each in reversed(judged)))) for name in ("judges", "rules")},
             "chance": judged[0]["chance"],
             "next": self._next(prior, [*data]),
@@ -142,13 +144,15 @@ class JointPart:
         from vqmm.generation.sampling import Draw
 
         draw = Draw(guidance=self.guidance, temperature=self.temperature)
-        found = []
-        for one, path in data.items():
-            given = _one_of_each(generator.tokenizers[one].modality, path)
-            prompts = [{one: sample} for sample in given]
-            others = [other for other in data if other != one]
-            found.append((one, given, {o: generator.generate(o, given=prompts, draw=draw, seed=1) for o in others}))
-        return found
+        examples = []
+        for modality_name, path in data.items():
+            given = _one_of_each(generator.tokenizers[modality_name].modality, path)
+            prompts = [{modality_name: sample} for sample in given]
+            others = [other for other in data if other != modality_name]
+            examples.append(
+                (modality_name, given, {o: generator.generate(o, given=prompts, draw=draw, seed=1) for o in others})
+            )
+        return examples
 
     def _next(self, prior: Path, modalities: Sequence[str]) -> list[str]:
         def make(want: str, given: str, out: str) -> str:

@@ -148,17 +148,17 @@ def encode(
     (must_be_writable if resume else must_be_free)(out, "the token folder")
     tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
     rate = choose_rate(tokenizer, stages, bitrate_kbps)
-    found = Inputs.of(tokenizer.modality, inputs, "encode").with_augmented(tokenizer.modality, augment)
-    fingerprints = (tokenizer.code_fingerprint(), found.fingerprint())
-    plan = Plan(*fingerprints, len(found.samples), shard_samples, rate.stages, vectors)
+    resolved_inputs = Inputs.of(tokenizer.modality, inputs, "encode").with_augmented(tokenizer.modality, augment)
+    fingerprints = (tokenizer.code_fingerprint(), resolved_inputs.fingerprint())
+    plan = Plan(*fingerprints, len(resolved_inputs.samples), shard_samples, rate.stages, vectors)
     paths = [inputs] if isinstance(inputs, str | Path) else inputs
     job = Job(str(run), tuple(map(str, paths)), out, plan, augment, strict, tuple(plugins))
     with _all_or_whole_shards(out, plan, resume), StopRequest() as request:
-        _make_shards(job, Work(job, tokenizer, found), processes, request)
+        _make_shards(job, Work(job, tokenizer, resolved_inputs), processes, request)
         tally = _total(out, plan)
-    told = {"tokens": str(out), "samples": tally.rows, "codes": tally.codes, "bits": tally.bits}
-    told |= {"stages": rate.stages, "bitrate_kbps": rate.bitrate_kbps}
-    return {**told, "code_fingerprint": plan.code_fingerprint, "unreadable": tally.unreadable}
+    result = {"tokens": str(out), "samples": tally.rows, "codes": tally.codes, "bits": tally.bits}
+    result |= {"stages": rate.stages, "bitrate_kbps": rate.bitrate_kbps}
+    return {**result, "code_fingerprint": plan.code_fingerprint, "unreadable": tally.unreadable}
 
 
 # The folder
@@ -215,9 +215,13 @@ def _total(out: Path, plan: Plan) -> Tally:
     """All shards together. A `UserError` where no sample could be read: then the shards are removed."""
     total = Tally()
     for file in shards_of(out):
-        one = read_tally(file)
-        total.rows, total.codes, total.bits = total.rows + one.rows, total.codes + one.codes, total.bits + one.bits
-        total.unreadable += one.unreadable
+        tally = read_tally(file)
+        total.rows, total.codes, total.bits = (
+            total.rows + tally.rows,
+            total.codes + tally.codes,
+            total.bits + tally.bits,
+        )
+        total.unreadable += tally.unreadable
     if not total.rows:
         for file in shards_of(out):
             file.unlink()
@@ -240,9 +244,9 @@ class Work:
     def shard(self, number: int, request: StopRequest | None = None) -> None:
         """Encode the samples of one shard, in batches of neighbours; `request`: between two of them, leave if asked."""
         plan, tokenizer = self.job.plan, self.tokenizer
-        own = slice(number * plan.shard_samples, (number + 1) * plan.shard_samples)
-        samples = self.inputs.samples[own]
-        split_of = dict(zip((sample.key for sample in samples), self.inputs.splits[own], strict=True))
+        shard_slice = slice(number * plan.shard_samples, (number + 1) * plan.shard_samples)
+        samples = self.inputs.samples[shard_slice]
+        split_of = dict(zip((sample.key for sample in samples), self.inputs.splits[shard_slice], strict=True))
         with ShardWriter(self.job.out, self.header, number, partial(check_decodes, tokenizer)) as writer:
             readable = read(samples, writer.tally.unreadable, self.job.strict)
             for some, values in batches(readable, may_pad(tokenizer)):
@@ -263,9 +267,9 @@ def _encoded(tokenizer: Tokenizer, batch: Batch, stages: int) -> tuple[Codes, Te
         if tokenizer.modality.rank == 1 and batch.x.numel() > PIECE_VALUES:
             codes = encode_long(tokenizer, batch, stages)
             return codes, tokenizer.quantizer.lookup(codes)
-        found = tokenizer.quantize(batch.to(tokenizer.device), stages)
-    assert found.codes is not None  # choose_rate has seen to it
-    return found.codes, found.vectors
+        quantized = tokenizer.quantize(batch.to(tokenizer.device), stages)
+    assert quantized.codes is not None  # choose_rate has seen to it
+    return quantized.codes, quantized.vectors
 
 
 @torch.no_grad()
@@ -274,11 +278,11 @@ def check_decodes(tokenizer: Tokenizer, row: Row, again: Row) -> None:
     if row.vectors is None:
         raise ValueError(f"{row.key!r} came without its vectors")
     with evaluating(tokenizer):
-        found = tokenizer.quantizer.lookup(codes_of([again], {}).to(tokenizer.device))[0]
+        decoded = tokenizer.quantizer.lookup(codes_of([again], {}).to(tokenizer.device))[0]
     expected = torch.from_numpy(row.vectors).movedim(-1, 0)
     # not bit for bit: a product of one row may be rounded otherwise than that of a batch
     slack = CLOSE * expected.abs().amax() if expected.numel() else 0.0
-    if found.shape != expected.shape or not bool(((found.float().cpu() - expected).abs() <= slack).all()):
+    if decoded.shape != expected.shape or not bool(((decoded.float().cpu() - expected).abs() <= slack).all()):
         raise UserError(
             f"the codes of {row.key!r} do not decode to what was encoded: the quantizer {tokenizer.quantizer.name!r} "
             "looks up other vectors than its forward gives (vqmm.testing.check_quantizer says more)"

@@ -67,24 +67,33 @@ def eval(
     sets: dict[str, Any] = {}
     if realism:
         sets = compare_sets(tokenizer, source, inception=None if inception is None else Path(inception))
-    found = evaluate(tokenizer, evaluation_batches(views, batch_size), as_written=whole, stages=stages)
-    if not found.count:
-        raise UserError(f"none of the {len(samples)} samples of {data} can be read; the first: {found.unreadable[0]}")
+    evaluation = evaluate(tokenizer, evaluation_batches(views, batch_size), as_written=whole, stages=stages)
+    if not evaluation.count:
+        raise UserError(
+            f"none of the {len(samples)} samples of {data} can be read; the first: {evaluation.unreadable[0]}"
+        )
     if labels:
-        found.metrics |= survival["metrics"]
-        found.rules |= survival["rules"]
-        found.unreadable = [*dict.fromkeys(found.unreadable + survival["unreadable"])]
+        evaluation.metrics |= survival["metrics"]
+        evaluation.rules |= survival["rules"]
+        evaluation.unreadable = [*dict.fromkeys(evaluation.unreadable + survival["unreadable"])]
     if realism:
-        found.metrics |= sets["metrics"]
-        found.rules |= sets["rules"]
+        evaluation.metrics |= sets["metrics"]
+        evaluation.rules |= sets["rules"]
     view = "whole samples, as written to a file" if whole else tokenizer.modality.view
     if degrade is not None:
         view = f"{view}, {degrade.said}"
     options = None if degrade is None else degrade.model_dump(mode="json")
-    told = {"run": str(run), "data": source.path, "split": split, "view": view, "degrade": options, **found.as_dict()}
+    result = {
+        "run": str(run),
+        "data": source.path,
+        "split": split,
+        "view": view,
+        "degrade": options,
+        **evaluation.as_dict(),
+    }
     if show is not None:
-        told["shown"] = str(write_shown(tokenizer.modality, found.rows, Path(show)))
-    return told
+        result["shown"] = str(write_shown(tokenizer.modality, evaluation.rows, Path(show)))
+    return result
 
 
 def trained_on(run: Path) -> str | None:

@@ -66,7 +66,7 @@ def generate(
     seconds = time.perf_counter() - start
     samples = [generator.decode(want, maps, given.get(LABEL), seed, i) for i, maps in enumerate(codes)]
     modality = generator.tokenizers[want].modality
-    told = {
+    summary = {
         "run": str(run),
         "want": want,
         "given": {name: _said(value) for name, value in given.items()},
@@ -76,20 +76,20 @@ def generate(
         "draw": asdict(draw),
         "seed": seed,
     }
-    drawn = sum(one.numel() for maps in codes for one in maps)
+    drawn = sum(code_map.numel() for maps in codes for code_map in maps)
     drawn -= 0 if known is None else count * int((known > 0).sum())
-    told |= {"codes": drawn, "codes_per_second": drawn / max(seconds, 1e-9)}
+    summary |= {"codes": drawn, "codes_per_second": drawn / max(seconds, 1e-9)}
     with new_folder(out) as folder:
         files = [modality.write(sample, folder / f"{i:0{len(str(count - 1))}}") for i, sample in enumerate(samples)]
         picture = grid_of(modality, samples[:SHOWN])
         if picture is not None:
             picture.save(folder / "grid.png")
         sources = {} if complete is None else {want: complete}
-        page = render(told, _shown(generator, {**given, **sources}), (modality, samples[:SHOWN]))
+        page = render(summary, _shown(generator, {**given, **sources}), (modality, samples[:SHOWN]))
         write_text(folder / "index.html", page)
     return {
         "out": str(out),
-        **told,
+        **summary,
         "files": [str(out / file.name) for file in files],
         "grid": None if picture is None else str(out / "grid.png"),
         "page": str(out / "index.html"),
@@ -98,14 +98,14 @@ def generate(
 
 def _shown(generator: Generator, given: Mapping[str, Value]) -> dict[str, Shown | str]:
     """What was given, for the page: a label as its name, anything else as its modality shows it."""
-    found: dict[str, Shown | str] = {}
+    shown: dict[str, Shown | str] = {}
     for name, value in given.items():
         if name == LABEL:
-            found[name] = str(value)
+            shown[name] = str(value)
             continue
         modality = generator.tokenizers[name].modality
-        found[name] = (modality, modality.collate([sample_of(modality, value)], [name]).targets)
-    return found
+        shown[name] = (modality, modality.collate([sample_of(modality, value)], [name]).targets)
+    return shown
 
 
 def _said(value: Value) -> str:

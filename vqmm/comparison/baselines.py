@@ -30,12 +30,12 @@ Record = dict[str, Any]
 
 def wanted_baselines(plan: Plan) -> list[Baseline]:
     """Those that the modality offers."""
-    found = list(plan.modality.baselines())
-    slugs = [_slug(each.name) for each in found]
+    baselines = list(plan.modality.baselines())
+    slugs = [_slug(each.name) for each in baselines]
     twice = sorted({slug for slug in slugs if slugs.count(slug) > 1})
     if twice:
         raise UserError(f"the modality {plan.modality.name!r} has two baselines called {twice[0]!r}: name each once")
-    return found
+    return baselines
 
 
 def degrading(plan: Plan) -> list[str]:
@@ -50,15 +50,15 @@ def baseline_record(plan: Plan, out: Path, baseline: Baseline) -> tuple[Record, 
     if stored.is_file():
         return read_json(stored), True
     place = {"seed": None, "run": str(folder.relative_to(out))}
-    told: Record = {"label": baseline.name, "family": baseline.family or baseline.name}
+    record: Record = {"label": baseline.name, "family": baseline.family or baseline.name}
     try:
-        told |= _judge(plan, baseline)
+        record |= _judge(plan, baseline)
     except UserError as error:  # the others go on
-        return {**told, "run": {**place, "error": str(error)}}, False
-    told["run"] = {**place, "error": None, **told["run"]}
+        return {**record, "run": {**place, "error": str(error)}}, False
+    record["run"] = {**place, "error": None, **record["run"]}
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(stored, json.dumps(told, indent=2, allow_nan=False) + "\n")
-    return told, False
+    write_text(stored, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    return record, False
 
 
 def _slug(name: str) -> str:
@@ -73,11 +73,11 @@ def _judge(plan: Plan, baseline: Baseline) -> Record:
     start = time.perf_counter()
     baseline.fit(_fitting(plan, training, count))
     train_seconds = time.perf_counter() - start
-    look = _Look(plan, baseline)
-    look.at(evaluation_batches(Views(modality, evaluation_samples(source, source.path)[0], {}), BATCH_SIZE))
-    if not look.count:
-        raise UserError(f"none of the held-out samples can be read; the first: {look.unreadable[0]}")
-    figures, rules = look.figures()
+    baseline_pass = _Pass(plan, baseline)
+    baseline_pass.at(evaluation_batches(Views(modality, evaluation_samples(source, source.path)[0], {}), BATCH_SIZE))
+    if not baseline_pass.count:
+        raise UserError(f"none of the held-out samples can be read; the first: {baseline_pass.unreadable[0]}")
+    figures, rules = baseline_pass.figures()
     rate = figures[f"bits_per_{modality.rate_unit}"]
     assert rate is not None  # there are samples
     return {
@@ -86,8 +86,8 @@ def _judge(plan: Plan, baseline: Baseline) -> Record:
         "rules": {**rules, "train_seconds": f"of a baseline: wall time to fit it on {count:,} training samples"},
         "split": plan.split,
         "view": modality.view,
-        "count": look.count,
-        "unreadable": look.unreadable,
+        "count": baseline_pass.count,
+        "unreadable": baseline_pass.unreadable,
     }
 
 
@@ -102,7 +102,7 @@ def _fitting(plan: Plan, training: Sequence[Sample], count: int) -> Iterator[Ten
         yield originals_of(plan.modality.collate([value], [sample.key]))[0]
 
 
-class _Look:
+class _Pass:
     """One pass of a baseline over the held-out views."""
 
     def __init__(self, plan: Plan, baseline: Baseline):
@@ -139,23 +139,23 @@ class _Look:
             raise ValueError(f"the baseline {self.baseline.name!r} gave samples of other shapes than it was given")
         self.bits += bits
         for some in batches:
-            own, outputs = outputs[: len(some)], outputs[len(some) :]
-            for some_outputs, some_originals in alike(own, list(some)):
+            batch_outputs, outputs = outputs[: len(some)], outputs[len(some) :]
+            for some_outputs, some_originals in alike(batch_outputs, list(some)):
                 for metric in self.metrics.values():
                     metric.update(some_outputs, some_originals)
 
     def figures(self) -> tuple[dict[str, float | None], dict[str, str]]:
         """Figures by name, and a rule for each."""
         unit = self.modality.rate_unit
-        found = {name: figure(metric) for name, metric in self.metrics.items()}
+        results = {name: figure(metric) for name, metric in self.metrics.items()}
         figures: dict[str, float | None] = {
             f"bits_per_{unit}": self.bits / self.amount,
-            **{name: value for name, (value, _) in found.items()},
+            **{name: value for name, (value, _) in results.items()},
             "samples_per_second": self.count / self.seconds,
         }
         rules = {
             f"bits_per_{unit}": f"of a baseline, measured: {self.baseline.rule}",
-            **{name: rule for name, (_, rule) in found.items()},
+            **{name: rule for name, (_, rule) in results.items()},
             "samples_per_second": f"of a baseline: encode and decode, cpu, {torch.get_num_threads()} threads",
         }
         return figures, rules

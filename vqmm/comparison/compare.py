@@ -119,14 +119,14 @@ class _Work:
 
     def baselines(self) -> list[Record]:
         """The figures of every baseline of the modality."""
-        found = wanted_baselines(self.plan)
+        baselines = wanted_baselines(self.plan)
         degraded = degrading(self.plan)
-        if found and degraded:
+        if baselines and degraded:
             self._say(f"no baselines: {', '.join(degraded)} is given degraded samples, and a baseline restores nothing")
             return []
         records = []
-        for number, baseline in enumerate(found, start=1):
-            place = f"baseline {number} of {len(found)}: {baseline.name}"
+        for number, baseline in enumerate(baselines, start=1):
+            place = f"baseline {number} of {len(baselines)}: {baseline.name}"
             self._say(place)
             record, stored = baseline_record(self.plan, self.out, baseline)
             if stored or record["run"]["error"]:
@@ -146,15 +146,15 @@ class _Work:
         try:
             steps = self._steps(label)
             self._train(label, seed, steps)
-            told = self._judge(label, seed, steps)
+            record = self._judge(label, seed, steps)
         except Stopped as stopped:  # it would speak of --resume
             stopped.args = (f"stopped in run {place}: repeat the same call to go on",)
             raise
         except UserError as error:  # the others go on
             self._say(f"{place} failed: {error}")
             return {"run": {"seed": seed, "run": str(folder.relative_to(self.out)), "error": str(error)}}
-        write_text(stored, json.dumps(told, indent=2, allow_nan=False) + "\n")
-        return told
+        write_text(stored, json.dumps(record, indent=2, allow_nan=False) + "\n")
+        return record
 
     def _steps(self, label: str) -> int:
         """The budget of a recipe in steps; measured once, and kept for its other seeds and for going on."""
@@ -193,9 +193,9 @@ class _Work:
 
     def _judge(self, label: str, seed: int, steps: int) -> Record:
         folder = run_folder(self.out, label, seed)
-        found = judge(folder, self.plan.source.path, batch_size=BATCH_SIZE, plugins=self.plugins)
+        evaluation = judge(folder, self.plan.source.path, batch_size=BATCH_SIZE, plugins=self.plugins)
         tokenizer = Tokenizer.load(folder, self.registry)
-        metrics, modality = found["metrics"], tokenizer.modality
+        metrics, modality = evaluation["metrics"], tokenizer.modality
         first = (f"bits_per_{modality.rate_unit}", modality.main_metric)
         figures = {
             **{name: metrics[name] for name in (*first, *metrics)},
@@ -205,8 +205,8 @@ class _Work:
             "steps": steps,
         }
         run = {"seed": seed, "run": str(folder.relative_to(self.out)), "error": None, **finite(figures)}
-        rules = found["rules"] | _rules(tokenizer, self.plan)
-        judged_on = {name: found[name] for name in ("split", "view", "count", "unreadable")}
+        rules = evaluation["rules"] | _rules(tokenizer, self.plan)
+        judged_on = {name: evaluation[name] for name in ("split", "view", "count", "unreadable")}
         return {"run": {**run, "machine": machine()}, "rules": {name: rules[name] for name in figures}, **judged_on}
 
     def shown(self, runs: Mapping[str, Sequence[Record]]) -> Shown:
@@ -248,7 +248,7 @@ def _rules(tokenizer: Tokenizer, plan: Plan) -> dict[str, str]:
         "encode_samples_per_second": f"Tokenizer.encode: {timed}",
         "decode_samples_per_second": f"Tokenizer.decode: {timed}",
         "weights": "parameters that gradients train; a codebook of moving averages is none of them",
-        "train_seconds": "wall time from the start to the last step, looks at held-out data between them included",
+        "train_seconds": "wall time from the start to the last step, evaluations between them included",
         "steps": "optimizer steps" + (f": {measured}" if plan.seconds is not None else ""),
     }
 

@@ -37,7 +37,7 @@ def write_page(path: Path, result: Mapping[str, Any], shown: Shown) -> None:
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
     rate, main_metric = result["rate"], result["main_metric"]
     with_headline = [row for row in result["rows"] if row.get(main_metric) is not None]
-    told = {
+    context = {
         "result": result,
         "rows": _rows(result),
         "several": len(result["seeds"]) > 1,
@@ -48,7 +48,7 @@ def write_page(path: Path, result: Mapping[str, Any], shown: Shown) -> None:
         "samples": _samples(shown),
         "notes": _notes(result),
     }
-    write_text(path, page.render(told) + "\n")
+    write_text(path, page.render(context) + "\n")
 
 
 def draw(result: Mapping[str, Any]) -> str:
@@ -146,8 +146,8 @@ def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     for place, (row, colour) in enumerate(zip(result["rows"], colours, strict=True)):
         done = any(not run["error"] for run in row["runs"])
         cells = [column[place] for column in columns] if done else []
-        told = {"name": row["recipe"], "baseline": row["baseline"], "error": row["error"]}
-        rows.append({**told, "colour": colour, "cells": cells})
+        header = {"name": row["recipe"], "baseline": row["baseline"], "error": row["error"]}
+        rows.append({**header, "colour": colour, "cells": cells})
     return rows
 
 
@@ -180,13 +180,13 @@ def _notes(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
     measured = [
         (
             row["recipe"],
-            f"{found['steps']} steps, at {found['seconds_per_step']:.4g} s each over {found['timed_steps']}",
+            f"{timing['steps']} steps, at {timing['seconds_per_step']:.4g} s each over {timing['timed_steps']}",
         )
         for row in result["rows"]
-        if (found := row["calibration"])
+        if (timing := row["calibration"])
     ]
-    own = [(f"{name}, {', '.join(recipes)}", rule) for name, rule, recipes in own_rules(result["rows"])]
-    return [*result["rules"].items(), *own, *measured, *(result["machine"] or {}).items()]
+    row_rules = [(f"{name}, {', '.join(recipes)}", rule) for name, rule, recipes in own_rules(result["rows"])]
+    return [*result["rules"].items(), *row_rules, *measured, *(result["machine"] or {}).items()]
 
 
 def own_rules(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[str]]]:
@@ -194,16 +194,18 @@ def own_rules(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[st
 
     Where it holds for a whole family of baselines, the family stands for its rows.
     """
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    rows_by_rule: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        for told in row["rules"].items():
-            found.setdefault(told, []).append(row)
+        for named_rule in row["rules"].items():
+            rows_by_rule.setdefault(named_rule, []).append(row)
     sizes = Counter(row["family"] for row in rows if not row["error"])
     named = []
-    for (name, rule), own in found.items():
-        here = Counter(row["family"] for row in own)
-        whole = [row["family"] is not None and here[row["family"]] == sizes[row["family"]] for row in own]
-        labels = [row["family"] if all_of_it else row["recipe"] for row, all_of_it in zip(own, whole, strict=True)]
+    for (name, rule), matching_rows in rows_by_rule.items():
+        here = Counter(row["family"] for row in matching_rows)
+        whole = [row["family"] is not None and here[row["family"]] == sizes[row["family"]] for row in matching_rows]
+        labels = [
+            row["family"] if all_of_it else row["recipe"] for row, all_of_it in zip(matching_rows, whole, strict=True)
+        ]
         named.append((name, rule, list(dict.fromkeys(labels))))
     return named
 

@@ -117,18 +117,18 @@ def claim(out: Path, plan: Plan) -> Calibrations:
         UserError: the folder is of another kind, or was begun with other arguments or recipes.
     """
     file = out / FILE
-    told = read_json(file) if file.is_file() else {}
-    if "arguments" not in told:
+    record = read_json(file) if file.is_file() else {}
+    if "arguments" not in record:
         must_be_free(out, "the folder of the comparison")
         out.mkdir(parents=True, exist_ok=True)
         note(out, plan, {})
         return {}
-    was, now = told["arguments"], plan.arguments()
+    was, now = record["arguments"], plan.arguments()
     differ = [name for name in now if was.get(name) != now[name]]
     if differ:
         said = ", ".join(_difference(name, was.get(name), now[name]) for name in differ)
         raise UserError(f"{out} was begun with other arguments: {said}: repeat those, or choose another folder")
-    calibrations: Calibrations = told["calibrations"]
+    calibrations: Calibrations = record["calibrations"]
     for label, seed in plan.jobs:  # a recipe's file may have changed
         folder = run_folder(out, label, seed)
         steps = plan.steps if plan.steps is not None else calibrations.get(label, {}).get("steps")
@@ -145,8 +145,8 @@ def _difference(name: str, was: Any, now: Any) -> str:
 
 def note(out: Path, plan: Plan, calibrations: Mapping[str, Mapping[str, float]]) -> None:
     """Keep the arguments, and the steps that were calibrated so far: a run that goes on needs the same number."""
-    told = {"arguments": plan.arguments(), "calibrations": calibrations}
-    write_text(out / FILE, json.dumps(told, indent=2) + "\n")
+    record = {"arguments": plan.arguments(), "calibrations": calibrations}
+    write_text(out / FILE, json.dumps(record, indent=2) + "\n")
 
 
 def run_folder(out: Path, label: str, seed: int) -> Path:
@@ -218,8 +218,10 @@ def _read(name: str, registry: Registry, modality: str, settings: Sequence[str])
 def _common_steps(recipes: Mapping[str, Recipe]) -> int:
     steps = {label: recipe.train.steps for label, recipe in recipes.items()}
     if len(set(steps.values())) > 1:
-        told = ", ".join(f"{label} {count}" for label, count in steps.items())
-        raise UserError(f"the recipes have different train.steps ({told}): give one budget, --steps N or --seconds S")
+        listing = ", ".join(f"{label} {count}" for label, count in steps.items())
+        raise UserError(
+            f"the recipes have different train.steps ({listing}): give one budget, --steps N or --seconds S"
+        )
     return next(iter(steps.values()))
 
 
@@ -227,5 +229,5 @@ def _must_look_alike(modalities: Mapping[str, Modality]) -> None:
     """All runs are judged on the same views of the same samples, or their figures could not stand in one table."""
     views = {label: f"{modality.view}, {modality.channels} channels" for label, modality in modalities.items()}
     if len(set(views.values())) > 1:
-        told = "; ".join(f"{label} {view}" for label, view in views.items())
-        raise UserError(f"the recipes look at the data in different ways ({told}): give them one view with --set")
+        listing = "; ".join(f"{label} {view}" for label, view in views.items())
+        raise UserError(f"the recipes look at the data in different ways ({listing}): give them one view with --set")

@@ -144,11 +144,11 @@ def _plan(
         except UserError as error:  # a setting may fit one prior and not the next
             raise UserError(f"prior {name}: {error}") from None
     tokenizer, header = Tokenizer.load(Path(run), registry), TokenSet(tokens).header
-    own = tokenizer.code_fingerprint()
-    if header.code_fingerprint != own:
+    fingerprint = tokenizer.code_fingerprint()
+    if header.code_fingerprint != fingerprint:
         raise UserError(
-            f"{tokens} was encoded by the tokenizer {header.code_fingerprint}, and {run} is {own}: give the run that "
-            "encoded it, or encode anew"
+            f"{tokens} was encoded by the tokenizer {header.code_fingerprint}, and {run} is {fingerprint}: give the "
+            "run that encoded it, or encode anew"
         )
     first = next(iter(recipes.values()))
     return PriorPlan(
@@ -159,7 +159,7 @@ def _plan(
         steps=first.train.steps,
         condition=condition,
         settings=tuple(settings),
-        code_fingerprint=own,
+        code_fingerprint=fingerprint,
         modality=tokenizer.modality.name,
     )
 
@@ -198,7 +198,7 @@ def _record(
         return read_json(stored)
     _say(place, quiet)
     try:
-        told = train_prior(
+        result = train_prior(
             plan.run,
             folder,
             tokens=plan.tokens,
@@ -215,27 +215,27 @@ def _record(
     except UserError as error:  # the others go on
         _say(f"{place} failed: {error}", quiet)
         return {"run": {"seed": seed, "run": str(folder.relative_to(out)), "error": str(error)}}
-    figures = _figures(plan, Generator.load(folder, registry), told, folder, name)
+    figures = _figures(plan, Generator.load(folder, registry), result, folder, name)
     run = {"seed": seed, "run": str(folder.relative_to(out)), "error": None, **finite(figures), "machine": machine()}
-    record = {"run": run, "rules": {each: RULES[each] for each in figures}, "count": told["held_out_examples"]}
+    record = {"run": run, "rules": {each: RULES[each] for each in figures}, "count": result["held_out_examples"]}
     write_text(stored, json.dumps(record, indent=2, allow_nan=False) + "\n")
     return record
 
 
 def _figures(
-    plan: PriorPlan, generator: Generator, told: Mapping[str, Any], folder: Path, name: str
+    plan: PriorPlan, generator: Generator, result: Mapping[str, Any], folder: Path, name: str
 ) -> dict[str, float | None]:
-    own = generator.vocabulary[plan.modality]
-    bits = told["modalities"][plan.modality]
+    vocabulary_range = generator.vocabulary[plan.modality]
+    bits = result["modalities"][plan.modality]
     start = time.perf_counter()
     generator.codes(plan.modality, DRAWN)
     return {
         "bits_per_code": bits["bits_per_code"],
-        "bits_per_sample": None if own.free else bits["bits_per_code"] * len(own.layout),
+        "bits_per_sample": None if vocabulary_range.free else bits["bits_per_code"] * len(vocabulary_range.layout),
         **{each: bits[each] for each in BITS[1:]},
         "bits_per_code_unigram": bits["bits_per_code_unigram"],
-        "weights": told["weights"],
-        "best_step": told["best"]["step"],
+        "weights": result["weights"],
+        "best_step": result["best"]["step"],
         "train_seconds": _train_seconds(folder, plan.recipes[name].train.batch_size),
         "draw_seconds": (time.perf_counter() - start) / DRAWN,
     }
@@ -259,10 +259,10 @@ def _train_seconds(folder: Path, batch_size: int) -> float:
     """Out of metrics.jsonl: right also for a run that was stopped and went on."""
     total, before = 0.0, 0
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        told = json.loads(line)
-        if told["kind"] == "train" and told["samples_per_second"]:
-            total += (told["step"] - before) * batch_size / told["samples_per_second"]
-            before = told["step"]
+        entry = json.loads(line)
+        if entry["kind"] == "train" and entry["samples_per_second"]:
+            total += (entry["step"] - before) * batch_size / entry["samples_per_second"]
+            before = entry["step"]
     return total
 
 

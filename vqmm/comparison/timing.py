@@ -58,13 +58,13 @@ def train_seconds(run: Path, plan: Train) -> float:
 def step_seconds(run: Path, plan: Train) -> list[tuple[int, float]]:
     """For each line of a run's log on training: how many steps it is about, and the seconds that each took."""
     samples = plan.batch_size * plan.accumulate * plan.devices  # of one step
-    found, before = [], 0
+    timings, before = [], 0
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        told = json.loads(line)
-        if told["kind"] == "train" and told["samples_per_second"]:
-            found.append((told["step"] - before, samples / told["samples_per_second"]))
-            before = told["step"]
-    return found
+        entry = json.loads(line)
+        if entry["kind"] == "train" and entry["samples_per_second"]:
+            timings.append((entry["step"] - before, samples / entry["samples_per_second"]))
+            before = entry["step"]
+    return timings
 
 
 def code_speeds(tokenizer: Tokenizer, batches: Sequence[Batch]) -> dict[str, float | None]:

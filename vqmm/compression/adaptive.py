@@ -42,8 +42,8 @@ def pack(maps: Sequence[np.ndarray], sizes: Sequence[Sequence[int]]) -> tuple[in
     Raises:
         UserError: a code that its codebook does not have.
     """
-    for m, (one, own) in enumerate(zip(maps, sizes, strict=True)):
-        for stage, size in zip(one, own, strict=False):
+    for m, (code_map, stage_sizes) in enumerate(zip(maps, sizes, strict=True)):
+        for stage, size in zip(code_map, stage_sizes, strict=False):
             if stage.size and not (stage.min() >= 0 and stage.max() < size):
                 raise UserError(f"map {m} has codes from {stage.min()} to {stage.max()} where the codebook has {size}")
     adaptive = _packed(maps, sizes, ADAPTIVE)
@@ -78,7 +78,7 @@ def _packed(maps: Sequence[np.ndarray], sizes: Sequence[Sequence[int]], method: 
         encode(bit, models[chance])
         return bit
 
-    _walk([one.astype(np.int64) for one in maps], sizes, method, step)
+    _walk([code_map.astype(np.int64) for code_map in maps], sizes, method, step)
     # the decoder reads zeros after the end
     return encoder.get_compressed().astype(">u4").tobytes().rstrip(b"\0")
 
@@ -96,12 +96,12 @@ class _Models(dict):
 
 def _walk(maps: Sequence[np.ndarray], sizes: Sequence[Sequence[int]], method: int, step: Step) -> None:
     """Code every map in place: cells in row-major order, the stages of a cell together, coarse map first."""
-    for m, (one, own) in enumerate(zip(maps, sizes, strict=True)):
-        stages, grid = one.shape[0], one.shape[1:]
-        flat = [stage.tolist() for stage in one.reshape(stages, prod(grid))]
+    for m, (code_map, stage_sizes) in enumerate(zip(maps, sizes, strict=True)):
+        stages, grid = code_map.shape[0], code_map.shape[1:]
+        flat = [stage.tolist() for stage in code_map.reshape(stages, prod(grid))]
         before = _before(grid)
         above, parents = _parents(maps[m - 1], grid) if m else ([], [0] * prod(grid))
-        coders = [_StageCoder(size) for size in own[:stages]]
+        coders = [_StageCoder(size) for size in stage_sizes[:stages]]
         for cell in range(prod(grid)):
             for s, coder in enumerate(coders):
                 codes = flat[s]
@@ -113,11 +113,11 @@ def _walk(maps: Sequence[np.ndarray], sizes: Sequence[Sequence[int]], method: in
                 if s:
                     contexts.append(flat[s - 1][cell])
                 if s > 1:
-                    contexts.append(flat[s - 1][cell] * own[s - 2] + flat[s - 2][cell])
+                    contexts.append(flat[s - 1][cell] * stage_sizes[s - 2] + flat[s - 2][cell])
                 if m:
                     contexts.append(above[min(s, len(above) - 1)][parents[cell]])
                 codes[cell] = coder.code(contexts, codes[cell], step)
-        one[...] = np.array(flat, dtype=np.int64).reshape(one.shape)
+        code_map[...] = np.array(flat, dtype=np.int64).reshape(code_map.shape)
 
 
 def _before(grid: tuple[int, ...]) -> list[list[int]]:

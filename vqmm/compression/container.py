@@ -34,7 +34,7 @@ def pack(tokenizer: Tokenizer, row: Row, packed: Packed | None = None) -> bytes:
         method, codes = coding.PRIOR, packed.model + packed.data
     label = b"" if row.label is None else row.label.encode()
     numbers = [len(row.size), *row.size, 0 if row.label is None else len(label) + 1]
-    shapes = [n for one in row.maps for n in one.shape]
+    shapes = [n for code_map in row.maps for n in code_map.shape]
     fixed = BODY.pack(bytes.fromhex(tokenizer.code_fingerprint()), method, _checksum(row.maps))
     body = fixed + _varints(numbers) + label + _varints([len(row.maps), *shapes]) + codes
     return HEAD.pack(MAGIC, FORMAT, zlib.crc32(body)) + body
@@ -47,11 +47,11 @@ def unpack(tokenizer: Tokenizer, data: bytes, name: str, coder: PriorCoder | Non
         UserError: not a compressed file; cut short or altered; of another format, tokenizer or model.
     """
     body = _checked(data, name)
-    fingerprint, own = body[:8].hex(), tokenizer.code_fingerprint()
-    if fingerprint != own:
+    fingerprint, expected = body[:8].hex(), tokenizer.code_fingerprint()
+    if fingerprint != expected:
         raise UserError(
-            f"{name} was compressed by the tokenizer {fingerprint}, and this run is {own}: decompress with the run "
-            "that compressed it"
+            f"{name} was compressed by the tokenizer {fingerprint}, and this run is {expected}: decompress with the "
+            "run that compressed it"
         )
     sizes = tokenizer.quantizer.sizes
     try:
@@ -119,10 +119,10 @@ def _checked(data: bytes, name: str) -> bytes:
 
 
 def _checksum(maps: Sequence[np.ndarray]) -> int:
-    found = 0
-    for one in maps:
-        found = zlib.crc32(np.ascontiguousarray(one, dtype="<i8").tobytes(), found)
-    return found
+    crc = 0
+    for code_map in maps:
+        crc = zlib.crc32(np.ascontiguousarray(code_map, dtype="<i8").tobytes(), crc)
+    return crc
 
 
 def _varints(numbers: Sequence[int]) -> bytes:

@@ -66,8 +66,8 @@ class Packed:
 
     def figures(self) -> dict[str, Any]:
         """For those who ask what came of it."""
-        told = {"model_bits": self.bits, "code_bits": 8 * len(self.data), "margin": self.margin}
-        return {"model": self.model.hex(), **told}
+        metrics = {"model_bits": self.bits, "code_bits": 8 * len(self.data), "margin": self.margin}
+        return {"model": self.model.hex(), **metrics}
 
 
 class PriorCoder:
@@ -109,7 +109,7 @@ class PriorCoder:
             UserError: grids, stages or a class that the prior has not learnt; scores that leave no margin, or are no
                 numbers, or are others step by step than of the whole.
         """
-        block = self.own.join([torch.from_numpy(np.ascontiguousarray(one, dtype=np.int64))[None] for one in maps])
+        block = self.own.join([torch.from_numpy(np.ascontiguousarray(item, dtype=np.int64))[None] for item in maps])
         prompt = self._prompt(label)
         ids = torch.cat([prompt, block], dim=1)
         with torch.inference_mode():
@@ -125,9 +125,9 @@ class PriorCoder:
                 f"the scores of {self.where} leave a margin of {margin:.1g}, and it takes {LEAST_MARGIN:.0e} to be "
                 "read elsewhere. Compress without --model"
             )
-        middles = [one for part, offset in zip(parts, offsets, strict=True) for one in units(part, offset).tolist()]
+        middles = [item for part, offset in zip(parts, offsets, strict=True) for item in units(part, offset).tolist()]
         data = bytes(offsets) + _written([*map(chance, middles)], np.concatenate(bits).tolist())
-        again = self.unpack(data, [one.shape for one in maps], label)
+        again = self.unpack(data, [item.shape for item in maps], label)
         if not all(map(np.array_equal, again, maps)):
             raise UserError(
                 f"the scores of {self.where} step by step are more than {margin:.1g} from those of the whole: what it "
@@ -143,8 +143,8 @@ class PriorCoder:
         Raises:
             UserError: grids, stages or a class that the prior has not learnt.
         """
-        own = self.own
-        blank = own.join([torch.zeros(1, *shape, dtype=torch.int64) for shape in shapes])  # which says what is wrong
+        span = self.own
+        blank = span.join([torch.zeros(1, *shape, dtype=torch.int64) for shape in shapes])  # which says what is wrong
         prompt = self._prompt(label)
         ids = torch.cat([prompt, blank], dim=1)
         places = self.prior.grammar.places(ids)
@@ -153,13 +153,13 @@ class PriorCoder:
         with torch.inference_mode():
             state = self.prior.start(1, ids.shape[1])
             features = self.prior.step(ids[:, :start], places[:, :start], state)[0, -1:]
-            for place, (low, stop) in enumerate(own.columns[: ids.shape[1] - start - 1].tolist(), start=start):
+            for place, (low, stop) in enumerate(span.columns[: ids.shape[1] - start - 1].tolist(), start=start):
                 ids[0, place] = low + reader.code(_nodes(self._scores(features, low, stop)))
                 if place + 2 < ids.shape[1]:
                     features = self.prior.step(ids[:, place : place + 1], places[:, place : place + 1], state)[0]
-        codes = ids[:, start:-1] - own.columns[: ids.shape[1] - start - 1, 0]
-        layout = Layout(tuple(shape[1:] for shape in shapes), own.sizes)
-        return tuple(one[0].numpy() for one in layout.split(codes))
+        codes = ids[:, start:-1] - span.columns[: ids.shape[1] - start - 1, 0]
+        layout = Layout(tuple(shape[1:] for shape in shapes), span.sizes)
+        return tuple(code_map[0].numpy() for code_map in layout.split(codes))
 
     def _asked(
         self, features: Tensor, codes: np.ndarray, sizes: Tensor
@@ -171,17 +171,17 @@ class PriorCoder:
         total = 0.0
         for low in self.own.columns[: len(codes), 0].unique().tolist():
             (where,) = (self.own.columns[: len(codes), 0] == low).numpy().nonzero()
-            own = codes[where]
+            symbols = codes[where]
             scores = self._scores(features[where], low, low + int(sizes[where[0]]))
-            total += float((np.logaddexp.reduce(scores, axis=1) - scores[np.arange(len(own)), own]).sum())
+            total += float((np.logaddexp.reduce(scores, axis=1) - scores[np.arange(len(symbols)), symbols]).sum())
             levels = _nodes(scores)
             depth = len(levels)
-            for number, one in enumerate(own.tolist()):
-                passed = [level[number, one >> (depth - at)] for at, level in enumerate(levels)]
-                told = [(one >> (depth - 1 - at)) & 1 for at in range(depth)]
+            for number, symbol in enumerate(symbols.tolist()):
+                passed = [level[number, symbol >> (depth - at)] for at, level in enumerate(levels)]
+                path_bits = [(symbol >> (depth - 1 - at)) & 1 for at in range(depth)]
                 real = np.isfinite(passed)
                 logits[where[number]] = np.array(passed, dtype=float)[real]
-                bits[where[number]] = np.array(told, dtype=int)[real]
+                bits[where[number]] = np.array(path_bits, dtype=int)[real]
         return logits, bits, total / float(np.log(2))
 
     def _scores(self, features: Tensor, low: int, stop: int) -> np.ndarray:
@@ -203,10 +203,10 @@ class PriorCoder:
 def fingerprint(generator: Generator) -> bytes:
     """8 bytes for a prior: its kind, options, vocabulary, labels and weights."""
     prior = generator.prior
-    told = {"prior": {"name": prior.name, **prior.options.to_config()}, "labels": [*generator.labels]}
-    found = hashlib.sha256(json.dumps({**told, **prior.vocabulary.described()}, sort_keys=True).encode())
-    hash_tensors(found, own_weights(prior))
-    return found.digest()[:8]
+    config = {"prior": {"name": prior.name, **prior.options.to_config()}, "labels": [*generator.labels]}
+    hasher = hashlib.sha256(json.dumps({**config, **prior.vocabulary.described()}, sort_keys=True).encode())
+    hash_tensors(hasher, own_weights(prior))
+    return hasher.digest()[:8]
 
 
 # From scores to probabilities that are the same everywhere

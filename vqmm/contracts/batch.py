@@ -95,17 +95,17 @@ class Codes:
         """A slice of the batch."""
         mask = None if self.mask is None else self.mask[index]
         label = None if self.label is None else self.label[index]
-        return Codes(tuple(one[index] for one in self.maps), self.size[index], mask, label)
+        return Codes(tuple(code_map[index] for code_map in self.maps), self.size[index], mask, label)
 
     def to(self, device: torch.device | str) -> "Codes":
         """These codes with maps, mask and label on that device; `size` stays where it is, on the CPU."""
         mask = None if self.mask is None else self.mask.to(device)
         label = None if self.label is None else self.label.to(device)
-        return Codes(tuple(one.to(device) for one in self.maps), self.size, mask, label)
+        return Codes(tuple(code_map.to(device) for code_map in self.maps), self.size, mask, label)
 
     def map_masks(self) -> list[Tensor | None]:
         """The mask on the grid of each map: each pooled from the next finer one, as hierarchies make their grids."""
         masks = [self.mask]
-        for one in reversed(self.maps):
-            masks.append(None if masks[-1] is None else pool_mask(masks[-1], one.shape[2:]))
+        for code_map in reversed(self.maps):
+            masks.append(None if masks[-1] is None else pool_mask(masks[-1], code_map.shape[2:]))
         return masks[:0:-1]

@@ -68,5 +68,6 @@ def call_masked(network: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
 def cut(samples: Tensor, size: Tensor) -> list[Tensor]:
     """(B, C, *extent) -> B samples, each cut to its own size."""
     return [
-        sample[(slice(None), *(slice(0, n) for n in own))] for sample, own in zip(samples, size.tolist(), strict=True)
+        sample[(slice(None), *(slice(0, n) for n in extent))]
+        for sample, extent in zip(samples, size.tolist(), strict=True)
     ]

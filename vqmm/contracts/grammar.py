@@ -77,11 +77,11 @@ class Grammar(nn.Module):
         anchor, owner = torch.full((len(vocabulary),), -1), torch.full((len(vocabulary),), -1)
         anchor[PAD], anchor[NULL] = PAD, NULL
         kinds = 2
-        for number, own in enumerate(vocabulary.ranges):
-            anchor[own.begin] = len(rows)
-            rows += _rows_of(own, number, kinds)
-            anchor[own.end] = len(rows) - 1
-            owner[own.begin : own.stop] = number
+        for number, id_range in enumerate(vocabulary.ranges):
+            anchor[id_range.begin] = len(rows)
+            rows += _rows_of(id_range, number, kinds)
+            anchor[id_range.end] = len(rows) - 1
+            owner[id_range.begin : id_range.stop] = number
             kinds = rows[-1].kind + 1
         for name, column in zip(Place._fields, zip(*rows, strict=True), strict=True):
             self._keep(name, torch.tensor(column))
@@ -92,7 +92,8 @@ class Grammar(nn.Module):
         numbers |= {pair: number for number, pair in enumerate(self.spans)}
         self._keep("span", torch.tensor([numbers[pair] for pair in pairs]))
         inside = self.span >= 0
-        free = torch.tensor([own.free for own in vocabulary.ranges] + [False])[self.range]  # -1 is the last: False
+        # -1 is the last: False
+        free = torch.tensor([id_range.free for id_range in vocabulary.ranges] + [False])[self.range]
         only_end = (self.high - self.low == 1) & (anchor[self.low] >= 0)
         self._keep("counted", inside & (free | ~only_end))
         outside = ~inside
@@ -100,7 +101,7 @@ class Grammar(nn.Module):
         self._keep("outside", outside)
         self._keep("anchor", anchor)
         self._keep("owner", owner)
-        self._keep("begins", torch.tensor([own.begin for own in vocabulary.ranges], dtype=torch.int64))
+        self._keep("begins", torch.tensor([id_range.begin for id_range in vocabulary.ranges], dtype=torch.int64))
 
     def _keep(self, name: str, tensor: Tensor) -> None:
         self.register_buffer(name, tensor, persistent=False)  # the vocabulary says it all
@@ -154,13 +155,13 @@ class Grammar(nn.Module):
             raise UserError(
                 f"a sequence of {len(ids)} ids stops inside a block: {self._choices(place, present)} is due"
             )
-        found = {}
+        blocks = {}
         starts = (ids[:, None] == self.begins).any(dim=1).nonzero().flatten().tolist()
         for start in starts:
-            own = self.vocabulary.ranges[int(self.owner[ids[start]])]
-            length = (ids[start:] == own.end).nonzero()[0]
-            found[own.name] = own.split(ids[start + 1 : start + int(length)])
-        return found
+            id_range = self.vocabulary.ranges[int(self.owner[ids[start]])]
+            length = (ids[start:] == id_range.end).nonzero()[0]
+            blocks[id_range.name] = id_range.split(ids[start + 1 : start + int(length)])
+        return blocks
 
     # One id after the other
 
@@ -190,13 +191,13 @@ class Grammar(nn.Module):
 
     def describe(self, one: int) -> str:
         """What an id stands for: `describe(0) == "padding"`."""
-        for own in self.vocabulary.ranges:
-            if own.begin <= one < own.stop:
-                if one <= own.end:
-                    return f"{'begin' if one == own.begin else 'end'} of {own.name}"
-                firsts = [(first, m, s) for m, stages in enumerate(own.firsts) for s, first in enumerate(stages)]
+        for id_range in self.vocabulary.ranges:
+            if id_range.begin <= one < id_range.stop:
+                if one <= id_range.end:
+                    return f"{'begin' if one == id_range.begin else 'end'} of {id_range.name}"
+                firsts = [(first, m, s) for m, stages in enumerate(id_range.firsts) for s, first in enumerate(stages)]
                 first, m, s = max(each for each in firsts if each[0] <= one)
-                return f"code {one - first} of {own.name}, map {m}, stage {s}"
+                return f"code {one - first} of {id_range.name}, map {m}, stage {s}"
         return {PAD: "padding", NULL: "null"}[one]
 
     def _after(self, ids: Tensor) -> tuple[int, list[bool]]:
@@ -207,22 +208,23 @@ class Grammar(nn.Module):
         low, high = int(self.low[place]), int(self.high[place])
         if low < high:
             return self.describe(low) if high - low == 1 else f"{self.describe(low)} to {self.describe(high - 1)}"
-        absent = [own.name for own, came in zip(self.vocabulary.ranges, present, strict=True) if not came]
+        absent = [id_range.name for id_range, came in zip(self.vocabulary.ranges, present, strict=True) if not came]
         begins = [f"begin of {name}" for name in absent] if place != PAD else []
         return " or ".join([*begins, "null" if place == NULL else "padding"])
 
 
-def _rows_of(own: Range, number: int, kind: int) -> list[Place]:
+def _rows_of(id_range: Range, number: int, kind: int) -> list[Place]:
     """The places of a range: begin, each code, and end; their kinds count from `kind`."""
-    spans = [(int(low), int(high)) for low, high in own.columns.tolist()]
-    if own.free:  # before a frame but the first, `end` is legal too, and its id stands right before the frame's codes
-        step = len(own.sizes[0])
-        spans = [(own.end, high) if i and i % step == 0 else (low, high) for i, (low, high) in enumerate(spans)]
-    spans.append((own.end, own.end + 1))
-    pairs = [(m, s) for m, stages in enumerate(own.sizes) for s in range(len(stages))]
+    spans = [(int(low), int(high)) for low, high in id_range.columns.tolist()]
+    if id_range.free:
+        # before a frame but the first, `end` is legal too, and its id stands right before the frame's codes
+        step = len(id_range.sizes[0])
+        spans = [(id_range.end, high) if i and i % step == 0 else (low, high) for i, (low, high) in enumerate(spans)]
+    spans.append((id_range.end, id_range.end + 1))
+    pairs = [(m, s) for m, stages in enumerate(id_range.sizes) for s in range(len(stages))]
     kinds = {pair: kind + 1 + i for i, pair in enumerate(pairs)}
     rows = [Place(kind, number, low=spans[0][0], high=spans[0][1])]
-    for (m, s, at), span in zip(own.layout.positions, spans[1:], strict=True):
+    for (m, s, at), span in zip(id_range.layout.positions, spans[1:], strict=True):
         rows.append(Place(kinds[m, s], number, m, s, (*at, 0, 0)[:3], *span))
     return [*rows, Place(kind + 1 + len(pairs), number)]
 

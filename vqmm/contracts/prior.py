@@ -148,17 +148,17 @@ class Prior(nn.Module):
         """(B, L) float32: minus the log-probability of each goal that is counted, among the legal ids; 0 elsewhere."""
         features = self.features(ids, before).flatten(0, 1)
         spans = torch.where(counted, self.grammar.span[before], -1).flatten()
-        goals, where, found = goals.flatten(), [], []
+        goals, where, losses = goals.flatten(), [], []
         for number in spans.unique().tolist():
             if number >= 0:
                 low, high = self.grammar.spans[number]
                 rows = (spans == number).nonzero()[:, 0]
                 where.append(rows)
-                found.append(
+                losses.append(
                     F.cross_entropy(self.score(features[rows], low, high), goals[rows] - low, reduction="none")
                 )
         zeros = torch.zeros(len(goals), device=ids.device)
-        return zeros.index_copy(0, torch.cat(where), torch.cat(found)).view(ids.shape)
+        return zeros.index_copy(0, torch.cat(where), torch.cat(losses)).view(ids.shape)
 
     def _normalised(self, nats: Tensor, ids: Tensor, counted: Tensor) -> Tensor:
         block = (ids[..., None] == self.grammar.begins).any(dim=2).cumsum(dim=1)[:, 1:]  # from 1 on

@@ -49,8 +49,10 @@ class Layout:
     @classmethod
     def of(cls, codes: Codes, sizes: Sequence[Sequence[int]]) -> "Layout":
         """The layout of these codes, which may have fewer stages than `sizes` lists."""
-        used = tuple(tuple(own[: one.shape[1]]) for own, one in zip(sizes, codes.maps, strict=True))
-        return cls(tuple(tuple(one.shape[2:]) for one in codes.maps), used)
+        used = tuple(
+            tuple(stage_sizes[: code_map.shape[1]]) for stage_sizes, code_map in zip(sizes, codes.maps, strict=True)
+        )
+        return cls(tuple(tuple(code_map.shape[2:]) for code_map in codes.maps), used)
 
     def __len__(self) -> int:
         return sum(prod(grid) * len(stages) for grid, stages in zip(self.grids, self.sizes, strict=True))
@@ -58,15 +60,15 @@ class Layout:
     @cached_property
     def positions(self) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
         """For each place in the sequence: (map, stage, coordinates on that map's grid)."""
-        found = []
+        positions = []
         for which, (grid, stages) in enumerate(zip(self.grids, self.sizes, strict=True)):
             for place in torch.cartesian_prod(*map(torch.arange, grid)).reshape(-1, len(grid)).tolist():
-                found += [(which, stage, tuple(place)) for stage in range(len(stages))]
-        return tuple(found)
+                positions += [(which, stage, tuple(place)) for stage in range(len(stages))]
+        return tuple(positions)
 
     def join(self, maps: Sequence[Tensor]) -> Tensor:
         """int64 (B, len(self)): the codes of each sample in order, every stage counting from 0."""
-        return torch.cat([one.movedim(1, -1).flatten(1) for one in maps], dim=1).long()
+        return torch.cat([code_map.movedim(1, -1).flatten(1) for code_map in maps], dim=1).long()
 
     def split(self, ids: Tensor) -> tuple[Tensor, ...]:
         """The inverse of `join`: ids (B, len(self)) -> maps, each (B, stages, *grid)."""
@@ -163,8 +165,8 @@ class Range:
             UserError: other maps, grids or stages than this range has, more frames than `longest`, or none; a code
                 outside its codebook.
         """
-        grids = tuple(tuple(one.shape[2:]) for one in maps)
-        stages, wanted = [one.shape[1] for one in maps], [len(own) for own in self.sizes]
+        grids = tuple(tuple(code_map.shape[2:]) for code_map in maps)
+        stages, wanted = [code_map.shape[1] for code_map in maps], [len(stage_sizes) for stage_sizes in self.sizes]
         if stages != wanted or (not self.free and grids != self.grids):
             raise UserError(
                 f"codes of {self.name!r} with the stages {stages} on the grids {grids}: the vocabulary has "
@@ -193,15 +195,15 @@ class Range:
         `keep`: for each map a bool tensor that spreads to its shape, such as (*grid).
         """
         codes = self.join(maps)[:, 1:-1]
-        kept = [torch.broadcast_to(mask, one.shape) for mask, one in zip(keep, maps, strict=True)]
-        layout = Layout(tuple(tuple(one.shape[2:]) for one in maps), self.sizes)
+        kept = [torch.broadcast_to(mask, code_map.shape) for mask, code_map in zip(keep, maps, strict=True)]
+        layout = Layout(tuple(tuple(code_map.shape[2:]) for code_map in maps), self.sizes)
         return torch.where(layout.join(kept) > 0, codes, PAD)
 
     def split(self, codes: Tensor) -> tuple[Tensor, ...]:
         """The ids between begin and end, (codes,) or fewer than all -> maps (stages, *grid), counting from 0."""
-        own = codes - self.columns[: len(codes), 0].to(codes.device)
+        zero_based = codes - self.columns[: len(codes), 0].to(codes.device)
         grids = ((len(codes) // len(self.sizes[0]),),) if self.grids is None else self.grids
-        return tuple(one[0] for one in Layout(grids, self.sizes).split(own[None]))
+        return tuple(code_map[0] for code_map in Layout(grids, self.sizes).split(zero_based[None]))
 
 
 @dataclass(frozen=True)
@@ -211,12 +213,12 @@ class Vocabulary:
     ranges: tuple[Range, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [own.name for own in self.ranges]
+        names = [span.name for span in self.ranges]
         if len(set(names)) < len(names):
             raise UserError(f"a vocabulary with the ranges {', '.join(names)}: each modality comes once")
-        begins = [2, *(own.stop for own in self.ranges)]
-        if [own.begin for own in self.ranges] != begins[:-1]:
-            raise UserError(f"a vocabulary whose ranges begin at {[own.begin for own in self.ranges]}: {begins[:-1]}")
+        begins = [2, *(span.stop for span in self.ranges)]
+        if [span.begin for span in self.ranges] != begins[:-1]:
+            raise UserError(f"a vocabulary whose ranges begin at {[span.begin for span in self.ranges]}: {begins[:-1]}")
 
     def add(
         self,
@@ -228,18 +230,18 @@ class Vocabulary:
         fingerprint: str = "",
     ) -> "Vocabulary":
         """This vocabulary and one more range; see `Range` for the arguments."""
-        own = tuple(tuple(map(int, stages)) for stages in sizes)
-        told = None if grids is None else tuple(tuple(map(int, grid)) for grid in grids)
-        return Vocabulary((*self.ranges, Range(name, own, told, longest, fingerprint, len(self))))
+        size_tuples = tuple(tuple(map(int, stages)) for stages in sizes)
+        grid_tuples = None if grids is None else tuple(tuple(map(int, grid)) for grid in grids)
+        return Vocabulary((*self.ranges, Range(name, size_tuples, grid_tuples, longest, fingerprint, len(self))))
 
     def __len__(self) -> int:
         return self.ranges[-1].stop if self.ranges else 2
 
     def __getitem__(self, name: str) -> Range:
-        for own in self.ranges:
-            if own.name == name:
-                return own
-        raise unknown("modality of this prior", name, [own.name for own in self.ranges])
+        for span in self.ranges:
+            if span.name == name:
+                return span
+        raise unknown("modality of this prior", name, [span.name for span in self.ranges])
 
     @property
     def dtype(self) -> np.dtype:
@@ -249,7 +251,7 @@ class Vocabulary:
     @property
     def longest(self) -> int:
         """How many ids a sequence of all modalities takes at most."""
-        return sum(own.block for own in self.ranges)
+        return sum(span.block for span in self.ranges)
 
     def require(self, name: str, fingerprint: str, where: object) -> Range:
         """The range of that name, once it is known to be of that tokenizer.
@@ -257,19 +259,19 @@ class Vocabulary:
         Raises:
             UserError: there is no such modality; the codes of `where` are another tokenizer's.
         """
-        own = self[name]
-        if own.fingerprint != fingerprint:
+        span = self[name]
+        if span.fingerprint != fingerprint:
             raise UserError(
                 f"{where} has codes of the tokenizer {fingerprint}, and the {name!r} of this prior is of "
-                f"{own.fingerprint}: encode with that one, or train a prior on these"
+                f"{span.fingerprint}: encode with that one, or train a prior on these"
             )
-        return own
+        return span
 
     # On disk
 
     def described(self) -> dict[str, Any]:
         """For JSON; `Vocabulary.of` reads it."""
-        return {"format": 1, "ranges": [asdict(own) for own in self.ranges]}
+        return {"format": 1, "ranges": [asdict(span) for span in self.ranges]}
 
     @classmethod
     def of(cls, told: Any, where: object = "a vocabulary") -> "Vocabulary":
@@ -282,11 +284,11 @@ class Vocabulary:
             if told["format"] != 1:
                 raise UserError(f"its format is {told['format']!r}, and this vqmm reads format 1")
             made = cls()
-            for own in told["ranges"]:
+            for entry in told["ranges"]:
                 begin = len(made)
-                made = made.add(**{name: value for name, value in own.items() if name != "begin"})
-                if own["begin"] != begin:
-                    raise UserError(f"{own['name']!r} begins at {own['begin']!r}, and must at {begin}")
+                made = made.add(**{name: value for name, value in entry.items() if name != "begin"})
+                if entry["begin"] != begin:
+                    raise UserError(f"{entry['name']!r} begins at {entry['begin']!r}, and must at {begin}")
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{where} is damaged: {' '.join(str(error).split())[:200]}") from None
         return made
@@ -299,7 +301,7 @@ class Vocabulary:
     def load(cls, path: Path) -> "Vocabulary":
         """Raises UserError where the file is missing or damaged."""
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} is no vocabulary of vqmm: {' '.join(str(error).split())[:200]}") from None
-        return cls.of(told, path)
+        return cls.of(content, path)

@@ -78,12 +78,12 @@ def _tones(folder: Path, part: str, divisor: int = 1) -> Path:
 
     The test split's are quieter or louder than those trained on.
     """
-    for split, own, each in (("train", "train", TONES_EACH), ("test", part, TONES_EACH_TEST)):
-        generator = np.random.default_rng(list(LEVELS).index(own))
+    for split, source, each in (("train", "train", TONES_EACH), ("test", part, TONES_EACH_TEST)):
+        generator = np.random.default_rng(list(LEVELS).index(source))
         for digit in "0123456789":
             (folder / split / digit).mkdir(parents=True)
             for number in range(each // divisor):
-                level = generator.uniform(*LEVELS[own][number % len(LEVELS[own])])
+                level = generator.uniform(*LEVELS[source][number % len(LEVELS[source])])
                 values = np.rint(_dialled(digit, level, generator) * 32767).astype("<i2")
                 with wave.open(str(folder / split / digit / f"{number:03}.wav"), "wb") as file:
                     file.setparams((1, 2, TONES_RATE_HZ, 0, "NONE", ""))
@@ -149,8 +149,8 @@ def _names(folder: Path, part: str) -> Path:
     """The English names of the ten digits in many phrasings, with the digit as label; phrasings of one split alone."""
     rows = [
         f"{split}\t{digit}\t{phrase.format(name)}\n"
-        for split, own in (("train", "train"), ("test", part))
-        for phrase in [*_phrasings(own), *(ALONE if split == "train" else ())]
+        for split, source in (("train", "train"), ("test", part))
+        for phrase in [*_phrasings(source), *(ALONE if split == "train" else ())]
         for digit, name in enumerate(DIGIT_NAMES)
     ]
     path = folder / "names.tsv"

@@ -75,7 +75,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     Hidden files are left out (macOS writes a `._x.png` beside an x.png). Links to folders are followed; a folder that
     can be reached twice is taken once.
     """
-    found: list[str] = []
+    paths: list[str] = []
     seen: set[Path] = set()
     for where, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
         real = Path(where).resolve()
@@ -86,8 +86,8 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = Path(where).relative_to(folder).as_posix()
         prefix = "" if inside == "." else f"{inside}/"
-        found += [prefix + name for name in names if name.lower().endswith(suffixes) and not name.startswith(".")]
-    return sorted(found)
+        paths += [prefix + name for name in names if name.lower().endswith(suffixes) and not name.startswith(".")]
+    return sorted(paths)
 
 
 def _refuse_folder(error: OSError) -> NoReturn:

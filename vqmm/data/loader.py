@@ -154,8 +154,8 @@ def key_generator(seed: int, epoch: int, key: str) -> torch.Generator:
 
 def _spoiler(seed: int, epoch: int | None, key: str) -> torch.Generator:
     """The randomness of a degradation: not that of the crop, and in evaluation the same for every run."""
-    told = f"judged {key}" if epoch is None else f"spoilt {seed} {epoch} {key}"
-    return torch.Generator().manual_seed(seed_of(told))
+    seed_key = f"judged {key}" if epoch is None else f"spoilt {seed} {epoch} {key}"
+    return torch.Generator().manual_seed(seed_of(seed_key))
 
 
 def training_batches(

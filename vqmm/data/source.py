@@ -83,10 +83,10 @@ def evaluation_samples(source: Source, trained_on: str | None) -> tuple[list[Sam
     return source.samples, "all of a source that was not trained on"
 
 
-def _nested(one: str, other: str) -> bool:
-    if one.startswith(BUILTIN) or other.startswith(BUILTIN):
+def _nested(path: str, other: str) -> bool:
+    if path.startswith(BUILTIN) or other.startswith(BUILTIN):
         return False
-    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
+    return Path(path).is_relative_to(other) or Path(other).is_relative_to(path)
 
 
 def label_numbers(samples: Sequence[Sample], labels: Sequence[str]) -> dict[str, int]:

@@ -90,8 +90,8 @@ class FlowDecoder(Decoder):
                 noise = own_noise(torch.rand, EVALUATION_SEED, boxes[:1], x.shape[1:2])[0].to(x)
             x = x + (noise - 0.5) * self.step
             nats = -self.log_density(x, vectors.float(), batch.size, grid_mask(batch, vectors)).sum()
-            told, signal = (int(size.prod(dim=1).sum()) * x.shape[1] for size in (boxes[0].own, batch.size))
-            bits = nats / math.log(2) - told * math.log2(self.step)
+            elements, signal = (int(size.prod(dim=1).sum()) * x.shape[1] for size in (boxes[0].filled, batch.size))
+            bits = nats / math.log(2) - elements * math.log2(self.step)
         return bits / max(signal, 1), None
 
     def sample(self, vectors: Tensor, size: Tensor, seed: int, mask: Tensor | None = None) -> list[Tensor]:
@@ -140,8 +140,8 @@ class FlowDecoder(Decoder):
 
     def _contexts(self, vectors: Tensor, mask: Tensor | None) -> list[Tensor]:
         """One for each scale, and one for the last averages."""
-        found = self.context(vectors, mask)[: max(len(self.scales), 1)]
-        return [*found[: len(self.scales)], found[-1]]
+        contexts = self.context(vectors, mask)[: max(len(self.scales), 1)]
+        return [*contexts[: len(self.scales)], contexts[-1]]
 
     def _latent_boxes(self, size: Tensor, vectors: Tensor) -> list["Box"]:
         boxes = self._boxes(size, vectors)
@@ -151,12 +151,12 @@ class FlowDecoder(Decoder):
         """Where blocks with signal lie: at full extent, then after each scale."""
         block = [math.prod(factor[axis] for factor in self.factors) for axis in range(self.modality.rank)]
         extent = [n * stride for n, stride in zip(vectors.shape[2:], self.modality.strides, strict=True)]
-        own = -(-size.cpu() // torch.tensor(block)) * torch.tensor(block)
-        boxes = [Box.make(own, extent, vectors.device)]
+        filled = -(-size.cpu() // torch.tensor(block)) * torch.tensor(block)
+        boxes = [Box.make(filled, extent, vectors.device)]
         for factor in self.factors:
-            own = own // torch.tensor(factor)
+            filled = filled // torch.tensor(factor)
             extent = [n // f for n, f in zip(extent, factor, strict=True)]
-            boxes.append(Box.make(own, extent, vectors.device))
+            boxes.append(Box.make(filled, extent, vectors.device))
         return boxes
 
 
@@ -175,10 +175,10 @@ class Context(nn.Module):
 
     def forward(self, vectors: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """vectors (B, dim, *grid) -> contexts (B, width, *): after each scale, finest first, the grid's own last."""
-        found = [self.start(vectors, mask)]
+        contexts = [self.start(vectors, mask)]
         for layer in self.grow:
-            found.append(layer(found[-1], mask))
-        return found[::-1]
+            contexts.append(layer(contexts[-1], mask))
+        return contexts[::-1]
 
 
 @dataclass(frozen=True)
@@ -190,23 +190,23 @@ class Box:
         mask: bool (B, *extent), or None where all samples fill the extent.
     """
 
-    own: Tensor
+    filled: Tensor
     extent: tuple[int, ...]
     mask: Tensor | None
 
     @classmethod
-    def make(cls, own: Tensor, extent: Sequence[int], device: torch.device) -> "Box":
-        """The boxes of samples that fill `own` (int64 (B, rank), on the CPU) of an extent, with their mask on `device`.
+    def make(cls, filled: Tensor, extent: Sequence[int], device: torch.device) -> "Box":
+        """The boxes of samples that fill `filled` (int64 (B, rank), on the CPU) of an extent, their mask on `device`.
 
         The mask is None where every sample fills the whole extent.
         """
-        if bool((own == torch.tensor(extent)).all()):
-            return cls(own, tuple(extent), None)
-        mask = torch.ones(len(own), *extent, dtype=torch.bool, device=device)
+        if bool((filled == torch.tensor(extent)).all()):
+            return cls(filled, tuple(extent), None)
+        mask = torch.ones(len(filled), *extent, dtype=torch.bool, device=device)
         for axis, n in enumerate(extent):
-            line = torch.arange(n, device=device) < own[:, axis : axis + 1].to(device)  # (B, n)
-            mask = mask & line.view(len(own), *[n if other == axis else 1 for other in range(len(extent))])
-        return cls(own, tuple(extent), mask)
+            line = torch.arange(n, device=device) < filled[:, axis : axis + 1].to(device)  # (B, n)
+            mask = mask & line.view(len(filled), *[n if other == axis else 1 for other in range(len(extent))])
+        return cls(filled, tuple(extent), mask)
 
 
 def own_noise(draw: Callable[..., Tensor], seed: int, boxes: Sequence[Box], channels: Sequence[int]) -> list[Tensor]:
@@ -214,10 +214,10 @@ def own_noise(draw: Callable[..., Tensor], seed: int, boxes: Sequence[Box], chan
 
     Every sample starts a generator of its own with the same seed, and draws as much as it fills.
     """
-    noise = [torch.zeros(len(box.own), c, *box.extent) for box, c in zip(boxes, channels, strict=True)]
+    noise = [torch.zeros(len(box.filled), c, *box.extent) for box, c in zip(boxes, channels, strict=True)]
     drawn: dict[tuple[int, ...], list[Tensor]] = {}  # samples of one size draw the same
-    for i in range(len(boxes[0].own)):
-        sizes = [box.own[i].tolist() for box in boxes]
+    for i in range(len(boxes[0].filled)):
+        sizes = [box.filled[i].tolist() for box in boxes]
         if tuple(sizes[0]) not in drawn:
             generator = torch.Generator().manual_seed(seed)
             rows = zip(channels, sizes, strict=True)

@@ -146,9 +146,9 @@ class WaveNetDecoder(Decoder):
     def _noise(self, inside: Tensor, seed: int) -> Tensor:
         """Uniform numbers (B, positions, draws): those of a sample's own positions in raster order, 0 elsewhere."""
         noise = torch.zeros(len(inside), inside[:1].numel(), self.distribution.draws)
-        for own, where in zip(noise, inside.flatten(1).cpu(), strict=True):
+        for sample_noise, where in zip(noise, inside.flatten(1).cpu(), strict=True):
             generator = torch.Generator().manual_seed(seed)
-            own[where] = torch.rand(int(where.sum()), self.distribution.draws, generator=generator)
+            sample_noise[where] = torch.rand(int(where.sum()), self.distribution.draws, generator=generator)
         return noise.to(inside.device)
 
     def finish(self, levels: Tensor, size: Tensor) -> list[Tensor]:
@@ -280,8 +280,8 @@ class Network(nn.Module):
         total = h
         for index, block in enumerate(self.blocks):
             if index == self.middle and self.attention is not None and state.attention is not None:
-                found, _ = self.attention.step(self.norm(h), position, state.attention, mask)
-                h = h + found
+                attended, _ = self.attention.step(self.norm(h), position, state.attention, mask)
+                h = h + attended
             (h, skip), _ = block.step(h, position, state.blocks[index], condition, mask)
             total = total + skip
         return self._join(total, condition)

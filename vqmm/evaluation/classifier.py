@@ -79,15 +79,15 @@ class PlaneClassifier:
     def predict(self, planes: Tensor) -> list[int]:
         """The likeliest label of each plane."""
         planes = torch.nan_to_num(planes.detach().float().cpu())
-        found = [self._network(self._scaled(some)).argmax(dim=1) for some in planes.split(AT_ONCE) if len(some)]
-        return [self._labels[place] for some in found for place in some.tolist()]
+        predictions = [self._network(self._scaled(some)).argmax(dim=1) for some in planes.split(AT_ONCE) if len(some)]
+        return [self._labels[place] for some in predictions for place in some.tolist()]
 
     @torch.no_grad()
     def features(self, planes: Tensor) -> Tensor:
         """float32 (N, 128): the last convolution's output, averaged over each quarter of a plane."""
         network = self._network[:-3]  # without what flattens, drops and names
-        found = [network(self._scaled(some)) for some in planes.detach().float().cpu().split(AT_ONCE)]
-        return torch.cat([F.adaptive_avg_pool2d(each, 2).flatten(1) for each in found])
+        activations = [network(self._scaled(some)) for some in planes.detach().float().cpu().split(AT_ONCE)]
+        return torch.cat([F.adaptive_avg_pool2d(each, 2).flatten(1) for each in activations])
 
     def _scaled(self, planes: Tensor) -> Tensor:
         return ((planes - self._mean) / self._deviation).contiguous(memory_format=torch.channels_last)

@@ -71,12 +71,12 @@ def coherence(
         modality = generator.tokenizers[name].modality
         fitted[name] = read_items(modality, spread(training, labels, FITTED), labels, unreadable)
         held_out[name] = read_items(modality, spread(rest, labels, JUDGED), labels, unreadable)
-    told = coherence_of(generator, fitted, held_out, labels, count=count, draw=draw, seed=seed)
+    result = coherence_of(generator, fitted, held_out, labels, count=count, draw=draw, seed=seed)
     return {
         "run": str(run),
         "data": {name: source.path for name, source in sources.items()},
         "split": split,
-        **told,
+        **result,
         "unreadable": unreadable,
     }
 
@@ -114,7 +114,7 @@ def coherence_of(
     if count < len(labels):
         raise UserError(f"count {count}: take one sample for each of the {len(labels)} labels at least")
     rows = [*([LABEL] if generator.has_modality(LABEL) else []), *held_out]
-    if not any(one != other for one in rows for other in held_out):
+    if not any(row_name != other for row_name in rows for other in held_out):
         raise UserError(
             f"coherence is between modalities, and there are data of {', '.join(held_out) or 'none'} alone: this prior "
             f"speaks {', '.join(generator.tokenizers)}"
@@ -122,15 +122,15 @@ def coherence_of(
     columns = {name: items for name, items in held_out.items() if into is None or name in into}
     if judges is None:
         judges = {name: classifier_of(generator.tokenizers[name].modality, fitted[name]) for name in columns}
-    cells: dict[str, dict[str, Cell]] = {one: {} for one in rows}
-    for one in rows:
-        given, goals = _conditions(one, held_out.get(one), labels, count)
+    cells: dict[str, dict[str, Cell]] = {row_name: {} for row_name in rows}
+    for row_name in rows:
+        given, goals = _conditions(row_name, held_out.get(row_name), labels, count)
         for other, items in columns.items():
-            if one == other:
+            if row_name == other:
                 samples, theirs = [sample for sample, _ in items], [label for _, label in items]
             else:
                 samples, theirs = generator.generate(other, given=given, draw=draw, seed=seed), goals
-            cells[one][other] = (judges[other].predict(samples), theirs)
+            cells[row_name][other] = (judges[other].predict(samples), theirs)
     return _told(cells, labels, count, seed, {name: judges[name].rule for name in columns})
 
 
@@ -139,11 +139,11 @@ def common_labels(sources: Mapping[str, Source], known: Sequence[str] | None) ->
     sets = {name: set(source.labels) for name, source in sources.items()}
     if known is not None:
         sets["the prior"] = set(known)
-    found = set.intersection(*sets.values()) if sets else set()
-    if len(found) < 2:
-        told = "; ".join(f"{name}: {', '.join(sorted(own)[:5]) or 'none'}" for name, own in sets.items())
-        raise UserError(f"{len(found)} labels in common, and coherence needs two ({told}): name classes alike")
-    return [label for label in next(iter(sources.values())).labels if label in found]
+    common = set.intersection(*sets.values()) if sets else set()
+    if len(common) < 2:
+        listing = "; ".join(f"{name}: {', '.join(sorted(labels)[:5]) or 'none'}" for name, labels in sets.items())
+        raise UserError(f"{len(common)} labels in common, and coherence needs two ({listing}): name classes alike")
+    return [label for label in next(iter(sources.values())).labels if label in common]
 
 
 def read_items(modality: Modality, samples: Sequence[Sample], labels: Sequence[str], unreadable: list[str]) -> Items:
@@ -177,10 +177,10 @@ def _parted(source: Source, labels: Sequence[str]) -> tuple[list[Sample], list[S
 
 def spread(samples: Sequence[Sample], labels: Sequence[str], most: int) -> list[Sample]:
     """At most so many, as evenly over the labels as they come."""
-    own = {label: [sample for sample in samples if sample.label == label] for label in labels}
-    rounds = max(map(len, own.values()), default=0)
-    found = (some[turn] for turn in range(rounds) for some in own.values() if turn < len(some))
-    return [sample for _, sample in zip(range(most), found, strict=False)]
+    by_label = {label: [sample for sample in samples if sample.label == label] for label in labels}
+    rounds = max(map(len, by_label.values()), default=0)
+    interleaved = (some[turn] for turn in range(rounds) for some in by_label.values() if turn < len(some))
+    return [sample for _, sample in zip(range(most), interleaved, strict=False)]
 
 
 # Judging
@@ -231,11 +231,11 @@ def _conditions(name: str, items: Items | None, labels: Sequence[str], count: in
     goals = [place % len(labels) for place in range(count)]
     if items is None:
         return [{LABEL: labels[goal]} for goal in goals], goals
-    own: list[list[Given]] = [[{name: s} for s, label in items if label == number] for number in range(len(labels))]
-    lacking = [label for label, some in zip(labels, own, strict=True) if not some]
+    prompts: list[list[Given]] = [[{name: s} for s, label in items if label == number] for number in range(len(labels))]
+    lacking = [label for label, some in zip(labels, prompts, strict=True) if not some]
     if lacking:
         raise UserError(f"no held-out {name} of {', '.join(lacking)} can be read")
-    return [own[goal][place // len(labels) % len(own[goal])] for place, goal in enumerate(goals)], goals
+    return [prompts[goal][place // len(labels) % len(prompts[goal])] for place, goal in enumerate(goals)], goals
 
 
 # Counting
@@ -246,8 +246,8 @@ def _told(
 ) -> dict[str, Any]:
     def table(figure: Callable[[Cell], Any], diagonal: bool = True) -> dict[str, dict[str, Any]]:
         return {
-            one: {other: figure(cell) for other, cell in row.items() if diagonal or one != other}
-            for one, row in cells.items()
+            row_name: {other: figure(cell) for other, cell in row.items() if diagonal or row_name != other}
+            for row_name, row in cells.items()
         }
 
     shares = table(_share)
@@ -276,7 +276,7 @@ def _told(
 def by_class(named: Sequence[int], goals: Sequence[int], labels: Sequence[str]) -> dict[str, dict[str, float]]:
     """Of each label: `accuracy` (recall), `f1` and `count`; both 0 where nothing hits."""
     drawn, given = Counter(goals), Counter(named)
-    right = Counter(goal for one, goal in zip(named, goals, strict=True) if one == goal)
+    right = Counter(goal for predicted, goal in zip(named, goals, strict=True) if predicted == goal)
     return {
         label: {
             "accuracy": right[number] / max(drawn[number], 1),
@@ -292,7 +292,7 @@ def _share(cell: Cell) -> float:
 
 
 def _hits(cell: Cell) -> int:
-    return sum(one == goal for one, goal in zip(*cell, strict=True))
+    return sum(predicted == goal for predicted, goal in zip(*cell, strict=True))
 
 
 def _shuffled(goals: Sequence[int], seed: int) -> list[int]:

@@ -83,12 +83,12 @@ def evaluate(
         show: keep so many originals and reconstructions for a look.
         stages: use only the first so many stages of the quantizer.
     """
-    look = _Pass(tokenizer, as_written, show, stages)
+    evaluation_pass = _Pass(tokenizer, as_written, show, stages)
     for batch, unreadable in batches:
-        look.found.unreadable += unreadable
+        evaluation_pass.evaluation.unreadable += unreadable
         if batch is not None:
-            look.add(batch.to(tokenizer.device))
-    return look.finished()
+            evaluation_pass.add(batch.to(tokenizer.device))
+    return evaluation_pass.finished()
 
 
 class _Pass:
@@ -96,7 +96,7 @@ class _Pass:
 
     def __init__(self, tokenizer: Tokenizer, as_written: bool, show: int, stages: int | None):
         self.tokenizer, self.as_written, self.show, self.stages = tokenizer, as_written, show, stages
-        self.found = Evaluation()
+        self.evaluation = Evaluation()
         self.metrics = tokenizer.modality.metrics()
         self.usage = CodeUsage([each[:stages] for each in tokenizer.quantizer.sizes])
         self.amount, self.seconds, self.reconstructed = 0.0, 0.0, 0
@@ -106,7 +106,7 @@ class _Pass:
         self.positions = 0
 
     def add(self, batch: Batch) -> None:
-        self.found.count += len(batch)
+        self.evaluation.count += len(batch)
         self.amount += sum(map(self.tokenizer.modality.size_in_units, batch.targets))
         if self.tokenizer.decoder.likelihood:
             self._weigh(batch)
@@ -150,11 +150,11 @@ class _Pass:
         for some_outputs, some_originals in () if self.tokenizer.draws else alike(outputs, originals):
             for metric in self.metrics.values():
                 metric.update(some_outputs, some_originals)
-        room = max(self.show - len(self.found.shown[0]), 0)
-        self.found.shown[0].extend(originals[:room])
-        self.found.shown[1].extend(outputs[:room])
+        room = max(self.show - len(self.evaluation.shown[0]), 0)
+        self.evaluation.shown[0].extend(originals[:room])
+        self.evaluation.shown[1].extend(outputs[:room])
         if batch.target is not None:
-            self.found.inputs.extend(originals_of(replace(batch, target=None))[:room])
+            self.evaluation.inputs.extend(originals_of(replace(batch, target=None))[:room])
         return codes
 
     def _reconstruct(self, batch: Batch) -> tuple[list[Tensor], Codes | None]:
@@ -163,33 +163,33 @@ class _Pass:
         return reconstruct_long(self.tokenizer, batch, stages=self.stages)
 
     def finished(self) -> Evaluation:
-        found, tokenizer = self.found, self.tokenizer
-        if not found.count:
-            return found
-        of_some = f"; of the first {self.reconstructed} samples" if self.reconstructed < found.count else ""
+        evaluation, tokenizer = self.evaluation, self.tokenizer
+        if not evaluation.count:
+            return evaluation
+        of_some = f"; of the first {self.reconstructed} samples" if self.reconstructed < evaluation.count else ""
         for name, metric in self.metrics.items():
-            found.metrics[name], rule = (None, NOT_JUDGED) if tokenizer.draws else figure(metric)
-            found.rules[name] = rule + of_some
+            evaluation.metrics[name], rule = (None, NOT_JUDGED) if tokenizer.draws else figure(metric)
+            evaluation.rules[name] = rule + of_some
         if self.values:
-            found.metrics["bits_per_dim"] = self.bits / self.values
-            found.rules["bits_per_dim"] = "negative log-likelihood of a sample given its codes, over its values"
+            evaluation.metrics["bits_per_dim"] = self.bits / self.values
+            evaluation.rules["bits_per_dim"] = "negative log-likelihood of a sample given its codes, over its values"
         if self.values_shuffled:
-            found.metrics["bits_per_dim_shuffled"] = self.bits_shuffled / self.values_shuffled
-            found.rules["bits_per_dim_shuffled"] = "the same given another sample's codes: how much the codes say"
+            evaluation.metrics["bits_per_dim_shuffled"] = self.bits_shuffled / self.values_shuffled
+            evaluation.rules["bits_per_dim_shuffled"] = "the same given another sample's codes: how much the codes say"
         for name, total in self.measures.items():
-            found.metrics[name] = total / self.positions if self.positions else None
-            found.rules[name] = tokenizer.quantizer.measured[name]
+            evaluation.metrics[name] = total / self.positions if self.positions else None
+            evaluation.rules[name] = tokenizer.quantizer.measured[name]
         unit = tokenizer.modality.rate_unit
         has_codes = bool(tokenizer.quantizer.sizes)
-        found.stages = self.usage.stages()
-        found.metrics |= {
+        evaluation.stages = self.usage.stages()
+        evaluation.metrics |= {
             f"bits_per_{unit}": self.usage.bits / self.amount if has_codes else None,
             f"entropy_bits_per_{unit}": self.usage.entropy_bits() / self.amount if has_codes else None,
             "codebook_usage": self.usage.use() if has_codes else None,
             "codebook_perplexity": self.usage.perplexity() if has_codes else None,
             "samples_per_second": self.reconstructed / self.seconds,
         }
-        found.rules |= {
+        evaluation.rules |= {
             f"bits_per_{unit}": f"nominal: log2 of the codebook size for every code, over all {unit}s",
             f"entropy_bits_per_{unit}": (
                 f"entropy of the codes of each stage, over all {unit}s: an ideal coder that knows how often each code "
@@ -199,7 +199,7 @@ class _Pass:
             "codebook_perplexity": "exp of the entropy of the codes of this whole evaluation",
             "samples_per_second": f"encode and decode, {tokenizer.device.type}, {torch.get_num_threads()} threads",
         }
-        return found
+        return evaluation
 
 
 @torch.no_grad()

@@ -98,12 +98,12 @@ def label_survival(
 
     of = "the source's own test split" if source.has_split else "the held-out tenth"
     by = f"{judge.rule}, fitted to {len(fitted.originals):,} training originals"
-    told = "" if tokenizer.label_embedding is None else "; the decoder is told each label"
-    return {"unreadable": fitted.unreadable + seen.unreadable, **_judged(judge, seen, of, by, told)}
+    label_note = "" if tokenizer.label_embedding is None else "; the decoder is told each label"
+    return {"unreadable": fitted.unreadable + seen.unreadable, **_judged(judge, seen, of, by, label_note)}
 
 
-def _judged(judge: LabelClassifier, seen: _Seen, of: str, by: str, told: str) -> dict[str, dict[str, Any]]:
-    """`metrics` and `rules`; `of`, `by` and `told` are parts of the rules."""
+def _judged(judge: LabelClassifier, seen: _Seen, of: str, by: str, label_note: str) -> dict[str, dict[str, Any]]:
+    """`metrics` and `rules`; `of`, `by` and `label_note` are parts of the rules."""
     named, renamed = judge.predict(seen.originals), judge.predict(seen.reconstructions)
     commonest = Counter(seen.labels).most_common(1)[0][1] / len(seen.labels)
     compared = {
@@ -115,17 +115,17 @@ def _judged(judge: LabelClassifier, seen: _Seen, of: str, by: str, told: str) ->
         "label_accuracy_reconstructed": (
             renamed,
             seen.labels,
-            f"reconstructions of the same that are given the original's label{told}",
+            f"reconstructions of the same that are given the original's label{label_note}",
         ),
         "label_agreement": (
             renamed,
             named,
-            f"reconstructions of the same that are given what their original is given, right or wrong{told}",
+            f"reconstructions of the same that are given what their original is given, right or wrong{label_note}",
         ),
     }
     metrics, rules = {}, {}
     for name, (ones, others, what) in compared.items():
-        hits, count = sum(one == other for one, other in zip(ones, others, strict=True)), len(others)
+        hits, count = sum(predicted == other for predicted, other in zip(ones, others, strict=True)), len(others)
         low, high = wilson_interval(hits, count)
         metrics[name] = hits / count
         rules[name] = f"share of {count:,} {what}; 95% interval {low:.3f} to {high:.3f} (Wilson)"

@@ -114,7 +114,7 @@ def _pairwise(rows: Tensor) -> float | None:
 
 def _line(maps: Maps) -> np.ndarray:
     """The codes of a sample one after the other, each map's stages first to last."""
-    return np.concatenate([np.asarray(one).reshape(len(one), -1).T.reshape(-1) for one in maps]).astype(np.int32)
+    return np.concatenate([np.asarray(codes).reshape(len(codes), -1).T.reshape(-1) for codes in maps]).astype(np.int32)
 
 
 def _rows(lines: Sequence[np.ndarray], length: int) -> Tensor:

@@ -44,19 +44,19 @@ def realism(
     """
     features = features or features_of(tokenizer, source, batch_size=batch_size)
     originals, outputs = _both(tokenizer, source, count, batch_size)
-    one, other = features.features(originals), features.features(outputs)
-    precision, recall = precision_and_recall(one, other)
+    original_features, other = features.features(originals), features.features(outputs)
+    precision, recall = precision_and_recall(original_features, other)
     what = f"{len(originals):,} held-out originals and {'new samples' if tokenizer.draws else 'reconstructions'}"
     rules = {
         "frechet_distance": f"between Gaussians fitted to features of {what}; {features.rule}",
         "precision": f"share of the latter within the {NEIGHBOURS} nearest neighbours of the former; same features",
         "recall": f"share of the former within the {NEIGHBOURS} nearest neighbours of the latter; same features",
     }
-    metrics = {"frechet_distance": frechet_distance(one, other), "precision": precision, "recall": recall}
+    metrics = {"frechet_distance": frechet_distance(original_features, other), "precision": precision, "recall": recall}
     if inception is not None:
-        found = inception_distances(originals, outputs, inception)
-        metrics |= found
-        rules |= dict.fromkeys(found, f"torchmetrics, over Inception features from {inception.name}; {what}")
+        distances = inception_distances(originals, outputs, inception)
+        metrics |= distances
+        rules |= dict.fromkeys(distances, f"torchmetrics, over Inception features from {inception.name}; {what}")
     return {"metrics": metrics, "rules": rules}
 
 
@@ -133,9 +133,12 @@ def inception_distances(originals: Sequence[Tensor], outputs: Sequence[Tensor], 
         from torchmetrics.image.fid import FrechetInceptionDistance
         from torchmetrics.image.kid import KernelInceptionDistance
 
-        told = {"feature_extractor_weights_path": str(weights), "normalize": True}
+        options = {"feature_extractor_weights_path": str(weights), "normalize": True}
         size = min(len(originals), 1000)
-        metrics = {"fid": FrechetInceptionDistance(**told), "kid": KernelInceptionDistance(subset_size=size, **told)}
+        metrics = {
+            "fid": FrechetInceptionDistance(**options),
+            "kid": KernelInceptionDistance(subset_size=size, **options),
+        }
     except ModuleNotFoundError as error:
         raise UserError(f"fid and kid need torch-fidelity ({error}): pip install torch-fidelity") from None
     for real, samples in ((True, originals), (False, outputs)):

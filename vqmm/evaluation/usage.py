@@ -26,9 +26,9 @@ class CodeUsage:
 
     def update(self, codes: Codes) -> None:
         """Count the codes of a batch, without padding. Entries of -1 (stages left out) add to `bits` alone."""
-        for counts, one, mask in zip(self.counts, codes.maps, codes.map_masks(), strict=True):
-            for stage in range(one.shape[1]):
-                ids = one[:, stage] if mask is None else one[:, stage][mask]
+        for counts, code_map, mask in zip(self.counts, codes.maps, codes.map_masks(), strict=True):
+            for stage in range(code_map.shape[1]):
+                ids = code_map[:, stage] if mask is None else code_map[:, stage][mask]
                 ids = ids.reshape(-1).long()
                 # added where the codes are: no waiting for a GPU, and integers come out the same in any order; a stage
                 # that a sample leaves out (-1, in training) is not counted
@@ -38,8 +38,8 @@ class CodeUsage:
     def add(self, counts: Sequence[Sequence[Tensor]]) -> None:
         """What was counted elsewhere, or before."""
         for mine, theirs in zip(self.counts, counts, strict=True):
-            for one, other in zip(mine, theirs, strict=True):
-                one += other.to(one)
+            for stage_counts, other in zip(mine, theirs, strict=True):
+                stage_counts += other.to(stage_counts)
 
     def total(self) -> int:
         """How many codes there are, in all codebooks."""

@@ -53,7 +53,7 @@ class Column:
         if len(stages) > 1:
             raise UserError(f"{where} has rows with {listed(sorted(stages))} stages of codes: encode all at one rate")
         (used,) = stages
-        self.sizes = tuple(tuple(own[:n]) for own, n in zip(tokenizer.quantizer.sizes, used, strict=True))
+        self.sizes = tuple(tuple(map_sizes[:n]) for map_sizes, n in zip(tokenizer.quantizer.sizes, used, strict=True))
         empty = sum(len(rows[split]) - len(self.usable[split]) for split in SPLITS)
         if empty:
             remark(f"{empty} rows of {where} have no codes, and are left out")
@@ -67,13 +67,13 @@ class Column:
                 row = self.rows[split][number]
                 self.labels[split].append(row.label)
                 digest.update(json.dumps([split, row.key, row.label]).encode())
-                if not all(one.size for one in row.maps):
+                if not all(code_map.size for code_map in row.maps):
                     continue
                 self.usable[split].append(number)
-                self.grids[split][tuple(one.shape[1:] for one in row.maps)] += 1
-                stages.add(tuple(len(one) for one in row.maps))
-                for one in row.maps:
-                    digest.update(one.tobytes())
+                self.grids[split][tuple(code_map.shape[1:] for code_map in row.maps)] += 1
+                stages.add(tuple(len(code_map) for code_map in row.maps))
+                for code_map in row.maps:
+                    digest.update(code_map.tobytes())
         self.digest = digest.hexdigest()[:16]
         return stages
 
@@ -92,10 +92,10 @@ class Column:
         lines = all(len(grids) == len(grids[0]) == 1 for grids in every)
         if not lines:
             if len(every) > 1:
-                told = listed(sorted(" and ".join("x".join(map(str, grid)) for grid in grids) for grids in every))
+                shapes = listed(sorted(" and ".join("x".join(map(str, grid)) for grid in grids) for grids in every))
                 raise UserError(
-                    f"{self.where} has codes on {len(every)} different grids ({told}), and a prior needs one: crop or "
-                    "resize what is encoded"
+                    f"{self.where} has codes on {len(every)} different grids ({shapes}), and a prior needs one: crop "
+                    "or resize what is encoded"
                 )
             return vocabulary.add(self.name, self.sizes, grids=next(iter(every)), fingerprint=fingerprint)
         most = max(grids[0][0] for grids in self.grids[TRAIN])
@@ -110,27 +110,27 @@ class Column:
 
     def members(self, split: str) -> dict[str, list[int]]:
         """The usable rows of each class."""
-        found: dict[str, list[int]] = {}
+        by_label: dict[str, list[int]] = {}
         for number in self.usable[split]:
             label = self.labels[split][number]
             if label is not None:
-                found.setdefault(label, []).append(number)
-        unlabelled = len(self.usable[split]) - sum(map(len, found.values()))
+                by_label.setdefault(label, []).append(number)
+        unlabelled = len(self.usable[split]) - sum(map(len, by_label.values()))
         if unlabelled:
             remark(f"{unlabelled} {split} rows of {self.where} have no label, and are paired with nothing")
-        return found
+        return by_label
 
     def classes(self) -> set[str]:
         """The labels of the training rows. A `UserError` where some have none."""
         labels = [self.labels[TRAIN][number] for number in self.usable[TRAIN]]
-        found = {label for label in labels if label is not None}
+        distinct = {label for label in labels if label is not None}
         lacking = sum(label is None for label in labels)
         if lacking:
             raise UserError(
                 f"condition: label needs a label for every sample, and {lacking} of {len(labels)} {TRAIN} rows of "
                 f"{self.where} lack one: encode samples with labels, or set condition=null"
             )
-        return found
+        return distinct
 
 
 def listed(things: Sequence[object]) -> str:

@@ -66,22 +66,22 @@ class Corpus:
 
     def _members(self, split: str, among: Collection[str] | None) -> Members:
         """The rows of each class of each modality, for the classes that all have: among those given, or any."""
-        found = {column.name: column.members(split) for column in self.columns}
-        every = sorted({label for by_class in found.values() for label in by_class}, key=natural)
+        members = {column.name: column.members(split) for column in self.columns}
+        every = sorted({label for by_class in members.values() for label in by_class}, key=natural)
         if among is not None:
             every = [label for label in every if label in among]
-        lacking = {label: [name for name, by_class in found.items() if label not in by_class] for label in every}
+        lacking = {label: [name for name, by_class in members.items() if label not in by_class] for label in every}
         whole = [label for label, names in lacking.items() if not names]
         if not whole:
-            told = "; ".join(f"{name} has {listed([*map(repr, by_class)])}" for name, by_class in found.items())
+            summary = "; ".join(f"{name} has {listed([*map(repr, by_class)])}" for name, by_class in members.items())
             raise UserError(
-                f"no class has {split} rows of every modality, and pairs are made by label: {told}. Give labels that "
-                "agree, or --pairs"
+                f"no class has {split} rows of every modality, and pairs are made by label: {summary}. Give labels "
+                "that agree, or --pairs"
             )
         left = [f"{label!r} (no {', '.join(names)})" for label, names in lacking.items() if names]
         if left:
             remark(f"{len(left)} of {len(every)} classes lack {split} rows and are left out: {listed(left)}")
-        return {name: {label: by_class[label] for label in whole} for name, by_class in found.items()}
+        return {name: {label: by_class[label] for label in whole} for name, by_class in members.items()}
 
     def _examples(self, split: str, members: Members | None) -> Examples:
         numbers = {label: number for number, label in enumerate(self.labels)}
@@ -131,22 +131,22 @@ class Corpus:
 
     def fingerprint(self) -> str:
         """16 hex digits for all rows: keys, labels and codes."""
-        told = [[column.name, column.tokenizer.code_fingerprint(), column.digest] for column in self.columns]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        digests = [[column.name, column.tokenizer.code_fingerprint(), column.digest] for column in self.columns]
+        return hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]
 
     @cached_property
     def unigram_bits(self) -> dict[str, float]:
         """For each modality, bits per code among the training items for one who knows how often each code comes in
         its stage, and nothing else."""
-        found = {}
+        bits = {}
         for column in self.columns:
-            own = self.vocabulary[column.name]
+            span = self.vocabulary[column.name]
             counts = torch.zeros(len(self.vocabulary), dtype=torch.int64)
             for places in chunks(self.training.every(column.name), AT_ONCE):
-                ids = torch.cat(self.training.blocks(own, places))
+                ids = torch.cat(self.training.blocks(span, places))
                 counts += torch.bincount(ids, minlength=len(self.vocabulary))
-            found[column.name] = entropy_bits(own, counts)
-        return found
+            bits[column.name] = entropy_bits(span, counts)
+        return bits
 
 
 def entropy_bits(own: Range, counts: Tensor) -> float:
@@ -183,15 +183,15 @@ def corpus_of(
     """
     named = {tokenizer.modality.name: tokenizer for tokenizer in tokenizers.values()}
     if len(named) < len(tokenizers):
-        told = ", ".join(f"{run} is {tokenizer.modality.name}" for run, tokenizer in tokenizers.items())
-        raise UserError(f"a prior speaks each modality once, and two runs are of one: {told}")
+        modalities = ", ".join(f"{run} is {tokenizer.modality.name}" for run, tokenizer in tokenizers.items())
+        raise UserError(f"a prior speaks each modality once, and two runs are of one: {modalities}")
     if pairs is not None:
-        found = read_pairs(pairs, named)
+        paired = read_pairs(pairs, named)
         columns = []
         for name, tokenizer in named.items():
-            rows = {split: [row for row in found.rows[name] if row.split == split] for split in SPLITS}
+            rows = {split: [row for row in paired.rows[name] if row.split == split] for split in SPLITS}
             columns.append(Column(tokenizer, rows, f"the column {name!r} of {pairs}"))
-        return Corpus(columns, recipe, by_class=False, unreadable=found.unreadable)
+        return Corpus(columns, recipe, by_class=False, unreadable=paired.unreadable)
     folders = _matched(tokenizers, tokens)
     columns = [
         Column(tokenizer, {split: TokenSet(folders[name], split) for split in SPLITS}, folders[name])
@@ -205,16 +205,19 @@ def _matched(tokenizers: Mapping[str, Tokenizer], tokens: Sequence[str]) -> dict
     runs = {tokenizer.code_fingerprint(): run for run, tokenizer in tokenizers.items()}
     folders: dict[str, str] = {}
     for folder in tokens:
-        own = TokenSet(folder).header.code_fingerprint
-        if own not in runs:
-            told = ", ".join(f"{run} is {fingerprint}" for fingerprint, run in runs.items())
+        code_fingerprint = TokenSet(folder).header.code_fingerprint
+        if code_fingerprint not in runs:
+            candidates = ", ".join(f"{run} is {fingerprint}" for fingerprint, run in runs.items())
             raise UserError(
-                f"{folder} was encoded by the tokenizer {own}, and {told}: give the run that encoded it, or encode anew"
+                f"{folder} was encoded by the tokenizer {code_fingerprint}, and {candidates}: give the run that "
+                "encoded it, or encode anew"
             )
-        if own in folders:
-            raise UserError(f"{folders[own]} and {folder} are tokens of one tokenizer: give one folder for each run")
-        folders[own] = folder
-    lacking = [run for own, run in runs.items() if own not in folders]
+        if code_fingerprint in folders:
+            raise UserError(
+                f"{folders[code_fingerprint]} and {folder} are tokens of one tokenizer: give one folder for each run"
+            )
+        folders[code_fingerprint] = folder
+    lacking = [run for code_fingerprint, run in runs.items() if code_fingerprint not in folders]
     if lacking:
         raise UserError(f"there are no tokens of {', '.join(lacking)}: encode some, and give their folder as well")
-    return {tokenizers[run].modality.name: folders[own] for own, run in runs.items()}
+    return {tokenizers[run].modality.name: folders[code_fingerprint] for code_fingerprint, run in runs.items()}

@@ -41,19 +41,19 @@ class Generator:
 
     def __init__(self, prior: Prior, tokenizers: Mapping[str, Tokenizer], labels: Sequence[str] = ()):
         self.prior, self.tokenizers, self.labels = prior, dict(tokenizers), tuple(labels)
-        names = [own.name for own in prior.vocabulary.ranges if own.name != LABEL]
+        names = [span.name for span in prior.vocabulary.ranges if span.name != LABEL]
         if sorted(names) != sorted(self.tokenizers):
             raise UserError(
                 f"a generator with tokenizers of {', '.join(sorted(self.tokenizers)) or 'nothing'}: its prior speaks "
                 f"{', '.join(sorted(names)) or 'nothing'}"
             )
         for name, tokenizer in self.tokenizers.items():
-            own = prior.vocabulary.require(name, tokenizer.freeze().code_fingerprint(), f"the tokenizer of {name!r}")
+            span = prior.vocabulary.require(name, tokenizer.freeze().code_fingerprint(), f"the tokenizer of {name!r}")
             sizes = tokenizer.quantizer.sizes
-            if len(own.sizes) != len(sizes) or any(
-                have[: len(s)] != s for s, have in zip(own.sizes, sizes, strict=True)
+            if len(span.sizes) != len(sizes) or any(
+                have[: len(s)] != s for s, have in zip(span.sizes, sizes, strict=True)
             ):
-                raise UserError(f"the {name!r} of this prior has codebooks of {own.sizes}, its tokenizer of {sizes}")
+                raise UserError(f"the {name!r} of this prior has codebooks of {span.sizes}, its tokenizer of {sizes}")
         if self.has_modality(LABEL) and prior.vocabulary[LABEL].sizes != ((len(self.labels),),):
             raise UserError(
                 f"{len(self.labels)} names of labels for a prior that has {prior.vocabulary[LABEL].sizes[0][0]}"
@@ -66,7 +66,7 @@ class Generator:
 
     def has_modality(self, name: str) -> bool:
         """Whether the prior speaks a modality; "label": whether it can be given a class."""
-        return any(own.name == name for own in self.vocabulary.ranges)
+        return any(span.name == name for span in self.vocabulary.ranges)
 
     def to(self, device: torch.device | str) -> "Generator":
         """This generator, its networks moved there."""
@@ -89,24 +89,24 @@ class Generator:
             UserError: a modality that the prior does not speak; a label, or a file, that is not there; a sample that
                 is no sample of this modality, or of a size that the prior does not know.
         """
-        own = self.vocabulary[name]
-        return [own.join([one[None] for one in self.maps(name, value)])[0] for value in samples]
+        span = self.vocabulary[name]
+        return [span.join([code_map[None] for code_map in self.maps(name, value)])[0] for value in samples]
 
     def maps(self, name: str, value: Value) -> Maps:
         """The codes of one sample, as many stages as the prior knows; of "label" its number."""
         if name == LABEL:
             return (torch.tensor([[self._number(value, self.labels)]]),)
-        own, tokenizer = self.vocabulary[name], self.tokenizers[name]
-        found = sample_of(tokenizer.modality, value)
-        batch = tokenizer.modality.collate([found], [name])
-        codes = encode_long(tokenizer, batch, max(map(len, own.sizes)))
+        span, tokenizer = self.vocabulary[name], self.tokenizers[name]
+        tensor = sample_of(tokenizer.modality, value)
+        batch = tokenizer.modality.collate([tensor], [name])
+        codes = encode_long(tokenizer, batch, max(map(len, span.sizes)))
         (row,) = rows_of(codes, batch.key, [None])
-        if own.grids is not None and own.grids != tuple(one.shape[1:] for one in row.maps):
+        if span.grids is not None and span.grids != tuple(code_map.shape[1:] for code_map in row.maps):
             raise UserError(
                 f"{name!r} of {_by(batch.size[0].tolist())} is given, and this prior speaks {name!r} of "
-                f"{_by(self._extent(name, own.grids[-1]))} alone: bring it to that size first"
+                f"{_by(self._extent(name, span.grids[-1]))} alone: bring it to that size first"
             )
-        return tuple(torch.from_numpy(one).long() for one in row.maps)
+        return tuple(torch.from_numpy(code_map).long() for code_map in row.maps)
 
     def known(self, name: str, value: Value, keep: float) -> Tensor:
         """For `generate`: int64 (1, codes), the first share of a sample's codes in raster order, PAD for the rest.
@@ -119,21 +119,22 @@ class Generator:
         Raises:
             UserError: as of `ids`; a share that keeps no code, or leaves none to be drawn.
         """
-        own = self.vocabulary[name]
+        span = self.vocabulary[name]
         if name == LABEL or not 0 < keep <= 1:
             raise UserError(f"keep {keep:g} of {name!r}: the share of a sample that stays, above 0 and at most 1")
         maps = self.maps(name, value)
-        counts = [round(keep * one[0].numel()) for one in maps]
-        drawn = own.longest if own.longest is not None else sum(one[0].numel() for one in maps)
+        counts = [round(keep * code_map[0].numel()) for code_map in maps]
+        drawn = span.longest if span.longest is not None else sum(code_map[0].numel() for code_map in maps)
         if not 0 < sum(counts) < drawn:
             what = "no code is kept" if not sum(counts) else "nothing is left to be drawn"
             raise UserError(
-                f"keep {keep:g} of {name!r}, {sum(one[0].numel() for one in maps)} codes: {what} of at most {drawn}"
+                f"keep {keep:g} of {name!r}, {sum(code_map[0].numel() for code_map in maps)} codes: {what} of at "
+                f"most {drawn}"
             )
-        if own.free:
-            return own.known([maps[0][None, :, : counts[0]]], [torch.ones(1, dtype=torch.bool)])
+        if span.free:
+            return span.known([maps[0][None, :, : counts[0]]], [torch.ones(1, dtype=torch.bool)])
         masks = [(torch.arange(m[0].numel()) < n).view(m.shape[1:]) for m, n in zip(maps, counts, strict=True)]
-        return own.known([one[None] for one in maps], masks)
+        return span.known([code_map[None] for code_map in maps], masks)
 
     # From ids to samples
 
@@ -168,8 +169,8 @@ class Generator:
         each = _for_each(given, count)
         codes = self.codes(want, given=each, known=known, draw=draw, seed=seed, first=first)
         return [
-            self.decode(want, maps, own.get(LABEL), seed, place)
-            for place, (maps, own) in enumerate(zip(codes, each, strict=True), first)
+            self.decode(want, maps, condition.get(LABEL), seed, place)
+            for place, (maps, condition) in enumerate(zip(codes, each, strict=True), first)
         ]
 
     def codes(
@@ -184,13 +185,13 @@ class Generator:
         first: int = 0,
     ) -> list[Maps]:
         """The codes of what `generate` makes."""
-        own = self.vocabulary[want]
+        span = self.vocabulary[want]
         if want == LABEL:
             raise UserError(f"'label' cannot be wanted, only given. Want {' or '.join(self.tokenizers)}")
         each = _for_each(given, count)
         prompts = self._prompts(want, each)
         blocks = sample(self.prior, want, len(each), given=prompts, known=known, draw=draw, seed=seed, first=first)
-        return [own.split(block[1:-1]) for block in blocks]
+        return [span.split(block[1:-1]) for block in blocks]
 
     def decode(self, name: str, maps: Maps, label: Value | None = None, seed: int = 0, place: int = 0) -> Tensor:
         """The finished sample (C, *extent) that the codes of one sample stand for, on the CPU.
@@ -208,21 +209,23 @@ class Generator:
                 )
             number = torch.tensor([self._number(label, tokenizer.labels)])
         size = torch.tensor([self._extent(name, maps[-1].shape[1:])])
-        (found,) = decode_long(
-            tokenizer, Codes(tuple(one[None] for one in maps), size, None, number), seed_of(f"decoder {seed} {place}")
+        (output,) = decode_long(
+            tokenizer,
+            Codes(tuple(code_map[None] for code_map in maps), size, None, number),
+            seed_of(f"decoder {seed} {place}"),
         )
-        return found.cpu()
+        return output.cpu()
 
     def _prompts(self, want: str, each: Sequence[Given]) -> list[Tensor]:
         """The ids that each sequence starts with. What is given to several is encoded once."""
         for_decoder = not self.has_modality(LABEL) and self.tokenizers[want].label_embedding is not None
         made: dict[int, Tensor] = {}
-        for own in each:
-            if id(own) not in made:
-                names = sorted(own, key=lambda name: name != LABEL)  # as in training a label comes first
-                parts = [self.ids(name, [own[name]])[0] for name in names if name != LABEL or not for_decoder]
-                made[id(own)] = torch.cat(parts) if parts else self._nothing()
-        return [made[id(own)] for own in each]
+        for condition in each:
+            if id(condition) not in made:
+                names = sorted(condition, key=lambda name: name != LABEL)  # as in training a label comes first
+                parts = [self.ids(name, [condition[name]])[0] for name in names if name != LABEL or not for_decoder]
+                made[id(condition)] = torch.cat(parts) if parts else self._nothing()
+        return [made[id(condition)] for condition in each]
 
     def _nothing(self) -> Tensor:
         """The ids that a sequence without a condition starts with: of a prior that was always told a class, the NULLs
@@ -278,7 +281,7 @@ class Generator:
         prior_class, options = registry.part("prior", config["prior"])
         prior = prior_class(vocabulary, config["context"], options)
         _load_weights(prior, folder / "prior.safetensors", config["weights"])
-        names = [own.name for own in vocabulary.ranges if own.name != LABEL]
+        names = [span.name for span in vocabulary.ranges if span.name != LABEL]
         tokenizers = {name: Tokenizer.load(folder / "tokenizers" / name, registry) for name in names}
         return cls(prior.eval().requires_grad_(False), tokenizers, config["labels"])
 
@@ -298,14 +301,14 @@ def prior_folder(path: Path) -> Path:
 
 def own_weights(prior: Prior) -> dict[str, Tensor]:
     """The state of a prior without the second names of weights that have two (tied ones): a file holds each once."""
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     seen: set[tuple[int, torch.Size]] = set()
     for name, tensor in prior.state_dict().items():
         key = (tensor.data_ptr(), tensor.shape)
         if key not in seen or not tensor.numel():
-            found[name] = tensor
+            weights[name] = tensor
         seen.add(key)
-    return found
+    return weights
 
 
 def _load_weights(prior: Prior, file: Path, digest: str) -> None:

@@ -100,8 +100,8 @@ def _read(path: Path, names: Sequence[str]) -> list[_Line]:
     if any(line.word(SPLIT) for line in lines):
         for line in lines:
             if line.word(SPLIT) not in SPLITS:
-                told = f"the split is {line.word(SPLIT)!r}: it must be 'train' or 'test'"
-                raise UserError(f"{path}, line {line.number}: {told}")
+                problem = f"the split is {line.word(SPLIT)!r}: it must be 'train' or 'test'"
+                raise UserError(f"{path}, line {line.number}: {problem}")
     return lines
 
 
@@ -115,10 +115,10 @@ def _value(modality: Modality, line: _Line, path: Path) -> Tensor:
     file = path.parent / line.word(modality.name)
     if not file.is_file():
         raise Unreadable(f"there is no file {file}")
-    found = sample_of(modality, file)
-    if not found.numel():
+    sample = sample_of(modality, file)
+    if not sample.numel():
         raise Unreadable(f"{file} is empty")
-    return found
+    return sample
 
 
 def _splits(lines: Sequence[_Line], tokenizers: Mapping[str, Tokenizer]) -> list[str]:
@@ -139,8 +139,8 @@ def _encoded(
 ) -> Iterator[Row]:
     """The rows of one modality, in order; neighbours go through the networks together."""
     items = zip(zip(lines, splits, strict=True), values, strict=True)
-    for told, some in batches(items, may_pad(tokenizer)):
-        keys = [f"line {line.number}" for line, _ in told]
+    for group, some in batches(items, may_pad(tokenizer)):
+        keys = [f"line {line.number}" for line, _ in group]
         codes = encode_long(tokenizer, tokenizer.modality.collate(some, keys))
-        labels = [line.word(LABEL) or None for line, _ in told]
-        yield from rows_of(codes, keys, labels, splits=[split for _, split in told])
+        labels = [line.word(LABEL) or None for line, _ in group]
+        yield from rows_of(codes, keys, labels, splits=[split for _, split in group])

@@ -115,8 +115,8 @@ class ByClass:
         """As `Pairing.items`: the class follows from `number`; its items are drawn afresh in each epoch."""
         label = self.classes[number * len(self.classes) // len(self)]  # neighbours share one: an even choice is fair
         draw = _drawing("pair", "judged" if epoch is None else f"{self.seed} {epoch}", number)
-        found = {name: Place(draw.choice(by_class[label])) for name, by_class in self.members.items()}
-        return {LABEL: Place(self.numbers[label]), **found} if self.numbers else found
+        places = {name: Place(draw.choice(by_class[label])) for name, by_class in self.members.items()}
+        return {LABEL: Place(self.numbers[label]), **places} if self.numbers else places
 
 
 class Sequences(NamedTuple):
@@ -175,7 +175,7 @@ class Examples:
     @cached_property
     def wanted(self) -> list[str]:
         """The modalities: what is to be predicted."""
-        return [own.name for own in self.vocabulary.ranges if own.name != LABEL]
+        return [span.name for span in self.vocabulary.ranges if span.name != LABEL]
 
     @property
     def conditional(self) -> bool:
@@ -210,11 +210,11 @@ class Examples:
 
     def _codes(self, ids: Tensor) -> Tensor:
         """bool, like ids: which are codes of a modality, and no edges, class numbers or padding."""
-        found = torch.zeros_like(ids, dtype=torch.bool)
-        for own in self.vocabulary.ranges:
-            if own.name != LABEL:
-                found |= (own.end < ids) & (ids < own.stop)
-        return found
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        for span in self.vocabulary.ranges:
+            if span.name != LABEL:
+                mask |= (span.end < ids) & (ids < span.stop)
+        return mask
 
     def evaluated(self, want: str, numbers: Sequence[int], conditioned: bool = True) -> Sequences:
         """Sequences that end in a block of `want`, which alone counts; without their condition if so wanted."""
@@ -229,7 +229,7 @@ class Examples:
 
     def _names(self, draw: Random, last: str) -> list[str]:
         """One or more of the others in any order, the label in front, then the last."""
-        others = [own.name for own in self.vocabulary.ranges if own.name != last]
+        others = [span.name for span in self.vocabulary.ranges if span.name != last]
         most = len(others) if self.given is None else min(self.given, len(others))
         chosen = draw.sample(others, draw.randint(min(1, most), most))
         return [*sorted(chosen, key=lambda name: name != LABEL), last]
@@ -237,9 +237,9 @@ class Examples:
     def _sequences(self, planned: Sequence[_Planned]) -> tuple[Tensor, Tensor]:
         """int64 (B, L), padded, and (B,): how long all blocks but the last are."""
         lines: list[list[Tensor]] = [[torch.empty(0)] * len(plan.names) for plan in planned]
-        for own in self.vocabulary.ranges:
-            where = [(i, plan.names.index(own.name)) for i, plan in enumerate(planned) if own.name in plan.names]
-            blocks = self.blocks(own, [planned[i].items[own.name] for i, _ in where])
+        for span in self.vocabulary.ranges:
+            where = [(i, plan.names.index(span.name)) for i, plan in enumerate(planned) if span.name in plan.names]
+            blocks = self.blocks(span, [planned[i].items[span.name] for i, _ in where])
             for (i, at), block in zip(where, blocks, strict=True):
                 lines[i][at] = block
         ids = torch.nn.utils.rnn.pad_sequence([torch.cat(line) for line in lines], True, PAD)
@@ -255,17 +255,17 @@ class Examples:
                 self._room -= len(block)
         return [made[place] if place in made else self._kept[own.name, place] for place in places]
 
-    def _made(self, own: Range, places: Sequence[Place]) -> list[Tensor]:
-        maps = [cut(own, self.rows[own.name][place.row].maps, place.start) for place in places]
+    def _made(self, span: Range, places: Sequence[Place]) -> list[Tensor]:
+        maps = [cut(span, self.rows[span.name][place.row].maps, place.start) for place in places]
         alike: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-        for i, one in enumerate(maps):
-            alike.setdefault(tuple(each.shape for each in one), []).append(i)
-        found: dict[int, Tensor] = {}
+        for i, item_maps in enumerate(maps):
+            alike.setdefault(tuple(each.shape for each in item_maps), []).append(i)
+        blocks: dict[int, Tensor] = {}
         for numbers in alike.values():
             of_map = zip(*(maps[i] for i in numbers), strict=True)
-            joined = own.join([torch.from_numpy(np.stack(each)) for each in of_map])
-            found |= dict(zip(numbers, joined, strict=True))
-        return [found[i] for i in range(len(places))]
+            joined = span.join([torch.from_numpy(np.stack(each)) for each in of_map])
+            blocks |= dict(zip(numbers, joined, strict=True))
+        return [blocks[i] for i in range(len(places))]
 
     def every(self, name: str) -> Iterable[Place]:
         """Every item of a range that examples are made of, once, as they are judged."""
@@ -287,13 +287,13 @@ def label_rows(labels: Sequence[str]) -> list[Row]:
     return [Row(label, label, (1,), (np.array([[number]]),)) for number, label in enumerate(labels)]
 
 
-def _chances(token_dropout: float, count: int, *told: int) -> list[float]:
+def _chances(token_dropout: float, count: int, *seeds: int) -> list[float]:
     """For each of `count` places a number that is negative where it is to be hidden."""
-    draw = _drawing("hide", *told)
+    draw = _drawing("hide", *seeds)
     share = 2 * token_dropout * draw.random()
     return [draw.random() - share for _ in range(count)]
 
 
-def _drawing(*told: object) -> Random:
+def _drawing(*parts: object) -> Random:
     """The randomness of one thing, the same on every machine."""
-    return Random(" ".join(map(str, told)))
+    return Random(" ".join(map(str, parts)))

@@ -63,12 +63,12 @@ def parse_given(given: Sequence[str]) -> dict[str, str]:
     Raises:
         UserError: no `=`, or a name that comes twice.
     """
-    found: dict[str, str] = {}
-    for one in given:
-        name, equals, value = one.partition("=")
+    parsed: dict[str, str] = {}
+    for entry in given:
+        name, equals, value = entry.partition("=")
         if not (name and equals):
-            raise UserError(f"given {one!r}: write MODALITY=VALUE, such as text=seven, image=cat.png or label=7")
-        if name in found:
-            raise UserError(f"given {name!r} twice ({found[name]!r} and {value!r}): a sequence has one of each")
-        found[name] = value
-    return found
+            raise UserError(f"given {entry!r}: write MODALITY=VALUE, such as text=seven, image=cat.png or label=7")
+        if name in parsed:
+            raise UserError(f"given {name!r} twice ({parsed[name]!r} and {value!r}): a sequence has one of each")
+        parsed[name] = value
+    return parsed

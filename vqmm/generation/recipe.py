@@ -69,11 +69,11 @@ def read_prior_recipe(registry: Registry, settings: Sequence[str] = (), **fields
     Raises:
         UserError: a name or value that does not fit, with what would.
     """
-    told: dict[str, Any] = {"prior": {"name": "transformer"}}
+    config: dict[str, Any] = {"prior": {"name": "transformer"}}
     for setting in settings:
-        put(told, setting, PriorRecipe.model_fields)
+        put(config, setting, PriorRecipe.model_fields)
     with explained("", PriorRecipe.model_fields):
-        recipe = PriorRecipe.model_validate({**told, **fields})
+        recipe = PriorRecipe.model_validate({**config, **fields})
     part = recipe.prior.model_dump()
     options = registry.part("prior", part)[1].to_config()
     return recipe.model_copy(update={"prior": Part(name=part["name"], **options)})

@@ -66,8 +66,8 @@ class Draw:
             share = torch.zeros_like(share).scatter(1, ordered.indices, ordered.values * kept)
         # A float32 number below 1 times the sum stays below the sum in float64: an id of probability 0 is never met.
         reached = share.double().cumsum(dim=-1)
-        found = torch.searchsorted(reached, uniform.double()[:, None] * reached[:, -1:], right=True)[:, 0]
-        return found.clamp_(max=share.shape[1] - 1)  # beyond it only where logits are no numbers
+        ids = torch.searchsorted(reached, uniform.double()[:, None] * reached[:, -1:], right=True)[:, 0]
+        return ids.clamp_(max=share.shape[1] - 1)  # beyond it only where logits are no numbers
 
 
 def sample(
@@ -108,20 +108,20 @@ def sample(
     """
     if count < 0 or at_once < 1:
         raise UserError(f"{count} samples, {at_once} at once: must be at least 0 and 1")
-    own, draw = prior.vocabulary[want], draw or Draw()
+    id_range, draw = prior.vocabulary[want], draw or Draw()
     prompts = _prompts(given, count)
-    known = _known(own, known, count)
+    known = _known(id_range, known, count)
     groups = _groups(prompts, at_once)
     stacked = [torch.stack([prompts[row] for row in rows]) for rows in groups]
     for prompt in stacked:  # all of them before the first draw
-        _check(prior, own, prompt, draw)
-    found: dict[int, Tensor] = {}
+        _check(prior, id_range, prompt, draw)
+    samples: dict[int, Tensor] = {}
     for rows, prompt in zip(groups, stacked, strict=True):
-        uniform = torch.stack([_uniform(seed, first + row, len(own.layout)) for row in rows])
+        uniform = torch.stack([_uniform(seed, first + row, len(id_range.layout)) for row in rows])
         with torch.inference_mode(), evaluating(prior):
-            blocks = _blocks(prior, own, prompt, known[rows], uniform, draw)
-        found |= {row: block.clone() for row, block in zip(rows, blocks, strict=True)}  # can be trained on
-    return [found[row] for row in range(count)]
+            blocks = _blocks(prior, id_range, prompt, known[rows], uniform, draw)
+        samples |= {row: block.clone() for row, block in zip(rows, blocks, strict=True)}  # can be trained on
+    return [samples[row] for row in range(count)]
 
 
 def _groups(prompts: Sequence[Tensor], at_once: int) -> list[list[int]]:
@@ -142,33 +142,35 @@ def _prompts(given: Tensor | Sequence[Tensor] | None, count: int) -> list[Tensor
     return [each[: int((each != PAD).sum())].long().cpu() for each in given]  # PAD stands at the end
 
 
-def _known(own: Range, known: Tensor | None, count: int) -> Tensor:
+def _known(id_range: Range, known: Tensor | None, count: int) -> Tensor:
     """int64 (count, len(own.layout)), PAD where an id is to be drawn; checked."""
-    steps = len(own.layout)
+    steps = len(id_range.layout)
     filled = torch.full((count, steps), PAD)
     if known is None:
         return filled
     if known.ndim != 2 or len(known) not in (1, count) or known.shape[1] > steps:
         raise UserError(
-            f"known ids of shape {tuple(known.shape)} for {count} blocks of {own.name!r}: must be (1 or {count}, at "
-            f"most {steps})"
+            f"known ids of shape {tuple(known.shape)} for {count} blocks of {id_range.name!r}: must be (1 or {count}, "
+            f"at most {steps})"
         )
     filled[:, : known.shape[1]] = known.cpu()
     there = filled != PAD
-    low, high = own.columns.unbind(1)
+    low, high = id_range.columns.unbind(1)
     wrong = there & ((filled < low) | (filled >= high))
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
         raise UserError(
-            f"known id {int(filled[row, column])} at place {column} of {own.name!r}: must be from {int(low[column])} "
-            f"to {int(high[column]) - 1}, or {PAD} where it is to be drawn"
+            f"known id {int(filled[row, column])} at place {column} of {id_range.name!r}: must be from "
+            f"{int(low[column])} to {int(high[column]) - 1}, or {PAD} where it is to be drawn"
         )
-    if own.free and (there[:, 1:] & ~there[:, :-1]).any():
-        raise UserError(f"known ids of {own.name!r} after ids to be drawn: where the length is free, give a beginning")
+    if id_range.free and (there[:, 1:] & ~there[:, :-1]).any():
+        raise UserError(
+            f"known ids of {id_range.name!r} after ids to be drawn: where the length is free, give a beginning"
+        )
     return filled
 
 
-def _check(prior: Prior, own: Range, prompt: Tensor, draw: Draw) -> None:
+def _check(prior: Prior, id_range: Range, prompt: Tensor, draw: Draw) -> None:
     """prompt: (B, L), without padding."""
     grammar = prior.grammar
     length = prompt.shape[1]
@@ -179,12 +181,14 @@ def _check(prior: Prior, own: Range, prompt: Tensor, draw: Draw) -> None:
         whole = grammar.follows(ids).all(dim=1) & grammar.outside[grammar.places(ids)[:, -1]]
         if not whole.all():
             grammar.split(ids[int(whole.int().argmin())])  # which says what is wrong
-        if (prompt == own.begin).any():
-            raise UserError(f"{own.name!r} is wanted and given: to go on with a part of it, give that part as known")
-    needed = length + own.block
+        if (prompt == id_range.begin).any():
+            raise UserError(
+                f"{id_range.name!r} is wanted and given: to go on with a part of it, give that part as known"
+            )
+    needed = length + id_range.block
     if needed > prior.context:
         raise UserError(
-            f"{length} given ids and {own.block} of {own.name!r} make {needed}: this prior's context is "
+            f"{length} given ids and {id_range.block} of {id_range.name!r} make {needed}: this prior's context is "
             f"{prior.context}. Give less, or train a prior with a longer context"
         )
     if draw.guidance != 1 and not (prompt > NULL).any(dim=1).all():
@@ -196,26 +200,26 @@ def _uniform(seed: int, place: int, steps: int) -> Tensor:
     return torch.rand(steps, generator=torch.Generator().manual_seed(seed_of(f"sample {seed} {place}")))
 
 
-def _blocks(prior: Prior, own: Range, prompt: Tensor, known: Tensor, uniform: Tensor, draw: Draw) -> list[Tensor]:
+def _blocks(prior: Prior, id_range: Range, prompt: Tensor, known: Tensor, uniform: Tensor, draw: Draw) -> list[Tensor]:
     """The blocks after prompts of one length (B, L): every sequence stands at the same place all the time."""
     grammar = prior.grammar
     device = grammar.kind.device
     batch, steps = known.shape
     copies = 1 if draw.guidance == 1 else 2
     settled = int((known != PAD).all(dim=0).int().cumprod(dim=0).sum())  # so many first codes are known for all
-    begin = torch.full((batch, 1), own.begin)
+    begin = torch.full((batch, 1), id_range.begin)
     ids = torch.cat([prompt, begin, known[:, :settled]], dim=1)
     if copies == 2:
         ids = torch.cat([ids, torch.cat([torch.full_like(prompt, NULL), ids[:, prompt.shape[1] :]], dim=1)])
     ids, known, uniform = ids.to(device), known.to(device), uniform.to(device)
     state = prior.start(len(ids), prompt.shape[1] + 1 + steps)
     features = prior.step(ids, grammar.places(ids), state)[:, -1]
-    block = torch.full((batch, steps + 2), own.end, device=device)  # of which the first end counts
-    block[:, 0] = own.begin
+    block = torch.full((batch, steps + 2), id_range.end, device=device)  # of which the first end counts
+    block[:, 0] = id_range.begin
     block[:, 1 : 1 + settled] = known[:, :settled]
     running = torch.ones(batch, dtype=torch.bool, device=device)
     total = torch.zeros((), device=device)  # of all logits: no number where one of them is none
-    place = int(grammar.anchor[own.begin]) + settled
+    place = int(grammar.anchor[id_range.begin]) + settled
     here = slice(place, place + steps - settled)
     places = torch.arange(len(grammar), device=device)[here]
     some_known = (known[:, settled:] != PAD).any(dim=0).tolist()
@@ -229,8 +233,8 @@ def _blocks(prior: Prior, own: Range, prompt: Tensor, known: Tensor, uniform: Te
         if some_known[step - settled]:
             drawn = torch.where(known[:, step] == PAD, drawn, known[:, step])
         block[:, 1 + step] = drawn
-        if own.free:
-            running &= drawn != own.end
+        if id_range.free:
+            running &= drawn != id_range.end
             if not running.any():
                 break
             drawn = torch.where(running, drawn, high - 1)  # any code will do for who has ended
@@ -239,5 +243,5 @@ def _blocks(prior: Prior, own: Range, prompt: Tensor, known: Tensor, uniform: Te
             features = prior.step(drawn.repeat(copies)[:, None], now, state)[:, 0]
     if not total.isfinite():
         raise UserError("the prior's scores are no numbers: its training went astray; take an earlier checkpoint")
-    lengths = (block[:, 1:] == own.end).int().argmax(dim=1) + 2
+    lengths = (block[:, 1:] == id_range.end).int().argmax(dim=1) + 2
     return [line[:length] for line, length in zip(block.cpu(), lengths.tolist(), strict=True)]

@@ -106,7 +106,7 @@ def bench(
 
 def paths(shapes: Iterable[Shape], device: torch.device | str) -> list[dict[str, Any]]:
     """Which path and configuration would run for each shape, without running it."""
-    place, found = torch.device(device), []
+    place, records = torch.device(device), []
     for shape in shapes:
         for precision in ("exact", "fast", "certified") if place.type == "cuda" else ("exact",):
             said = explain(shape.n, shape.k, shape.d, device=place, precision=precision)
@@ -114,8 +114,8 @@ def paths(shapes: Iterable[Shape], device: torch.device | str) -> list[dict[str,
                 said = "triton, one kernel that keeps the residual on chip through all stages"
             elif shape.q > 1:
                 said = f"{path}, stage by stage: {said}"
-            found.append({**shape._asdict(), "precision": precision, "runs": said})
-    return found
+            records.append({**shape._asdict(), "precision": precision, "runs": said})
+    return records
 
 
 def wrong_rows(result: dict[str, Any]) -> list[str]:

@@ -44,13 +44,13 @@ class Contender(NamedTuple):
 
 def versions() -> dict[str, str]:
     """The installed version of each of PACKAGES; "none" where it is missing."""
-    found = {}
+    by_package = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            by_package[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "none"
-    return found
+            by_package[name] = "none"
+    return by_package
 
 
 def tasks_of(shape: Shape) -> tuple[str, ...]:
@@ -139,9 +139,9 @@ def ours(task: str, given: Operands, precision: str) -> Run:
     def forward(x_ND: Tensor) -> tuple[Outcome, Tensor, Tensor]:
         weight = COMMITMENT / x_ND.numel()
         if shape.q == 1:
-            one = vector_quantize(x_ND, average.code_KD, precision=precision, statistics=True)
-            outcome = Outcome(one.index_N[:, None], None, one.counts_K, one.sums_KD)
-            return outcome, one.vectors_ND, weight * one.error_N.sum()
+            result = vector_quantize(x_ND, average.code_KD, precision=precision, statistics=True)
+            outcome = Outcome(result.index_N[:, None], None, result.counts_K, result.sums_KD)
+            return outcome, result.vectors_ND, weight * result.error_N.sum()
         stack = residual_quantize(x_ND, average.code_KD, shape.sizes, precision=precision, statistics=True)
         outcome = Outcome(stack.index_NQ, None, stack.counts_K, stack.sums_KD)
         return outcome, stack.vectors_ND, weight * stack.error_NQ.sum()
@@ -158,8 +158,8 @@ def ours(task: str, given: Operands, precision: str) -> Run:
 def our_search(task: str, given: Operands, precision: str) -> Outcome:
     """One call of "search" or "sums" by vqmm's kernels; of a stack the sum of the chosen vectors too."""
     if given.shape.q > 1:
-        found = residual_quantize(given.x_ND, given.code_KD, given.shape.sizes, precision=precision)
-        return Outcome(found.index_NQ, found.vectors_ND)
+        result = residual_quantize(given.x_ND, given.code_KD, given.shape.sizes, precision=precision)
+        return Outcome(result.index_NQ, result.vectors_ND)
     index_N = nearest_code(given.x_ND, given.code_KD, precision=precision)
     if task == "search":
         return Outcome(index_N[:, None])

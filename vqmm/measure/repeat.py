@@ -27,12 +27,12 @@ def same_bits(
     shapes: Iterable[Shape], device: torch.device, runs: int, precisions: Iterable[str] = PRECISIONS
 ) -> dict[str, bool]:
     """For every shape, task and precision, whether `runs` runs, each from the same start, agree in every result."""
-    told = {}
+    agreement = {}
     for shape in shapes:
         given = operands(shape, device)
         for task in tasks_of(shape):
             for precision in precisions:
                 first = ours(task, given, precision)()
                 again = (ours(task, given, precision)() for _ in range(runs - 1))
-                told[f"{shape.name} {task} {precision}"] = all(same(first, each) for each in again)
-    return told
+                agreement[f"{shape.name} {task} {precision}"] = all(same(first, each) for each in again)
+    return agreement

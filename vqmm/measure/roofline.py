@@ -35,7 +35,7 @@ def ceilings(device: torch.device, small: bool = False) -> dict[str, float]:
         a, b = torch.randn(side, side), torch.randn(side, side)
         return {"fp32": 2 * side**3 / _best(lambda: a @ b, device)}
     side = 8192
-    found = {}
+    rates = {}
     allowed = torch.backends.cuda.matmul.allow_tf32
     try:
         for name, dtype, tf32 in (
@@ -45,12 +45,12 @@ def ceilings(device: torch.device, small: bool = False) -> dict[str, float]:
         ):
             torch.backends.cuda.matmul.allow_tf32 = tf32
             c, d = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-            found[name] = 2 * side**3 / _best(lambda c=c, d=d: c @ d, device)  # type: ignore[misc]
+            rates[name] = 2 * side**3 / _best(lambda c=c, d=d: c @ d, device)  # type: ignore[misc]
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
     source, target = (torch.empty(2**30, dtype=torch.int8, device=device) for _ in range(2))
-    found["copy"] = 2 * 2**30 / _best(lambda: target.copy_(source), device)
-    return found
+    rates["copy"] = 2 * 2**30 / _best(lambda: target.copy_(source), device)
+    return rates
 
 
 def _best(call: Call, device: torch.device) -> float:

@@ -117,8 +117,8 @@ def _ready(contender: Contender, given: Operands, plan: Plan) -> Entry | str:
     # a library may weigh its losses otherwise: only its indices are compared
     product = product_of(given.shape, contender.precision, plan.device) if contender.ours else ""
     rounding = 2.0**-7.9 if product == "bf16" else 2.0**-9
-    found = verdict(given, run(), contender.precision, formulas=contender.ours, rounding=rounding)
-    return Entry(contender, given, run, found, "; ".join(notes))
+    checked = verdict(given, run(), contender.precision, formulas=contender.ours, rounding=rounding)
+    return Entry(contender, given, run, checked, "; ".join(notes))
 
 
 def _power_of_two(most: float) -> int:

@@ -72,8 +72,8 @@ def free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return 0.9 * torch.cuda.mem_get_info(device)[0]
-    told = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
-    return 0.9 * 1024 * told if told is not None else 4e9
+    available = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    return 0.9 * 1024 * available if available is not None else 4e9
 
 
 def extra_bytes(call: Call, device: torch.device, *, outside: bool = False) -> int:

@@ -74,8 +74,8 @@ class Decoder(nn.Module):
 
 def farthest(reaches: Iterable[int | None]) -> int | None:
     """The most of several; None (no limit) is more than any."""
-    found = [*reaches]
-    return None if None in found else max(each for each in found if each is not None)
+    limits = [*reaches]
+    return None if None in limits else max(each for each in limits if each is not None)
 
 
 def bottom(rank: int, width: int, blocks: int, attention: bool) -> list[nn.Module]:

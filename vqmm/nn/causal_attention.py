@@ -190,5 +190,5 @@ class CausalAttention(nn.Module):
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """x (..., positions, size) with each of its size / 2 pairs of channels turned by its angle."""
     cos, sin = (each.to(x) for each in turn)
-    one, two = x.chunk(2, dim=-1)
-    return torch.cat([one * cos - two * sin, one * sin + two * cos], dim=-1)
+    first, two = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - two * sin, first * sin + two * cos], dim=-1)

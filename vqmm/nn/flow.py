@@ -117,7 +117,7 @@ class Coupling(Invertible):
         super().__init__()
         self.keep, self.most, self.last = keep, most, last
         self.see = conv(rank, keep, width) if keep else None
-        self.told = conv(rank, width, width, kernel=1)
+        self.conditioning = conv(rank, width, width, kernel=1)
         self.think = conv(rank, width, width, kernel=1)
         self.say = conv(rank, width, 2 * (channels - keep))
         with torch.no_grad():  # near the identity, yet not on it: the context has a gradient from the first step on
@@ -127,7 +127,9 @@ class Coupling(Invertible):
     def moments(self, kept: Tensor, context: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The mean and the log-scale of the channels that move."""
         # asinh: a value far from all that training saw moves the others by its logarithm, so nothing runs away
-        hidden = self.told(context) if self.see is None else self.told(context) + self.see(torch.asinh(kept))
+        hidden = (
+            self.conditioning(context) if self.see is None else self.conditioning(context) + self.see(torch.asinh(kept))
+        )
         hidden = held(F.silu(self.think(F.silu(hidden))), mask)
         mean, log_scale = self.say(hidden).chunk(2, dim=1)
         return held(mean, mask), held(bounded(log_scale, self.most), mask)

@@ -35,11 +35,11 @@ def prime_factors(number: int) -> list[int]:
     >>> prime_factors(60)
     [2, 2, 3, 5]
     """
-    found: list[int] = []
+    factors: list[int] = []
     while number > 1:
-        found.append(next(p for p in range(2, number + 1) if number % p == 0))
-        number //= found[-1]
-    return found
+        factors.append(next(p for p in range(2, number + 1) if number % p == 0))
+        number //= factors[-1]
+    return factors
 
 
 class ChannelNorm(nn.Module):

@@ -103,13 +103,13 @@ class Logistics(nn.Module):
         mean, scale, slope = (part[row, chosen] for part in parts[1:])
         u = noise[:, 1:].clamp(1e-6, 1 - 1e-6)
         spread = temperature * scale.squeeze(2).exp() * (u.log() - (-u).log1p())
-        means, found = [*mean.squeeze(2).unbind(dim=1)], []
+        means, levels = [*mean.squeeze(2).unbind(dim=1)], []
         for c in range(self.channels):
-            found.append(self.levels(means[c] + spread[:, c]))
+            levels.append(self.levels(means[c] + spread[:, c]))
             for pair, (before, then) in enumerate(self.pairs):
                 if before == c:
-                    means[then] = means[then] + slope[:, pair, 0] * self.values(found[c])
-        return torch.stack(found, dim=1)
+                    means[then] = means[then] + slope[:, pair, 0] * self.values(levels[c])
+        return torch.stack(levels, dim=1)
 
 
 class Categorical(nn.Module):
@@ -127,7 +127,7 @@ class Categorical(nn.Module):
             raise ValueError(f"Categorical: {channels} channels of {count} ids: at least 1 of each")
         self.channels, self.count, self.inputs, self.draws = channels, count, inputs, channels
         self.embeddings = nn.ModuleList(nn.Embedding(count, inputs) for _ in range(channels))
-        self.told = nn.ModuleList(nn.Embedding(count, width) for _ in range(channels - 1))
+        self.channel_embeddings = nn.ModuleList(nn.Embedding(count, width) for _ in range(channels - 1))
         self.heads = nn.ModuleList(Pointwise(width, count) for _ in range(channels))
 
     def levels(self, x: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class Categorical(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             for before in range(channel):
-                features = features + self.told[before](levels[:, before]).movedim(-1, 1)
+                features = features + self.channel_embeddings[before](levels[:, before]).movedim(-1, 1)
             return self.heads[channel](F.silu(features))
 
     def bits(self, features: Tensor, levels: Tensor) -> Tensor:
@@ -161,11 +161,11 @@ class Categorical(nn.Module):
 
     def draw(self, features: Tensor, noise: Tensor, temperature: float) -> Tensor:
         """features (B, width), noise (B, draws) uniform in [0, 1) -> levels (B, C); at temperature 0 the likeliest."""
-        found = torch.zeros(len(features), self.channels, 1, dtype=torch.long, device=features.device)
+        levels = torch.zeros(len(features), self.channels, 1, dtype=torch.long, device=features.device)
         for c in range(self.channels):
-            logits = self._logits(c, features.unsqueeze(2), found)
-            found[:, c, 0] = pick(logits.squeeze(2), noise[:, c], temperature)
-        return found.squeeze(2)
+            logits = self._logits(c, features.unsqueeze(2), levels)
+            levels[:, c, 0] = pick(logits.squeeze(2), noise[:, c], temperature)
+        return levels.squeeze(2)
 
 
 class MuLaw(Categorical):

@@ -29,24 +29,24 @@ class Rows:
     """Where a run of `PixelNetwork.step` stands.
 
     Attributes:
-        told: (B or 1, width, rows, columns): what the condition and the place say.
+        conditioning: (B or 1, width, rows, columns): what the condition and the place say.
         codes: (B, width, columns): the inputs of the row that is under way.
         above: of each layer the vertical stack's inputs of the last rows, padded, (B, width, R + 1, columns + 2 R), R
             the receptive field of a layer; empty for a line.
         lines: of each layer the horizontal stack's inputs in this row, padded, (B, R + columns, width).
         offsets: of each layer what this row's gates get beside those inputs, (columns, B, 2 width).
         weights: of each layer what the horizontal stack multiplies by.
-        to_told: (layers * channels, width): the weights that take what is `told` into all layers.
+        to_conditioning: (layers * channels, width): the weights that take `conditioning` into all layers.
         caches: of the attention after each layer, None where there is none.
     """
 
-    told: Tensor
+    conditioning: Tensor
     codes: Tensor
     above: list[Tensor]
     lines: list[Tensor]
     offsets: list[Tensor]
     weights: list[tuple[Tensor, Tensor]]
-    to_told: Tensor
+    to_conditioning: Tensor
     caches: list[Cache | None]
 
 
@@ -63,45 +63,48 @@ class PixelLayer(nn.Module):
         self.above = nn.Conv2d(width, 2 * width, (self.receptive_field + 1, kernel)) if rows else None
         self.across = Pointwise(2 * width, 2 * width, bias=False) if rows else None
         self.left = nn.Conv2d(width, 2 * width, (1, self.receptive_field + 1))
-        self.told = Pointwise(width, (4 if rows else 2) * width, bias=False)
+        self.conditioning = Pointwise(width, (4 if rows else 2) * width, bias=False)
         self.out = Pointwise(width, width, bias=False)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, above: Tensor, x: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """above and x, each (B, width, rows, columns), and parts whose sum spreads to that -> above and x of the next
         layer."""
-        told, receptive_field = sum(map(self.told, parts[1:]), start=self.told(parts[0])), self.receptive_field
-        own = told[:, -2 * x.shape[1] :]
-        mixed = self.left(F.pad(self.drop(x), (receptive_field, 0))) + own
+        conditioning, receptive_field = (
+            sum(map(self.conditioning, parts[1:]), start=self.conditioning(parts[0])),
+            self.receptive_field,
+        )
+        offset = conditioning[:, -2 * x.shape[1] :]
+        mixed = self.left(F.pad(self.drop(x), (receptive_field, 0))) + offset
         if self.above is not None and self.across is not None:
             seen = (
                 self.above(F.pad(above, (receptive_field, receptive_field, receptive_field, 0)))
-                + told[:, : -own.shape[1]]
+                + conditioning[:, : -offset.shape[1]]
             )
             mixed, above = mixed + self.across(seen), gate(seen, dim=1)
         return above, x + self.out(self.drop(gate(mixed, dim=1)))
 
-    def look_up(self, above: Tensor, rows: Tensor, told: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def look_up(self, above: Tensor, rows: Tensor, conditioning: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A whole row of the vertical stack.
 
         Args:
             above: (B, width, columns): this layer's input of the row.
             rows: (B, width, R + 1, columns + 2 R), R the receptive field: its inputs so far, the last row's last.
-            told: (columns, B, channels): what `forward` makes of what is told.
+            conditioning: (columns, B, channels): what `forward` makes of `parts`.
 
         Returns:
             `above` of the next layer, `rows` with this row, and what the horizontal stack gets in each column,
             (columns, B, 2 width).
         """
         assert self.left.bias is not None
-        offset = told[..., -len(self.left.bias) :] + self.left.bias
+        offset = conditioning[..., -len(self.left.bias) :] + self.left.bias
         if self.above is None or self.across is None:
             return above, rows, offset
         rows = torch.cat(
             [rows[:, :, 1:], F.pad(above, (self.receptive_field, self.receptive_field)).unsqueeze(2)], dim=2
         )
         seen = F.conv2d(rows, self.above.weight, self.above.bias).squeeze(2).permute(2, 0, 1)
-        seen = seen + told[..., : -len(self.left.bias)]
+        seen = seen + conditioning[..., : -len(self.left.bias)]
         return gate(seen, dim=2).permute(1, 2, 0), rows, offset + F.linear(seen, self.across.weight)
 
     def weights(self) -> tuple[Tensor, Tensor]:
@@ -161,18 +164,18 @@ class PixelNetwork(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """x (B, width, *grid) and a condition that spreads to its shape -> (B, width, *grid), of what comes before each
         position."""
-        told = self._told(condition)
+        conditioning = self._conditioning(condition)
         seen = x.reshape(len(x), self.width, self.rows, self.columns)
         above = F.pad(seen, (0, 0, 1, 0))[:, :, :-1]
-        own = F.pad(seen.flatten(2), (1, 0))[..., :-1].view(seen.shape)
+        horizontal = F.pad(seen.flatten(2), (1, 0))[..., :-1].view(seen.shape)
         for layer, attend in zip(self.layers, self.attention, strict=True):
-            above, own = layer(above, own, told)
-            own = own if attend is None else attend(own)
-        lines = F.silu(self.last(F.silu(own).movedim(1, -1)))
+            above, horizontal = layer(above, horizontal, conditioning)
+            horizontal = horizontal if attend is None else attend(horizontal)
+        lines = F.silu(self.last(F.silu(horizontal).movedim(1, -1)))
         return lines.movedim(-1, 1).reshape(x.shape)
 
-    def _told(self, condition: Tensor | None) -> list[Tensor]:
-        """What is told of each place, (1, width, rows, columns), and what of each sample, (B, width, 1 or rows, 1 or
+    def _conditioning(self, condition: Tensor | None) -> list[Tensor]:
+        """What conditions each place, (1, width, rows, columns), and what each sample, (B, width, 1 or rows, 1 or
         columns). They are not added: layers take less time for what is the same all over one or the other."""
         place = (self.at_row[:, None] + self.at_column).movedim(-1, 0).unsqueeze(0)
         if condition is None:
@@ -183,9 +186,9 @@ class PixelNetwork(nn.Module):
 
     def start(self, batch: int, condition: Tensor | None = None) -> Rows:
         """A state for `batch` grids. It belongs to one run and one set of weights."""
-        parts = self._told(condition)
-        told = sum(parts[1:], start=parts[0])
-        new = told.new_zeros
+        parts = self._conditioning(condition)
+        conditioning = sum(parts[1:], start=parts[0])
+        new = conditioning.new_zeros
         receptive_field = self.layers[0].receptive_field
         has_rows = self.layers[0].above is not None
         above = (
@@ -194,13 +197,13 @@ class PixelNetwork(nn.Module):
             else []
         )
         return Rows(
-            told,
+            conditioning,
             new(batch, self.width, self.columns),
             above or [new(0)] * len(self.layers),
             [new(batch, receptive_field + self.columns, self.width) for _ in self.layers],
             [new(0)] * len(self.layers),
             [layer.weights() for layer in self.layers],
-            torch.cat([layer.told.weight for layer in self.layers]),
+            torch.cat([layer.conditioning.weight for layer in self.layers]),
             [each and each.attention.start(batch, (self.rows, self.columns)) for each in self.attention],
         )
 
@@ -226,10 +229,14 @@ class PixelNetwork(nn.Module):
 
     def _begin(self, row: int, state: Rows) -> None:
         """All that is known of a row before its first position."""
-        told = F.linear(state.told[:, :, row].permute(2, 0, 1), state.to_told).chunk(len(state.lines), dim=-1)
+        conditioning = F.linear(state.conditioning[:, :, row].permute(2, 0, 1), state.to_conditioning).chunk(
+            len(state.lines), dim=-1
+        )
         above = state.codes if row else torch.zeros_like(state.codes)
         for number, layer in enumerate(self.layers):
-            above, state.above[number], state.offsets[number] = layer.look_up(above, state.above[number], told[number])
+            above, state.above[number], state.offsets[number] = layer.look_up(
+                above, state.above[number], conditioning[number]
+            )
 
 
 class Attend(nn.Module):
@@ -246,8 +253,8 @@ class Attend(nn.Module):
 
     def step(self, x: Tensor, position: int, cache: Cache) -> Tensor:
         """x (B, width) at that position."""
-        found, _ = self.attention.step(self.norm(x).unsqueeze(2), position, cache)
-        return x + found.squeeze(2)
+        attended, _ = self.attention.step(self.norm(x).unsqueeze(2), position, cache)
+        return x + attended.squeeze(2)
 
 
 def gate(x: Tensor, dim: int) -> Tensor:

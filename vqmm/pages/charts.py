@@ -127,8 +127,8 @@ def _inline(drawn: str, title: str) -> Markup:
         body = body.replace(marker, meant)
     body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)  # one way of matplotlib to write a font,
     body = re.sub(r"font-family: [^;\"]*;? ?", "", body)  # and the other
-    own = f"chart-{crc32(drawn.encode()):08x}-"
-    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{own}", body)
+    prefix = f"chart-{crc32(drawn.encode()):08x}-"
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", body)
     (box,) = re.findall(r'viewBox="([^"]*)"', drawn)
     head = Markup('<svg viewBox="{}" role="img" aria-label="{}">').format(box, title)
     return head + Markup(body)

@@ -46,7 +46,7 @@ def render(
     page = template("demo.html", OWN_STYLE).render(
         title="A picture, a sound and a word",
         subtitle=joint["about"],
-        tokenizers=[_row(name, told, out) for name, told in parts.items()],
+        tokenizers=[_row(name, result, out) for name, result in parts.items()],
         rule=f"{joint['rules']['coherence']}. In brackets the 95% interval, then the share for shuffled conditions.",
         columns=[*joint["judges"]],
         rows=[_cells(name, joint) for name in joint["coherence"]],
@@ -57,24 +57,24 @@ def render(
     return page.encode("ascii", "xmlcharrefreplace").decode()  # a folder's name need not be UTF-8
 
 
-def _row(name: str, told: Mapping[str, Any], out: Path) -> dict[str, str]:
-    figures = [f"{metric} {value:.4g}" for metric, value in told["metrics"].items() if isinstance(value, float)]
-    page = Path(os.path.relpath(told["report"], out)).as_posix()
-    return {"name": name, "about": told["about"], "figures": ", ".join(figures[:FIGURES]), "page": page}
+def _row(name: str, result: Mapping[str, Any], out: Path) -> dict[str, str]:
+    figures = [f"{metric} {value:.4g}" for metric, value in result["metrics"].items() if isinstance(value, float)]
+    page = Path(os.path.relpath(result["report"], out)).as_posix()
+    return {"name": name, "about": result["about"], "figures": ", ".join(figures[:FIGURES]), "page": page}
 
 
-def _cells(one: str, joint: Mapping[str, Any]) -> dict[str, Any]:
+def _cells(source: str, joint: Mapping[str, Any]) -> dict[str, Any]:
     cells = []
-    for other, share in joint["coherence"][one].items():
-        low, high = joint["intervals"][one][other]
-        control = joint["control"].get(one, {}).get(other)
+    for other, share in joint["coherence"][source].items():
+        low, high = joint["intervals"][source][other]
+        control = joint["control"].get(source, {}).get(other)
         beside = "real ones" if control is None else f"shuffled {control:.0%}"
         cells.append({"share": f"{share:.1%}", "said": f"({low:.0%} to {high:.0%}), {beside}"})
-    return {"name": one, "cells": cells}
+    return {"name": source, "cells": cells}
 
 
 def _group(modalities: "Mapping[str, Modality]", example: "Example") -> dict[str, Any]:
-    one, given, came = example
-    parts = [section(f"Given: {one}", "", (modalities[one], given))]
+    source, given, came = example
+    parts = [section(f"Given: {source}", "", (modalities[source], given))]
     parts += [section(f"Came: {other}", "", (modalities[other], samples)) for other, samples in came.items()]
-    return {"title": f"From {one}", "parts": parts}
+    return {"title": f"From {source}", "parts": parts}

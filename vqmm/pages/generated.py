@@ -60,22 +60,22 @@ def render(told: Mapping[str, Any], given: Mapping[str, Shown | str], came: Show
     return page.encode("ascii", "xmlcharrefreplace").decode()  # names need not be UTF-8
 
 
-def _from(told: Mapping[str, Any]) -> str:
-    sources = [*told["given"]] + ["a part of one"] * (told["complete"] is not None)
+def _from(result: Mapping[str, Any]) -> str:
+    sources = [*result["given"]] + ["a part of one"] * (result["complete"] is not None)
     return " and ".join(sources) or "nothing"
 
 
-def _words(told: Mapping[str, Any], name: str) -> tuple[str, str]:
+def _words(result: Mapping[str, Any], name: str) -> tuple[str, str]:
     """The heading of what was given, and a line below it."""
-    if name == told["want"]:
-        return "To be completed", f"{told['complete']}: the first {told['keep']:.0%} of its codes were kept"
-    return f"Given: {name}", told["given"][name]
+    if name == result["want"]:
+        return "To be completed", f"{result['complete']}: the first {result['keep']:.0%} of its codes were kept"
+    return f"Given: {name}", result["given"][name]
 
 
-def _subtitle(told: Mapping[str, Any]) -> str:
-    draw = {name: value for name, value in told["draw"].items() if value is not None}
+def _subtitle(result: Mapping[str, Any]) -> str:
+    draw = {name: value for name, value in result["draw"].items() if value is not None}
     settings = [f"{name.replace('_', '-')} {value:g}" for name, value in draw.items()]
-    return ", ".join([f"{told['count']} sample{'s' * (told['count'] != 1)}", *settings, f"seed {told['seed']}"])
+    return ", ".join([f"{result['count']} sample{'s' * (result['count'] != 1)}", *settings, f"seed {result['seed']}"])
 
 
 def section(title: str, said: str, thing: Shown | str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ SHOWN = 8  # originals and reconstructions
 
 
 @dataclass
-class Look:
+class HeldOut:
     """One pass: what it found, the keys of the samples shown, and on how many of how many samples of which split."""
 
     tokenizer: Tokenizer
@@ -26,13 +26,14 @@ class Look:
     split: str
     available: int
     given: str = ""  # what the samples went through, in words
-    found: Evaluation = field(default_factory=Evaluation)
+    evaluation: Evaluation = field(default_factory=Evaluation)
     keys: list[str] = field(default_factory=list)
 
     @property
     def what(self) -> str:
         """What was looked at, in words."""
-        some = f"{self.found.count:,}" + (f" of {self.available:,}" if self.found.count < self.available else "")
+        count = self.evaluation.count
+        some = f"{count:,}" + (f" of {self.available:,}" if count < self.available else "")
         return f"{some} samples; {self.split}; {self.tokenizer.modality.view}{self.given}"
 
     def watch(self, batches: Iterator[Loaded]) -> Iterator[Loaded]:
@@ -52,8 +53,8 @@ def load_tokenizer(record: Record, registry: Registry) -> Tokenizer:
     return Tokenizer.load(record.folder, registry)
 
 
-def look(record: Record, tokenizer: Tokenizer) -> Look:
-    """Judge a run on the held-out part of the data that its recipe names; as many samples as a look in training takes.
+def evaluate_held_out(record: Record, tokenizer: Tokenizer) -> HeldOut:
+    """Evaluate a run on the held-out part of the data that its recipe names, on as many samples as in training.
 
     Raises:
         UserError: the data is not there any more, or nothing in it can be read.
@@ -65,11 +66,11 @@ def look(record: Record, tokenizer: Tokenizer) -> Look:
     samples, split = evaluation_samples(source, source.path)
     degrade = read_degradation(record.plan.get("degrade"))
     given = "" if degrade is None else f", {degrade.said}"
-    seen = Look(tokenizer, CodeUsage(tokenizer.quantizer.sizes), split, len(samples), given)
+    seen = HeldOut(tokenizer, CodeUsage(tokenizer.quantizer.sizes), split, len(samples), given)
     views = evaluation_views(tokenizer, samples, degrade=degrade)
     limit = record.plan.get("evaluate_samples", SAMPLES)
     batches = evaluation_batches(views, record.plan.get("batch_size", 32), limit)
-    seen.found = evaluate(tokenizer, seen.watch(batches), show=SHOWN)
-    if not seen.found.count:
-        raise UserError(f"none of the samples of {data} can be read; the first: {seen.found.unreadable[0]}")
+    seen.evaluation = evaluate(tokenizer, seen.watch(batches), show=SHOWN)
+    if not seen.evaluation.count:
+        raise UserError(f"none of the samples of {data} can be read; the first: {seen.evaluation.unreadable[0]}")
     return seen

@@ -20,7 +20,7 @@ from vqmm.utils.files import must_be_writable, write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vqmm.pages.heldout import Look
+    from vqmm.pages.heldout import HeldOut
     from vqmm.tokenizer.tokenizer import Tokenizer
 
 COLUMNS = 4  # samples side by side in one picture: on a phone they are still large enough to judge
@@ -51,7 +51,7 @@ def report(run: str | Path, *, plugins: Sequence[str] = ()) -> dict[str, Any]:
 
 def render(record: Record, registry: Any) -> str:
     """The page of a run, as text."""
-    tokenizer, seen, notes = _look(record, registry)
+    tokenizer, seen, notes = _held_out(record, registry)
     shown = [] if seen is None else _shown(seen)
     return template("page.html").render(
         name=record.folder.resolve().name,
@@ -66,7 +66,7 @@ def render(record: Record, registry: Any) -> str:
         curves=_training_curves(record) + _held_out_curves(record),
         codebooks=[] if seen is None else _codebooks(seen),
         metrics=_metrics(record, tokenizer, seen),
-        unreadable=[] if seen is None else seen.found.unreadable,
+        unreadable=[] if seen is None else seen.evaluation.unreadable,
         named=UNREADABLE,
         health=record.of_kind("health"),
         finished=record.steps is not None and record.step >= record.steps,
@@ -79,9 +79,9 @@ def render(record: Record, registry: Any) -> str:
     )
 
 
-def _look(record: Record, registry: Any) -> "tuple[Tokenizer | None, Look | None, list[str]]":
-    """The tokenizer and a look at held-out data as far as they can be had, and sentences for what cannot."""
-    from vqmm.pages.heldout import load_tokenizer, look
+def _held_out(record: Record, registry: Any) -> "tuple[Tokenizer | None, HeldOut | None, list[str]]":
+    """The tokenizer and an evaluation on held-out data as far as they can be had, and sentences for what cannot."""
+    from vqmm.pages.heldout import evaluate_held_out, load_tokenizer
 
     notes = []
     if record.steps is not None and record.step < record.steps:
@@ -91,7 +91,7 @@ def _look(record: Record, registry: Any) -> "tuple[Tokenizer | None, Look | None
     except UserError as error:
         return None, None, [*notes, f"Without its tokenizer a run shows no reconstructions and no codes: {error}."]
     try:
-        return tokenizer, look(record, tokenizer), notes
+        return tokenizer, evaluate_held_out(record, tokenizer), notes
     except UserError as error:
         said = f"Reconstructions and codebook use are left out, as the held-out data cannot be read: {error}."
         return tokenizer, None, [*notes, said]
@@ -101,21 +101,21 @@ def _subtitle(record: Record) -> str:
     """`image, vector quantizer with 512 codes, direct decoder`."""
 
     def name(part: str) -> str | None:
-        told = record.recipe.get(part)
-        return told.get("name") if isinstance(told, dict) else None
+        config = record.recipe.get(part)
+        return config.get("name") if isinstance(config, dict) else None
 
-    told = []
+    phrases = []
     if name("modality"):
-        told.append(f"{name('modality')} tokenizer")
+        phrases.append(f"{name('modality')} tokenizer")
     if name("quantizer"):
         size = record.recipe["quantizer"].get("codebook_size")
-        told.append(f"{name('quantizer')} quantizer" + (f" with {size:,} codes" if isinstance(size, int) else ""))
+        phrases.append(f"{name('quantizer')} quantizer" + (f" with {size:,} codes" if isinstance(size, int) else ""))
     if name("decoder"):
-        told.append(f"{name('decoder')} decoder")
-    return " · ".join(told)
+        phrases.append(f"{name('decoder')} decoder")
+    return " · ".join(phrases)
 
 
-def _tiles(record: Record, tokenizer: "Tokenizer | None", seen: "Look | None") -> list[dict[str, str]]:
+def _tiles(record: Record, tokenizer: "Tokenizer | None", seen: "HeldOut | None") -> list[dict[str, str]]:
     """The few numbers to read first."""
     metrics = _values(record, seen)
     main_metric = None if tokenizer is None else tokenizer.modality.main_metric
@@ -146,26 +146,26 @@ def number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if 1e3 <= abs(value) < 1e12 else f"{value:.4g}"
 
 
-def _values(record: Record, seen: "Look | None") -> dict[str, Any]:
-    """The metrics of the look just taken, else of the last one in the log."""
+def _values(record: Record, seen: "HeldOut | None") -> dict[str, Any]:
+    """The metrics of the evaluation just made, else of the last one in the log."""
     if seen is not None:
-        return seen.found.metrics
-    looks = record.of_kind("held-out")
-    return dict(looks[-1].get("metrics") or {}) if looks else {}
+        return seen.evaluation.metrics
+    evaluations = record.of_kind("held-out")
+    return dict(evaluations[-1].get("metrics") or {}) if evaluations else {}
 
 
-def _metrics(record: Record, tokenizer: "Tokenizer | None", seen: "Look | None") -> list[dict[str, str]]:
+def _metrics(record: Record, tokenizer: "Tokenizer | None", seen: "HeldOut | None") -> list[dict[str, str]]:
     """The table of rate and distortion: name, value, rule."""
     rules = {} if tokenizer is None else {name: metric.rule for name, metric in tokenizer.modality.metrics().items()}
     if seen is not None:
-        rules = seen.found.rules
+        rules = seen.evaluation.rules
     values = _values(record, seen)
     return [{"name": name, "value": number(value), "rule": rules.get(name, "")} for name, value in values.items()]
 
 
-def _shown(seen: "Look") -> list[dict[str, Any]]:
+def _shown(seen: "HeldOut") -> list[dict[str, Any]]:
     """Rows of samples as the modality shows them: pictures of a few samples each, or one fragment."""
-    rows, modality = seen.found.rows, seen.tokenizer.modality
+    rows, modality = seen.evaluation.rows, seen.tokenizer.modality
     whole = modality.show(*rows)
     if isinstance(whole, str):  # a fragment arranges its samples itself; its plugin has escaped what is in it
         return [{"fragment": Markup(whole), "keys": seen.keys}]
@@ -182,9 +182,9 @@ def _shown(seen: "Look") -> list[dict[str, Any]]:
     return figures
 
 
-def _heading(seen: "Look | None", shown: Sequence[Mapping[str, Any]]) -> str:
+def _heading(seen: "HeldOut | None", shown: Sequence[Mapping[str, Any]]) -> str:
     """What the rows are; a fragment need not put them one above the other."""
-    if seen is not None and seen.found.inputs:
+    if seen is not None and seen.evaluation.inputs:
         return "Degraded inputs, reconstructions, originals"
     beside = any("fragment" in each for each in shown)
     return f"Originals {'and' if beside else 'over'} reconstructions"
@@ -217,7 +217,7 @@ def _curve(title: str, lines: Mapping[str, Series], decays: bool = False) -> dic
     }
 
 
-def _codebooks(seen: "Look") -> list[dict[str, Any]]:
+def _codebooks(seen: "HeldOut") -> list[dict[str, Any]]:
     """A picture for every stage of every map."""
     books = []
     maps = seen.usage.counts
@@ -239,18 +239,18 @@ def _said_of(counts: "Tensor") -> list[str]:
     ]
 
 
-def _times(record: Record, seen: "Look | None") -> list[tuple[str, str]]:
-    told = []
+def _times(record: Record, seen: "HeldOut | None") -> list[tuple[str, str]]:
+    rows = []
     seconds = record.training_seconds()
     if seconds is not None:
-        told.append(("training, with its looks at held-out data", duration(seconds)))
+        rows.append(("training, with its evaluations on held-out data", duration(seconds)))
     speeds = series(record.of_kind("train"), "samples_per_second")[1]
     if speeds:
-        told.append(("samples/s in training, median", number(sorted(speeds)[len(speeds) // 2])))
+        rows.append(("samples/s in training, median", number(sorted(speeds)[len(speeds) // 2])))
     if seen is not None:
-        rule = seen.found.rules["samples_per_second"]
-        told.append((f"samples/s, {rule}", number(seen.found.metrics["samples_per_second"])))
-    return told
+        rule = seen.evaluation.rules["samples_per_second"]
+        rows.append((f"samples/s, {rule}", number(seen.evaluation.metrics["samples_per_second"])))
+    return rows
 
 
 def duration(seconds: float) -> str:
@@ -274,8 +274,8 @@ def _machine(record: Record) -> dict[str, Any]:
 def _command(record: Record) -> str:
     import shlex
 
-    told = record.noted.get("command", "")
-    return shlex.join(map(str, told)) if isinstance(told, list) else str(told)
+    command = record.noted.get("command", "")
+    return shlex.join(map(str, command)) if isinstance(command, list) else str(command)
 
 
 def _settings(record: Record, tokenizer: "Tokenizer | None") -> list[dict[str, Any]]:

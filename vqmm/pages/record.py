@@ -54,7 +54,7 @@ class Record:
         return (self.folder / "tokenizer" / "config.json").is_file()
 
     def training_seconds(self) -> float | None:
-        """From the samples and samples/s of every line: what the clock showed, looks at held-out data included."""
+        """From the samples and samples/s of every line: what the clock showed, evaluations included."""
         seconds, before = 0.0, 0
         each = [self.plan.get(name, 1) for name in ("batch_size", "accumulate", "devices")]
         for line in self.of_kind("train"):
@@ -78,18 +78,18 @@ def read_record(folder: Path) -> Record:
         raise UserError(f"{file} is not a recipe: it holds {type(recipe).__name__}, and a recipe maps names to values")
     log = folder / "metrics.jsonl"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    told = [line for line in map(_object, lines) if isinstance(line.get("step"), int)]
+    records = [line for line in map(_object, lines) if isinstance(line.get("step"), int)]
     noted = folder / "run.json"
-    return Record(folder, recipe, told, _object(noted.read_text(encoding="utf-8")) if noted.is_file() else {})
+    return Record(folder, recipe, records, _object(noted.read_text(encoding="utf-8")) if noted.is_file() else {})
 
 
 def _object(text: str) -> dict[str, Any]:
     """A JSON object; an empty one for anything else."""
     try:
-        told = json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def series(lines: Sequence[Mapping[str, Any]], *path: str) -> Series:

@@ -14,12 +14,12 @@ def template(name: str, style: str = "") -> "Template":
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     here = files("vqmm.pages")
-    found = Environment(
+    environment = Environment(
         loader=FunctionLoader(lambda file: (here / file).read_text(encoding="utf-8")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals["style"] = Markup((here / "style.css").read_text(encoding="utf-8") + style)
-    return found.get_template(name)
+    environment.globals["style"] = Markup((here / "style.css").read_text(encoding="utf-8") + style)
+    return environment.get_template(name)

@@ -97,12 +97,12 @@ class CodebookQuantizer(Quantizer):
     def _start_codebook(self, g: int, rows: Tensor) -> None:
         """Set codebook g by k-means on (N, width)."""
         first = sum(self.codebook_sizes[:g])
-        own = slice(first, first + self.codebook_sizes[g])
+        span = slice(first, first + self.codebook_sizes[g])
         codebook, counts = kmeans(rows, self.codebook_sizes[g], normalise=self.normalised)
-        self.codebook.data[own] = codebook
+        self.codebook.data[span] = codebook
         # as if the averages had seen one batch of uniform size; a code that k-means left empty starts with nothing
-        self.counts[own] = counts / counts.mean().clamp(min=1e-12)
-        self.sums[own] = codebook * self.counts[own][:, None]
+        self.counts[span] = counts / counts.mean().clamp(min=1e-12)
+        self.sums[span] = codebook * self.counts[span][:, None]
 
     @torch.no_grad()
     def _gather(self, counts: Tensor | None, sums: Tensor | None, errors: Tensor, not_finite: Tensor) -> None:

@@ -62,7 +62,7 @@ class GroupedQuantizer(ComparedQuantizer):
         with torch.autocast(z.device.type, enabled=False):
             parts = self._parts(self.project_in(to_rows(z)))
             repeated = None if mask is None else mask.reshape(1, -1).expand(o.groups, -1).reshape(parts.shape[:-1])
-            found = vector_quantize(
+            result = vector_quantize(
                 parts,
                 self.codebook,
                 metric=o.metric,
@@ -73,14 +73,14 @@ class GroupedQuantizer(ComparedQuantizer):
                 statistics=self.learning,
             )
             if self.learning:
-                self._gather(found.counts_K, found.sums_KD, found.error_N.sum(1), found.not_finite)
+                self._gather(result.counts_K, result.sums_KD, result.error_N.sum(1), result.not_finite)
             elements = max(parts.numel(), 1) if repeated is None else repeated.sum().clamp(min=1) * parts.shape[-1]
-            losses = {"commitment": o.commitment * found.error_N.sum() / elements}
+            losses = {"commitment": o.commitment * result.error_N.sum() / elements}
             if o.update == "gradient":
-                losses["codebook"] = found.code_error_N.sum() / elements
-            rows = self._joined(found.vectors_ND).flatten(1)
+                losses["codebook"] = result.code_error_N.sum() / elements
+            rows = self._joined(result.vectors_ND).flatten(1)
             vectors = from_rows(self.project_out(rows), len(z), z.shape[2:])
-        index = from_rows(self._joined(found.index_N), len(z), z.shape[2:])
+        index = from_rows(self._joined(result.index_N), len(z), z.shape[2:])
         return Quantized(vectors, Codes((index,), grid_size(z), mask), losses)
 
     def lookup(self, codes: Codes) -> Tensor:

@@ -45,14 +45,14 @@ class HierarchicalQuantizer(Quantizer):
             Raises:
                 UserError: `inner` names no quantizer, an option that it does not have, or a `dim` other than this one.
             """
-            told = {"dim": self.dim, **self.inner}
-            if told.get("name") is None or told["dim"] != self.dim:
+            config = {"dim": self.dim, **self.inner}
+            if config.get("name") is None or config["dim"] != self.dim:
                 raise UserError(
                     f"quantizer.inner: {self.inner}: give the name of a quantizer, and leave its dim out: it is "
                     f"{self.dim}"
                 )
-            _, options = registry.part("quantizer", told)
-            return self.model_copy(update={"inner": {"name": told["name"], **options.model_dump(mode="json")}})
+            _, options = registry.part("quantizer", config)
+            return self.model_copy(update={"inner": {"name": config["name"], **options.model_dump(mode="json")}})
 
     @classmethod
     def build(cls, options: Any, rank: int, registry: PartsByName) -> "HierarchicalQuantizer":
@@ -97,12 +97,12 @@ class HierarchicalQuantizer(Quantizer):
         maps: list[Tensor] = []
         losses: dict[str, Tensor] = {}
         vectors: Tensor | None = None
-        for level, (latents, own) in enumerate(self._pyramid(z, mask)):
-            context = None if vectors is None else self._spread(level, vectors, latents.shape[2:], own)
-            found = self.quantizers[level](self._merged(level, latents, context), own, stages)
-            vectors = found.vectors if context is None else found.vectors + context
-            maps += found.codes.maps
-            losses |= {f"{name}/{level}": loss for name, loss in found.losses.items()}
+        for level, (latents, level_mask) in enumerate(self._pyramid(z, mask)):
+            context = None if vectors is None else self._spread(level, vectors, latents.shape[2:], level_mask)
+            output = self.quantizers[level](self._merged(level, latents, context), level_mask, stages)
+            vectors = output.vectors if context is None else output.vectors + context
+            maps += output.codes.maps
+            losses |= {f"{name}/{level}": loss for name, loss in output.losses.items()}
         assert vectors is not None
         return Quantized(vectors, Codes(tuple(maps), grid_size(z), mask), losses)
 
@@ -111,10 +111,14 @@ class HierarchicalQuantizer(Quantizer):
         maps, masks, vectors = list(codes.maps), codes.map_masks(), None
         for level, quantizer in enumerate(self.quantizers):
             count = len(quantizer.sizes)
-            own, maps = maps[:count], maps[count:]
+            level_maps, maps = maps[:count], maps[count:]
             mask, masks = masks[count - 1], masks[count:]
-            found = quantizer.lookup(Codes(tuple(own), codes.size, mask))
-            vectors = found if vectors is None else found + self._spread(level, vectors, found.shape[2:], mask)
+            level_vectors = quantizer.lookup(Codes(tuple(level_maps), codes.size, mask))
+            vectors = (
+                level_vectors
+                if vectors is None
+                else level_vectors + self._spread(level, vectors, level_vectors.shape[2:], mask)
+            )
         assert vectors is not None
         return vectors
 
@@ -122,12 +126,12 @@ class HierarchicalQuantizer(Quantizer):
     def initialise(self, z: Tensor, mask: Tensor | None = None) -> None:
         """Start the levels from data, coarse first: each from its latents merged with what the coarser ones gave."""
         vectors: Tensor | None = None
-        for level, (latents, own) in enumerate(self._pyramid(z, mask)):
-            context = None if vectors is None else self._spread(level, vectors, latents.shape[2:], own)
+        for level, (latents, level_mask) in enumerate(self._pyramid(z, mask)):
+            context = None if vectors is None else self._spread(level, vectors, latents.shape[2:], level_mask)
             merged = self._merged(level, latents, context)
-            self.quantizers[level].initialise(merged, own)
-            found = self.quantizers[level](merged, own).vectors
-            vectors = found if context is None else found + context
+            self.quantizers[level].initialise(merged, level_mask)
+            level_vectors = self.quantizers[level](merged, level_mask).vectors
+            vectors = level_vectors if context is None else level_vectors + context
 
     def after_step(self, reduce: Reduce, progress: float) -> None:
         """Each level's quantizer applies what it has gathered, with a call of `reduce` for itself."""

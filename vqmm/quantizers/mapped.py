@@ -27,14 +27,14 @@ def quantize_to(
     rows, "codebook" the table: both of them mean squared errors of a coordinate.
     """
     keep = keep if keep is not None or mask is None else mask.reshape(-1)
-    found = vector_quantize(rows, table, mask_N=keep, gradient=gradient)
+    result = vector_quantize(rows, table, mask_N=keep, gradient=gradient)
     elements = max(rows.numel(), 1) if keep is None else keep.sum().clamp(min=1) * rows.shape[1]
     losses = {
-        "commitment": commitment * found.error_N.sum() / elements,
-        "codebook": found.code_error_N.sum() / elements,
+        "commitment": commitment * result.error_N.sum() / elements,
+        "codebook": result.code_error_N.sum() / elements,
     }
-    index = found.index_N.reshape(len(z), 1, *z.shape[2:])
-    vectors = from_rows(found.vectors_ND, len(z), z.shape[2:])
+    index = result.index_N.reshape(len(z), 1, *z.shape[2:])
+    vectors = from_rows(result.vectors_ND, len(z), z.shape[2:])
     return Quantized(vectors, Codes((index,), grid_size(z), mask), losses)
 
 

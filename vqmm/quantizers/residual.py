@@ -71,7 +71,7 @@ class ResidualQuantizer(CodebookQuantizer):
         with torch.autocast(z.device.type, enabled=False):
             rows = self.project_in(to_rows(z))
             each = stages.repeat_interleave(z[0, 0].numel()) if isinstance(stages, Tensor) else stages
-            found = residual_quantize(
+            result = residual_quantize(
                 rows,
                 self.codebook,
                 self._sizes,
@@ -82,14 +82,14 @@ class ResidualQuantizer(CodebookQuantizer):
                 statistics=self.learning,
             )
             if self.learning:
-                errors = found.error_NQ.sum(0)
-                self._gather(found.counts_K, found.sums_KD, errors.sum() if o.shared else errors, found.not_finite)
+                errors = result.error_NQ.sum(0)
+                self._gather(result.counts_K, result.sums_KD, errors.sum() if o.shared else errors, result.not_finite)
             elements = max(rows.numel(), 1) if mask is None else mask.sum().clamp(min=1) * rows.shape[1]
-            losses = {"commitment": o.commitment * found.error_NQ.sum() / elements}
+            losses = {"commitment": o.commitment * result.error_NQ.sum() / elements}
             if o.update == "gradient":
-                losses["codebook"] = found.code_error_NQ.sum() / elements
-            vectors = from_rows(self.project_out(found.vectors_ND), len(z), z.shape[2:])
-        index = found.index_NQ[:, :stages] if isinstance(stages, int) else found.index_NQ
+                losses["codebook"] = result.code_error_NQ.sum() / elements
+            vectors = from_rows(self.project_out(result.vectors_ND), len(z), z.shape[2:])
+        index = result.index_NQ[:, :stages] if isinstance(stages, int) else result.index_NQ
         return Quantized(vectors, Codes((from_rows(index, len(z), z.shape[2:]),), grid_size(z), mask), losses)
 
     def _drawn(self, count: int, device: torch.device) -> Tensor:
@@ -113,7 +113,7 @@ class ResidualQuantizer(CodebookQuantizer):
         left = rows
         for g in range(len(self.codebook_sizes)):
             self._start_codebook(g, left)
-            own = self.codebook.data.split(self.codebook_sizes)[g]
-            left = left - own[nearest_code(left, own).long()]
+            codebook = self.codebook.data.split(self.codebook_sizes)[g]
+            left = left - codebook[nearest_code(left, codebook).long()]
         if self.options.shared:
             self._start_codebook(0, torch.cat([rows, left]))

@@ -101,13 +101,13 @@ class LookupFreeQuantizer(ScalarQuantizer):
             if mask is not None:
                 keep = keep & mask.reshape(-1)
             rows, table = self._placed(torch.where(keep[:, None], rows, 0.0)), self._placed(self.corners())
-            found = quantize_to(table, rows, z, commitment=self.commitment, mask=mask, keep=keep)
+            quantized = quantize_to(table, rows, z, commitment=self.commitment, mask=mask, keep=keep)
             if self.entropy > 0:
                 soft = codebook_softmax(rows, table, temperature=self.options.temperature, mask_N=keep, vectors=False)
                 certainty = soft.entropy_N.sum() / keep.sum().clamp(min=1)
                 use = torch.special.entr(soft.usage_K).sum()
-                found.losses["entropy"] = self.entropy * (certainty - self.options.diversity * use)
-        return found
+                quantized.losses["entropy"] = self.entropy * (certainty - self.options.diversity * use)
+        return quantized
 
     def lookup(self, codes: Codes) -> Tensor:
         """codes (B, 1, *grid) -> the vectors (B, dim, *grid) that their signs make."""
@@ -223,10 +223,10 @@ class SignCodebook(nn.Module):
         """Signs alone, along the directions in which z (B, dim, *grid) varies most."""
         if self.initialised:
             return
-        if (found := starting_map(z, mask, self.scale[: self.bits, 0], 2**self.bits)) is not None:
+        if (initial := starting_map(z, mask, self.scale[: self.bits, 0], 2**self.bits)) is not None:
             self.weight.zero_()
-            self.weight[: self.bits] = found[0].T
-            self.centre.copy_(found[1])
+            self.weight[: self.bits] = initial[0].T
+            self.centre.copy_(initial[1])
         self.initialised.fill_(True)
 
 

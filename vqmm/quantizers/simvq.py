@@ -99,9 +99,9 @@ class SimVQ(Quantizer):
         """
         if self.initialised:
             return
-        if (found := starting_map(z, mask, self.spreads, self.options.codebook_size)) is not None:
-            self.map.weight.copy_(found[0])
-            self.map.bias.copy_(found[1])
+        if (initial := starting_map(z, mask, self.spreads, self.options.codebook_size)) is not None:
+            self.map.weight.copy_(initial[0])
+            self.map.bias.copy_(initial[1])
         self.initialised.fill_(True)
 
     def forward(self, z: Tensor, mask: Tensor | None = None, stages: int | Tensor | None = None) -> Quantized:

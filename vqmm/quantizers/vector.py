@@ -42,7 +42,7 @@ class VectorQuantizer(ComparedQuantizer):
         o = self.options
         with torch.autocast(z.device.type, enabled=False):
             rows = self.project_in(to_rows(z))
-            found = vector_quantize(
+            result = vector_quantize(
                 rows,
                 self.codebook,
                 metric=o.metric,
@@ -52,13 +52,13 @@ class VectorQuantizer(ComparedQuantizer):
                 statistics=self.learning,
             )
             if self.learning:
-                self._gather(found.counts_K, found.sums_KD, found.error_N.sum(), found.not_finite)
+                self._gather(result.counts_K, result.sums_KD, result.error_N.sum(), result.not_finite)
             elements = max(rows.numel(), 1) if mask is None else mask.sum().clamp(min=1) * rows.shape[1]
-            losses = {"commitment": o.commitment * found.error_N.sum() / elements}
+            losses = {"commitment": o.commitment * result.error_N.sum() / elements}
             if o.update == "gradient":
-                losses["codebook"] = found.code_error_N.sum() / elements
-            vectors = from_rows(self.project_out(found.vectors_ND), len(z), z.shape[2:])
-        index = found.index_N.reshape(len(z), 1, *z.shape[2:])
+                losses["codebook"] = result.code_error_N.sum() / elements
+            vectors = from_rows(self.project_out(result.vectors_ND), len(z), z.shape[2:])
+        index = result.index_N.reshape(len(z), 1, *z.shape[2:])
         return Quantized(vectors, Codes((index,), grid_size(z), mask), losses)
 
     def lookup(self, codes: Codes) -> Tensor:

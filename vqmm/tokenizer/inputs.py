@@ -81,9 +81,9 @@ class Inputs:
             )
         samples, splits = [], []
         for sample, split in zip(self.samples, self.splits, strict=True):
-            own = [view_of(modality, sample, number + 1) for number in range(augment if split == TRAIN else 0)]
-            samples += [sample, *own]
-            splits += [split] * (1 + len(own))
+            views = [view_of(modality, sample, number + 1) for number in range(augment if split == TRAIN else 0)]
+            samples += [sample, *views]
+            splits += [split] * (1 + len(views))
         return replace(self, samples=samples, splits=splits).named_once("encode")
 
     def fingerprint(self) -> str:

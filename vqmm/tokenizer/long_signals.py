@@ -63,10 +63,10 @@ def reconstruct_long(
     if not (_is_long(tokenizer, batch.x.numel()) and _is_direct(tokenizer)):
         return tokenizer.reconstruct(batch.to(tokenizer.device), seed, stages)
     with evaluating(tokenizer):
-        found = _quantize(tokenizer, batch, stages)
+        quantized = _quantize(tokenizer, batch, stages)
         label = None if batch.label is None else batch.label.to(tokenizer.device)
-        like = found.codes or Codes((), batch.size, grid_mask(batch, found.vectors), label)
-        return _decoded(tokenizer, found.vectors, like), found.codes
+        like = quantized.codes or Codes((), batch.size, grid_mask(batch, quantized.vectors), label)
+        return _decoded(tokenizer, quantized.vectors, like), quantized.codes
 
 
 def _is_long(tokenizer: Tokenizer, values: int) -> bool:
@@ -90,11 +90,11 @@ def _quantize(tokenizer: Tokenizer, batch: Batch, stages: int | None) -> Quantiz
     parts = pieces(tokenizer.encoder, batch.x, batch.mask, cell, 1, at_once, tokenizer.device)
     z = torch.cat([*parts], dim=2)
     mask = grid_mask(batch, z)
-    found = tokenizer.quantizer(z, None if mask is None else mask.to(z.device), stages)
-    if found.codes is None:
-        return found
+    quantized = tokenizer.quantizer(z, None if mask is None else mask.to(z.device), stages)
+    if quantized.codes is None:
+        return quantized
     label = None if batch.label is None else batch.label.to(z.device)
-    return replace(found, codes=replace(found.codes, size=batch.size, label=label))
+    return replace(quantized, codes=replace(quantized.codes, size=batch.size, label=label))
 
 
 def _decoded(tokenizer: Tokenizer, vectors: Tensor, codes: Codes) -> list[Tensor]:

@@ -70,5 +70,5 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def build_modality(config: Mapping[str, Any], registry: Registry) -> Modality:
     """The modality that `config["modality"]` describes (a saved config, or a recipe as a dict)."""
-    found, options = registry.part("modality", config["modality"])
-    return found(options)
+    modality_class, options = registry.part("modality", config["modality"])
+    return modality_class(options)

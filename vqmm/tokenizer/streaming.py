@@ -63,8 +63,8 @@ class Stream:
 
     def push(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, C, T) and mask bool (B, T), T a multiple of `inputs` -> what is known after it, (B, C, t)."""
-        told = (mask,) if getattr(self.network, "takes_mask", False) else ()
-        y, self._state = self.network.step(x, None, self._state, *told)
+        mask_args = (mask,) if getattr(self.network, "takes_mask", False) else ()
+        y, self._state = self.network.step(x, None, self._state, *mask_args)
         first = min(self._dropped, y.shape[2])
         self._dropped -= first
         return y[:, :, first:]
@@ -316,8 +316,9 @@ def _check_codes(codes: Tensor, tokenizer: Tokenizer) -> None:
             f"codes are {codes.dtype} of shape {tuple(codes.shape)}: this tokenizer's are integers (stages, t) with 1 "
             f"to {len(sizes)} stages"
         )
-    for stage, (own, size) in enumerate(zip(codes, sizes, strict=False)):
-        if own.numel() and not (own.min() >= 0 and own.max() < size):
+    for stage, (stage_codes, size) in enumerate(zip(codes, sizes, strict=False)):
+        if stage_codes.numel() and not (stage_codes.min() >= 0 and stage_codes.max() < size):
             raise UserError(
-                f"codes from {int(own.min())} to {int(own.max())} in stage {stage}: its codebook has 0 to {size - 1}"
+                f"codes from {int(stage_codes.min())} to {int(stage_codes.max())} in stage {stage}: its "
+                f"codebook has 0 to {size - 1}"
             )

@@ -256,18 +256,18 @@ class Tokenizer(nn.Module):
 
     def _fingerprint(self, *prefixes: str) -> str:
         config = self._config()
-        told = config if prefixes == ("",) else {part: config[part] for part in ("modality", "quantizer")}
+        hashed_config = config if prefixes == ("",) else {part: config[part] for part in ("modality", "quantizer")}
         tensors = {name: t for name, t in self.state_dict().items() if name.startswith(prefixes)}
-        return fingerprint(told, self.modality.state_bytes(), tensors)
+        return fingerprint(hashed_config, self.modality.state_bytes(), tensors)
 
     # On disk
 
     def _config(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"modality": self.modality, "quantizer": self.quantizer, "decoder": self.decoder}
-        told = {what: {"name": part.name, **part.options.to_config()} for what, part in parts.items()}
+        part_configs = {what: {"name": part.name, **part.options.to_config()} for what, part in parts.items()}
         conditional = self.label_embedding is not None
         return {
-            **told,
+            **part_configs,
             "labels": list(self.labels),
             "conditional": conditional,
             "extent": self.extent and [*self.extent],

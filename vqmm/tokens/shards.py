@@ -55,14 +55,19 @@ class Header:
         for m, stages in enumerate(self.sizes):
             codes = pa.from_numpy_dtype(code_type(max(stages)))
             fields += [(f"map{m}_grid", pa.list_(pa.int32())), (f"map{m}", pa.list_(codes))]
-        told = {"format": 1, "code_fingerprint": self.code_fingerprint, "modality": self.modality, "sizes": self.sizes}
+        metadata = {
+            "format": 1,
+            "code_fingerprint": self.code_fingerprint,
+            "modality": self.modality,
+            "sizes": self.sizes,
+        }
         if self.dim is not None:
             fields += [("vectors_grid", pa.list_(pa.int32())), ("vectors", pa.list_(pa.float32()))]
-            told["dim"] = self.dim
+            metadata["dim"] = self.dim
         if self.split is not None:
             fields.append(("split", pa.string()))
-            told["split"] = self.split
-        return pa.schema(fields, metadata={"vqmm": json.dumps(told)})
+            metadata["split"] = self.split
+        return pa.schema(fields, metadata={"vqmm": json.dumps(metadata)})
 
 
 @dataclass(frozen=True)
@@ -129,21 +134,21 @@ class ShardWriter:
             ValueError: a code outside its codebook; more stages, or another number of maps, than the header says;
                 vectors that are missing, or of another width than the header says.
         """
-        told: dict[str, Any] = {"key": row.key, "label": row.label, "size": list(row.size), "split": row.split}
-        for m, (one, stages) in enumerate(zip(row.maps, self.header.sizes, strict=True)):
-            check_range(one, stages, row.key)
-            codes = one.reshape(-1).astype(code_type(max(stages)))
-            told |= {f"map{m}_grid": list(one.shape[1:]), f"map{m}": codes}
+        record: dict[str, Any] = {"key": row.key, "label": row.label, "size": list(row.size), "split": row.split}
+        for m, (code_map, stages) in enumerate(zip(row.maps, self.header.sizes, strict=True)):
+            check_range(code_map, stages, row.key)
+            codes = code_map.reshape(-1).astype(code_type(max(stages)))
+            record |= {f"map{m}_grid": list(code_map.shape[1:]), f"map{m}": codes}
             self.tally.codes += codes.size
             self._values_waiting += codes.size
         if self.header.dim is not None:
             if row.vectors is None or row.vectors.shape[-1] != self.header.dim:
                 have = "none" if row.vectors is None else f"an array of shape {row.vectors.shape}"
                 raise ValueError(f"{row.key!r} has {have} where the header says vectors of {self.header.dim} numbers")
-            told |= {"vectors_grid": list(row.vectors.shape[:-1]), "vectors": row.vectors.reshape(-1)}
+            record |= {"vectors_grid": list(row.vectors.shape[:-1]), "vectors": row.vectors.reshape(-1)}
             self._values_waiting += row.vectors.size
         self._first = self._first or row
-        self._waiting.append(told)
+        self._waiting.append(record)
         self.tally.rows += 1
         self.tally.bits += nominal_bits(row.maps, self.header.sizes)
         if len(self._waiting) == ROWS_A_GROUP or self._values_waiting >= VALUES_A_GROUP:
@@ -171,7 +176,7 @@ def _same(row: Row, again: Row, header: Header) -> bool:
     """Whether two rows agree in all that a header says is on disk."""
     named = (row.key, row.label, row.size) == (again.key, again.label, again.size)
     split = header.split is None or row.split == again.split
-    maps = all(np.array_equal(one, other) for one, other in zip(row.maps, again.maps, strict=True))
+    maps = all(np.array_equal(code_map, other) for code_map, other in zip(row.maps, again.maps, strict=True))
     if header.dim is None or row.vectors is None or again.vectors is None:
         return named and split and maps and header.dim is None
     return named and split and maps and np.array_equal(row.vectors, again.vectors, equal_nan=True)
@@ -219,9 +224,11 @@ def _must_be_whole(folder: Path, have: int) -> None:
 def _header_of(file: Path) -> Header:
     try:
         schema = pq.read_schema(file)
-        told = json.loads(schema.metadata[b"vqmm"])
-        sizes = tuple(tuple(stages) for stages in told["sizes"])
-        header = Header(told["code_fingerprint"], told["modality"], sizes, told.get("dim"), told.get("split"))
+        metadata = json.loads(schema.metadata[b"vqmm"])
+        sizes = tuple(tuple(stages) for stages in metadata["sizes"])
+        header = Header(
+            metadata["code_fingerprint"], metadata["modality"], sizes, metadata.get("dim"), metadata.get("split")
+        )
         missing = set(header.schema().names) - set(schema.names)
     except READING_ERRORS as error:
         raise not_ours(file, error) from None
@@ -307,16 +314,18 @@ def rows_of(
 ) -> Iterator[Row]:
     """The samples of a batch one by one, without padding; `vectors`, (B, dim, *grid of the last map), go with them."""
     boxes = []  # per map: the extent of each sample's own grid
-    for one, mask in zip(codes.maps, codes.map_masks(), strict=True):
-        boxes.append([one.shape[2:]] * len(one) if mask is None else [tuple(box) for box in mask_size(mask).tolist()])
+    for code_map, mask in zip(codes.maps, codes.map_masks(), strict=True):
+        boxes.append(
+            [code_map.shape[2:]] * len(code_map) if mask is None else [tuple(box) for box in mask_size(mask).tolist()]
+        )
     for i, (key, label) in enumerate(zip(keys, labels, strict=True)):
         maps = []
-        for one, box in zip(codes.maps, boxes, strict=True):
-            own = (slice(None), *(slice(0, n) for n in box[i]))
-            maps.append(one[i][own].cpu().numpy())
+        for code_map, box in zip(codes.maps, boxes, strict=True):
+            crop = (slice(None), *(slice(0, n) for n in box[i]))
+            maps.append(code_map[i][crop].cpu().numpy())
         own_vectors = None
         if vectors is not None:
-            own_vectors = vectors[i][own].movedim(0, -1).float().contiguous().cpu().numpy()
+            own_vectors = vectors[i][crop].movedim(0, -1).float().contiguous().cpu().numpy()
         split = None if splits is None else splits[i]
         yield Row(key, label, tuple(codes.size[i].tolist()), tuple(maps), own_vectors, split)
 
@@ -333,6 +342,6 @@ def nominal_bits(maps: Sequence[np.ndarray], sizes: Sequence[Sequence[int]]) -> 
     """What the codes would take if all were equally likely: log2 of the codebook's size for each."""
     return sum(
         stage.size * log2(size)
-        for one, own in zip(maps, sizes, strict=True)
-        for stage, size in zip(one, own, strict=False)
+        for code_map, stage_sizes in zip(maps, sizes, strict=True)
+        for stage, size in zip(code_map, stage_sizes, strict=False)
     )

@@ -77,13 +77,13 @@ class TokenSet:
 
     def column(self, name: str) -> list[str | None]:
         """The `key`, `label` or `split` of every row, in order, read without the codes."""
-        found: list[str | None] = []
+        values: list[str | None] = []
         for file in self._files:
             try:
-                found += pq.read_table(file, columns=[name])[name].to_pylist()
+                values += pq.read_table(file, columns=[name])[name].to_pylist()
             except READING_ERRORS as error:
                 raise not_ours(file, error) from None
-        return found if self._numbers is None else [found[number] for number in self._numbers]
+        return values if self._numbers is None else [values[number] for number in self._numbers]
 
     def _read(self, place: int) -> "_Group":
         number, inner = self._places[place]
@@ -103,8 +103,8 @@ class TokenSet:
 def _group_sizes(file: Path) -> list[int]:
     """How many rows each row group of a shard has."""
     try:
-        told = pq.read_metadata(file)
-        return [told.row_group(group).num_rows for group in range(told.num_row_groups)]
+        metadata = pq.read_metadata(file)
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     except READING_ERRORS as error:
         raise not_ours(file, error) from None
 
@@ -143,31 +143,35 @@ class _Group:
         splits = [None] * len(keys) if header.split is None else table["split"].to_pylist()
         splits = [shared.setdefault(split, split) for split in splits]
         sizes = [shared.setdefault(tuple(size), tuple(size)) for size in table["size"].to_pylist()]
-        maps = [_map_of(table, m, own, keys, shared) for m, own in enumerate(header.sizes)]
-        size = sum(map(getsizeof, keys)) + sum(one.codes.nbytes for one in maps) + KEPT * len(keys)
+        maps = [_map_of(table, m, stage_sizes, keys, shared) for m, stage_sizes in enumerate(header.sizes)]
+        size = sum(map(getsizeof, keys)) + sum(code_map.codes.nbytes for code_map in maps) + KEPT * len(keys)
         return cls(keys, labels, splits, sizes, maps, size)
 
     def row(self, i: int) -> Row:
         maps = tuple(
-            [one.codes[one.ends[i] : one.ends[i + 1]].astype(np.int64).reshape(one.shapes[i]) for one in self.maps]
+            [
+                code_map.codes[code_map.ends[i] : code_map.ends[i + 1]].astype(np.int64).reshape(code_map.shapes[i])
+                for code_map in self.maps
+            ]
         )
         return Row(self.keys[i], self.labels[i], self.sizes[i], maps, None, self.splits[i])
 
 
-def _map_of(table: pa.Table, m: int, own: tuple[int, ...], keys: list[str], shared: dict) -> _Map:
+def _map_of(table: pa.Table, m: int, stage_sizes: tuple[int, ...], keys: list[str], shared: dict) -> _Map:
     """One map of a row group. A `ValueError` for codes that fill no grid, or that the codebooks do not have."""
     column = table[f"map{m}"].combine_chunks()
     ends = column.offsets.to_numpy()
     codes = column.values.to_numpy()[ends[0] : ends[-1]].copy()  # not the table's own memory, which holds all columns
     ends = (ends - ends[0]).tolist()
-    suspect = codes.size > 0 and codes.max() >= min(own)  # the last stages may have larger codebooks than the first
+    # the last stages may have larger codebooks than the first
+    suspect = codes.size > 0 and codes.max() >= min(stage_sizes)
     shapes = []
     for i, grid in enumerate(table[f"map{m}_grid"].to_pylist()):
         cells = prod(grid)
-        shape = ((ends[i + 1] - ends[i]) // cells if cells else len(own), *grid)
+        shape = ((ends[i + 1] - ends[i]) // cells if cells else len(stage_sizes), *grid)
         if not shape[0]:
             raise ValueError(f"{keys[i]!r} has no codes for its grid of {grid}")
-        if suspect or prod(shape) != ends[i + 1] - ends[i] or shape[0] > len(own):
-            check_range(codes[ends[i] : ends[i + 1]].reshape(shape), own, keys[i])
+        if suspect or prod(shape) != ends[i + 1] - ends[i] or shape[0] > len(stage_sizes):
+            check_range(codes[ends[i] : ends[i + 1]].reshape(shape), stage_sizes, keys[i])
         shapes.append(shared.setdefault(shape, shape))
     return _Map(codes, ends, shapes)

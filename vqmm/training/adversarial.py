@@ -75,8 +75,8 @@ class Heard:
         self, names: Sequence[str], reduce: Callable[[Tensor], Tensor], device: torch.device
     ) -> dict[str, float]:
         """The sums over all processes, in one reduction; 0 for what was not met."""
-        told = [torch.as_tensor(self.sums.get(name, 0.0), dtype=torch.float64, device=device) for name in names]
-        return dict(zip(names, reduce(torch.stack(told)).tolist(), strict=True))
+        local_sums = [torch.as_tensor(self.sums.get(name, 0.0), dtype=torch.float64, device=device) for name in names]
+        return dict(zip(names, reduce(torch.stack(local_sums)).tolist(), strict=True))
 
 
 class AdversarialTrainer:
@@ -124,8 +124,12 @@ class AdversarialTrainer:
                 f"adversary: the decoder {self.tokenizer.decoder.name!r} gave no output to judge: take direct"
             )
         label = batch.label if self.adversary.labels else None
-        told = {"target": self.tokenizer.modality.target(batch.target_or_x), "mask": batch.mask, "label": label}
-        given = {name: value for name, value in told.items() if value is not None}
+        critic_inputs = {
+            "target": self.tokenizer.modality.target(batch.target_or_x),
+            "mask": batch.mask,
+            "label": label,
+        }
+        given = {name: value for name, value in critic_inputs.items() if value is not None}
         self._seen = {"output": output.detach(), **given}
         if "reconstruction" in found.losses:
             self._norms["loss"] = found.losses["reconstruction"].detach()
@@ -163,10 +167,10 @@ class AdversarialTrainer:
             return
         if self.schedule.learns(self.step):
             with self.fabric.no_backward_sync(self.model, enabled=more):
-                found = self.model(self._seen)
-                total = torch.stack([*found["losses"].values()]).sum()
+                output = self.model(self._seen)
+                total = torch.stack([*output["losses"].values()]).sum()
                 self.fabric.backward(total * share * self.fabric.world_size)
-            scores = found["scores"]
+            scores = output["scores"]
         else:
             scores = self._scores()
         if self._seen:
@@ -227,17 +231,17 @@ class AdversarialTrainer:
         if not self.schedule.watches(self.step - 1):
             return {}
         schedule, norms = self.schedule, self.balance.norms
-        told = {
+        metrics = {
             "margin": schedule.margin,
             "critic_accuracy": schedule.right.value or 0.0,
             "gradient_norm": self.gradient_norm,
         }
         if schedule.counts(self.step - 1):
-            told |= {"loss_scale": schedule.loss_scale, "reconstruction_worse": schedule.worse}
-            told |= {f"weight/{name}": factor for name, factor in self.factors().items()}
+            metrics |= {"loss_scale": schedule.loss_scale, "reconstruction_worse": schedule.worse}
+            metrics |= {f"weight/{name}": factor for name, factor in self.factors().items()}
             measured = {"reconstruction": self.balance.reference, **norms}
-            told |= {f"norm/{name}": each.value for name, each in measured.items() if each.value is not None}
-        return told
+            metrics |= {f"norm/{name}": each.value for name, each in measured.items() if each.value is not None}
+        return metrics
 
     def fingerprint(self) -> str:
         """16 hex digits for the critic's weights."""
@@ -256,18 +260,18 @@ class AdversarialTrainer:
             "schedule": self.schedule.state_dict(),
             "norm": [self.gradient_norm],
         }
-        told = {f"critic.{name}": torch.tensor(numbers, dtype=torch.float64) for name, numbers in moved.items()}
-        return {**weights, **state, **told}
+        scalars = {f"critic.{name}": torch.tensor(numbers, dtype=torch.float64) for name, numbers in moved.items()}
+        return {**weights, **state, **scalars}
 
     def load_state_dict(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Go on after `step`, as if there had been no stop."""
-        own = {name.removeprefix("critic."): value for name, value in tensors.items() if name.startswith("critic.")}
-        weights = {name.removeprefix("weights."): value for name, value in own.items() if name.startswith("weights.")}
+        state = {name.removeprefix("critic."): value for name, value in tensors.items() if name.startswith("critic.")}
+        weights = {name.removeprefix("weights."): value for name, value in state.items() if name.startswith("weights.")}
         self.adversary.load_state_dict(weights)
-        load_optimizer_state(self.optimizer, own)
-        self.balance.load_state_dict(own["balance"].tolist())
-        self.schedule.load_state_dict(own["schedule"].tolist())
-        (self.gradient_norm,) = own["norm"].tolist()
+        load_optimizer_state(self.optimizer, state)
+        self.balance.load_state_dict(state["balance"].tolist())
+        self.schedule.load_state_dict(state["schedule"].tolist())
+        (self.gradient_norm,) = state["norm"].tolist()
         self.step = step
 
 

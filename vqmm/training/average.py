@@ -39,12 +39,12 @@ class Average:
     def applied(self) -> Iterator[None]:
         """The module holds the averages inside the block, and its own weights after it."""
         current = self._current() if self.tensors else {}
-        own = {name: value.clone() for name, value in current.items()}
+        weights = {name: value.clone() for name, value in current.items()}
         _copy(current, self.tensors)
         try:
             yield
         finally:
-            _copy(current, own)
+            _copy(current, weights)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ class CriticSchedule:
     """The course of one critic through a run.
 
     It warms up (learns from outputs and targets, and nobody from it) and then counts. Where it starts when held-out
-    reconstruction is flat, warming begins at the look that finds it so; by a given share of the run at the latest.
+    reconstruction is flat, warming begins at the evaluation that finds so; by a given share of the run at the latest.
 
     Two things hold it back once it counts. It pauses, which is to say does not learn, while its accuracy is above
     `pause_above`. And `loss_scale`, a factor of its terms from 0 to 1, shrinks while the reconstruction loss is worse
@@ -24,7 +24,7 @@ class CriticSchedule:
     Args:
         options: of an `Adversary`.
         steps: of the run.
-        higher_is_better: of the metric that `look` is told.
+        higher_is_better: of the metric that `evaluated` is told.
     """
 
     def __init__(self, options: Any, steps: int, higher_is_better: bool = True):
@@ -33,7 +33,7 @@ class CriticSchedule:
         self.warm = round(options.warm * steps)
         share = options.latest if self.flat else options.start
         self.counts_at = max(round(share * steps), self.warm)
-        self.values: list[float] = []  # of looks at held-out data, while that matters
+        self.values: list[float] = []  # of evaluations on held-out data, while that matters
         window = min(max(steps / 60, WINDOW[0]), WINDOW[1])
         self.step_back = 1 - STEP_BACK / window
         self.fake, self.real, self.right, self.reconstruction = (Running(1 - 1 / window) for _ in range(4))
@@ -68,7 +68,7 @@ class CriticSchedule:
         """How much higher targets are scored."""
         return (self.real.value or 0.0) - (self.fake.value or 0.0)
 
-    def look(self, step: int, value: float | None) -> list[Event]:
+    def evaluated(self, step: int, value: float | None) -> list[Event]:
         """After a look at held-out data behind step number `step`; `value`: its main metric."""
         if not self.flat or value is None or self.watches(step):
             return []

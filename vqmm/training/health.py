@@ -78,7 +78,7 @@ class HealthWatch:
 
 
 def flat_gain(values: Sequence[float], higher_is_better: bool) -> float:
-    """By what share of itself the best of a metric has improved over the last few looks; 1 where those are all."""
+    """The share by which the best of a metric improved over the last few evaluations; 1 where those are all."""
     past = values[:-FLAT_LOOKS]
     pick = max if higher_is_better else min
     return abs(pick(values) - pick(past)) / max(abs(pick(past)), 1e-12) if past else 1.0

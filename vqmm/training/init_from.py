@@ -17,12 +17,12 @@ def init_from(tokenizer: Tokenizer, folder: Path, freeze_codes: bool) -> None:
     """
     before = read_config(folder)
     was, now = (before["labels"] if before["conditional"] else None), list(tokenizer.labels)
-    told = tokenizer.label_embedding is not None
-    if was is not None and not told:
+    conditional = tokenizer.label_embedding is not None
+    if was is not None and not conditional:
         raise UserError(f"train.init_from: the decoder of {folder} is told labels: set condition=label")
     if was is not None and was != now:
         raise UserError(f"train.init_from: {folder} knows the labels {', '.join(was)}, and the data {', '.join(now)}")
-    tokenizer.adopt(folder, new=["label_embedding."] if was is None and told else [])
+    tokenizer.adopt(folder, new=["label_embedding."] if was is None and conditional else [])
     if tokenizer.label_embedding is not None and was is None:
         nn.init.zeros_(tokenizer.label_embedding.weight)  # what the decoder has learnt holds at first
     if freeze_codes:

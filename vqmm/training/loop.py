@@ -178,10 +178,10 @@ class Loop:
         """The number of samples of all processes, and the largest signal that any was sent."""
         if self.fabric.world_size == 1:
             return samples, stop
-        told = torch.zeros(self.fabric.world_size, 2, dtype=torch.int64, device=self.fabric.device)
-        told[self.fabric.global_rank] = torch.tensor([samples, stop])
-        told = self._reduce(told)
-        return int(told[:, 0].sum()), int(told[:, 1].max())
+        gathered = torch.zeros(self.fabric.world_size, 2, dtype=torch.int64, device=self.fabric.device)
+        gathered[self.fabric.global_rank] = torch.tensor([samples, stop])
+        gathered = self._reduce(gathered)
+        return int(gathered[:, 0].sum()), int(gathered[:, 1].max())
 
     @property
     def samples_per_step(self) -> int:
@@ -195,7 +195,9 @@ class Loop:
         if epoch == (self.step - 1) * self.samples_per_step // count or not self.usage.sizes:
             return None
         usage, self.usage = self.usage, CodeUsage(self.usage.sizes)
-        usage.counts = [[self._reduce(one.to(self.fabric.device)) for one in counts] for counts in usage.counts]
+        usage.counts = [
+            [self._reduce(stage_counts.to(self.fabric.device)) for stage_counts in counts] for counts in usage.counts
+        ]
         return epoch, usage
 
     def _reduce(self, value: Tensor) -> Tensor:
@@ -217,8 +219,8 @@ class Loop:
         everyones = [mine] * self.fabric.world_size
         if self.fabric.world_size > 1:
             torch.distributed.all_gather_object(everyones, mine)  # a process without a sample has no losses to add
-        names = dict.fromkeys(name for one in everyones for name in one)
-        means = {name: sum(one.get(name, 0.0) for one in everyones) / max(self._steps, 1) for name in names}
+        names = dict.fromkeys(name for sums in everyones for name in sums)
+        means = {name: sum(sums.get(name, 0.0) for sums in everyones) / max(self._steps, 1) for name in names}
         speed = self._samples / (time.perf_counter() - self._since)
         step, rate = self.step, self.optimizer.param_groups[0]["lr"]
         self._clear()
@@ -230,9 +232,9 @@ class Loop:
         """Everything that decides the steps to come, but the data: a function of the step alone."""
         weights = {f"tokenizer.{name}": value for name, value in self.tokenizer.state_dict().items()}
         counts = {
-            f"usage.{m}.{s}": self._reduce(one.to(self.fabric.device, copy=True))
+            f"usage.{m}.{s}": self._reduce(stage_counts.to(self.fabric.device, copy=True))
             for m, stages in enumerate(self.usage.counts)
-            for s, one in enumerate(stages)
+            for s, stage_counts in enumerate(stages)
         }
         weights |= {f"average.{name}": value for name, value in self.average.tensors.items()}
         weights |= {} if self.adversarial is None else self.adversarial.state_dict()

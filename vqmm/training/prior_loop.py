@@ -76,14 +76,14 @@ class PriorLoop:
         places = range(self.step * plan.batch_size, (self.step + 1) * plan.batch_size)
         sequences = self._here(self.examples.training([self.order.at(place) for place in places]))
         self.model.train()
-        found = self.model(*sequences)
-        self.fabric.backward(found["loss"])
+        output = self.model(*sequences)
+        self.fabric.backward(output["loss"])
         norm = clip_gradients(self.fabric, self.model, self.optimizer, plan, self.step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.average.update(self.step)
-        for name, value in (*found.items(), ("gradient_norm", norm)):
+        for name, value in (*output.items(), ("gradient_norm", norm)):
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._steps += 1
 
@@ -97,7 +97,7 @@ class PriorLoop:
     def report(self) -> PriorReport:
         """Means since the last call."""
         nats, counts = self._sums["nats"].tolist(), self._sums["counts"].tolist()
-        names = [own.name for own in self.prior.vocabulary.ranges]
+        names = [vocabulary_range.name for vocabulary_range in self.prior.vocabulary.ranges]
         bits = {
             name: total / count / math.log(2) for name, total, count in zip(names, nats, counts, strict=True) if count
         }
@@ -114,13 +114,13 @@ class PriorLoop:
         per code, given the blocks before it or without them."""
         count, limit = len(examples), self.plan.evaluate_samples
         numbers = range(count) if limit >= count else [i * count // limit for i in range(limit)]
-        index = [own.name for own in self.prior.vocabulary.ranges].index(want)
+        index = [vocabulary_range.name for vocabulary_range in self.prior.vocabulary.ranges].index(want)
         nats, codes = 0.0, 0
         with torch.no_grad(), evaluating(self.model):
             for some in chunks(numbers, self.plan.batch_size):
-                found = self.model(*self._here(examples.evaluated(want, some, conditioned)))
-                nats += float(found["nats"][index])
-                codes += int(found["counts"][index])
+                output = self.model(*self._here(examples.evaluated(want, some, conditioned)))
+                nats += float(output["nats"][index])
+                codes += int(output["counts"][index])
         return nats / codes / math.log(2)
 
     # To a checkpoint and back

@@ -174,14 +174,14 @@ class PriorRun:
         room = room_bytes(self.prior, self.recipe.train.keep_checkpoints - len(done))
         must_be_writable(self.out, "the run folder", room)
         if self.resume and done:
-            tensors, told = read_checkpoint(done[-1])
-            if told["data_fingerprint"] != self.data_fingerprint:
+            tensors, state = read_checkpoint(done[-1])
+            if state["data_fingerprint"] != self.data_fingerprint:
                 raise UserError(
-                    f"{self.out} was begun with other data (fingerprint {told['data_fingerprint']}, now "
+                    f"{self.out} was begun with other data (fingerprint {state['data_fingerprint']}, now "
                     f"{self.data_fingerprint}): bring it back, or start a new run"
                 )
-            self.loop.load_state_dict(told["step"], tensors)
-            self.best, self.evaluations_since = told["best"], told["evaluations_since"]
+            self.loop.load_state_dict(state["step"], tensors)
+            self.best, self.evaluations_since = state["best"], state["evaluations_since"]
         self.out.mkdir(parents=True, exist_ok=True)
         write_text(self.out / "recipe.yaml", self.recipe.to_yaml())
         made = {"command": command_line(), "machine": machine()}
@@ -191,16 +191,16 @@ class PriorRun:
         """Judge on held-out examples; save what is better than all before."""
         step = self.loop.step
         with self.loop.average.applied():
-            found = self.evaluated()
-            bits = {name: figures.held_out for name, figures in found.items()}
+            results = self.evaluated()
+            bits = {name: figures.held_out for name, figures in results.items()}
             mean = sum(bits.values()) / len(bits)
-            told = {name: figures.as_dict() for name, figures in found.items()}
+            records = {name: figures.as_dict() for name, figures in results.items()}
             if not self.best or mean < self.best["bits_per_code"]:
-                self.best, self.evaluations_since = {"step": step, "bits_per_code": mean, "modalities": told}, 0
+                self.best, self.evaluations_since = {"step": step, "bits_per_code": mean, "modalities": records}, 0
                 self.generator.save(self.out / "prior")
             else:
                 self.evaluations_since += 1
-        log.write("held-out", step=step, metrics={"bits_per_code": mean}, modalities=told)
+        log.write("held-out", step=step, metrics={"bits_per_code": mean}, modalities=records)
         progress.held_out(step, bits)
 
     def evaluated(self) -> dict[str, BitsPerCode]:
@@ -218,12 +218,12 @@ class PriorRun:
 
     def _checkpoint(self) -> None:
         folder, step = self.out / "checkpoints", self.loop.step
-        told = {
+        state = {
             "data_fingerprint": self.data_fingerprint,
             "best": self.best,
             "evaluations_since": self.evaluations_since,
         }
-        write_checkpoint(folder, step, self.loop.state_dict(), told)
+        write_checkpoint(folder, step, self.loop.state_dict(), state)
         keep_last(folder, self.recipe.train.keep_checkpoints, self.best["step"] if self.best else None)
 
     def _told(self) -> dict[str, Any]:
@@ -260,10 +260,12 @@ def _prior(recipe: PriorRecipe, corpus: Corpus, registry: Registry) -> Prior:
     vocabulary = corpus.vocabulary
     context = recipe.context or vocabulary.longest
     if vocabulary.longest > context:
-        blocks = " + ".join(f"{own.name} {own.block}" for own in vocabulary.ranges)
+        blocks = " + ".join(
+            f"{vocabulary_range.name} {vocabulary_range.block}" for vocabulary_range in vocabulary.ranges
+        )
         raise UserError(
             f"context: {context} ids are fewer than the longest example takes, {vocabulary.longest} ({blocks}): raise "
             "it or leave it null, or cut lines with longest"
         )
-    found, options = registry.part("prior", recipe.prior.model_dump())
-    return found(vocabulary, context, options)
+    prior_class, options = registry.part("prior", recipe.prior.model_dump())
+    return prior_class(vocabulary, context, options)

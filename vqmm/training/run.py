@@ -94,7 +94,7 @@ def train(
         if plan.train.devices * plan.train.nodes == 1:
             return Run(fabric, job, registry).run(request)
         try:
-            told = fabric.launch(_in_process, vars(job))  # as a dict: Fabric would take a frozen dataclass apart
+            result = fabric.launch(_in_process, vars(job))  # as a dict: Fabric would take a frozen dataclass apart
         except ProcessExitedException:
             if request.signum:
                 saved = checkpoints(out / "checkpoints")
@@ -102,14 +102,14 @@ def train(
                     raise Stopped(int(saved[-1].name.rpartition("-")[2]), request.signum) from None
                 raise KeyboardInterrupt from None  # stopped before the processes had come up: nothing to save
             raise
-    if isinstance(told, Exception):
-        raise told
-    return told
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
-def _in_process(fabric: "Fabric", told: dict[str, Any]) -> dict[str, Any] | Exception:
+def _in_process(fabric: "Fabric", job_fields: dict[str, Any]) -> dict[str, Any] | Exception:
     """One of several processes. A mistake or a stop is the same in all of them, and told by the first."""
-    job = Job(**told)
+    job = Job(**job_fields)
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of the reducer, harmless
     with StopRequest() as request:
         try:
@@ -124,8 +124,8 @@ class Run:
     def __init__(self, fabric: "Fabric", job: Job, registry: Registry):
         self.fabric, self.job = fabric, job
         recipe, plan = job.recipe, job.recipe.train
-        told = recipe.model_dump()
-        self.modality = build_modality(told, registry)
+        config = recipe.model_dump()
+        self.modality = build_modality(config, registry)
         source = Source(self.modality, job.data)
         self.data_fingerprint = source.fingerprint()
         self.recipe = recipe.model_copy(update={"data": source.path})
@@ -153,25 +153,25 @@ class Run:
         self.health = HealthWatch(bool(main_metric.higher_is_better))
         torch.manual_seed(plan.seed)
         extent, draws = self.views.extent(), recipe.input == "noise"
-        self.tokenizer = Tokenizer.build(told, self.modality, registry, source.labels, conditional, extent, draws)
+        self.tokenizer = Tokenizer.build(config, self.modality, registry, source.labels, conditional, extent, draws)
         if begin is not None:
             init_from(self.tokenizer, begin, freeze_codes=plan.freeze == "codes")
-        self.adversarial = self._adversarial(told, registry)
+        self.adversarial = self._adversarial(config, registry)
         self.loop = Loop(self.tokenizer, self.views, plan, fabric, self.adversarial)
         self.steps = plan.steps if any(True for _ in self.tokenizer.parameters()) else 0  # `identity` has no weights
         torch.manual_seed(plan.seed + fabric.global_rank)  # from here on each process draws its own noise
         self.best: dict[str, float] = {}  # {"step": ..., "value": ...} of the main metric
 
-    def _adversarial(self, told: dict[str, Any], registry: Registry) -> AdversarialTrainer | None:
+    def _adversarial(self, config: dict[str, Any], registry: Registry) -> AdversarialTrainer | None:
         """The critic that the recipe names, and its course; none where it names none."""
         recipe = self.recipe
         if recipe.adversary is None:
             if self.tokenizer.draws:
                 raise UserError("input: noise is judged by nobody but an adversary: set adversary.name=critic")
             return None
-        found, options = registry.part("adversary", told["adversary"])
+        adversary_class, options = registry.part("adversary", config["adversary"])
         labels = len(self.tokenizer.labels) if self.tokenizer.label_embedding is not None else 0
-        adversary = found(self.modality, options, labels)
+        adversary = adversary_class(self.modality, options, labels)
         return AdversarialTrainer(adversary, self.tokenizer, recipe.train, self.fabric, self.health.higher_is_better)
 
     @property
@@ -184,11 +184,11 @@ class Run:
         plan, loop, out = self.recipe.train, self.loop, self.job.out
         self._start()
         log = MetricsLog(out / "metrics.jsonl", loop.step, plan.tensorboard) if self.is_first else None
-        found: Evaluation | None = None
+        evaluation: Evaluation | None = None
         with RunProgress(self.steps, self.job.quiet or not self.is_first) as progress:
             if not self.steps:
                 progress.say("this recipe has no weights: there is nothing to train")
-                found = self._evaluate(log, progress)
+                evaluation = self._evaluate(log, progress)
             while loop.step < self.steps:
                 try:
                     stop = loop.train_step(request.signum)
@@ -210,12 +210,12 @@ class Run:
                     if log is not None and figures:
                         log.write("critic", step=report.step, **figures)
                 if loop.step % plan.evaluate_every == 0 or last:
-                    found = self._evaluate(log, progress)
+                    evaluation = self._evaluate(log, progress)
                 if loop.step % plan.checkpoint_every == 0 or last or stop:
                     self._checkpoint()
                 if stop and not last:
                     raise Stopped(loop.step, stop)
-            return self._finish(found or self._evaluate(None, progress), progress)
+            return self._finish(evaluation or self._evaluate(None, progress), progress)
 
     def _start(self) -> None:
         """From the last checkpoint, or from data; the first process writes what the run is."""
@@ -228,15 +228,15 @@ class Run:
         if self.job.resume:
             must_be_same(out, self.recipe)
         if self.job.resume and done:
-            tensors, told = read_checkpoint(done[-1])
-            if told["data_fingerprint"] != self.data_fingerprint:
+            tensors, state = read_checkpoint(done[-1])
+            if state["data_fingerprint"] != self.data_fingerprint:
                 raise UserError(
                     f"{self.recipe.data} holds other samples than when the run began (fingerprint "
-                    f"{self.data_fingerprint}, was {told['data_fingerprint']}): bring them back, or start a new run"
+                    f"{self.data_fingerprint}, was {state['data_fingerprint']}): bring them back, or start a new run"
                 )
-            self.loop.load_state_dict(told["step"], tensors)
-            self.loop.unreadable = dict.fromkeys(told["unreadable"])
-            self.best = told["best"]
+            self.loop.load_state_dict(state["step"], tensors)
+            self.loop.unreadable = dict.fromkeys(state["unreadable"])
+            self.best = state["best"]
         elif not (self.tokenizer.draws or plan.init_from):
             self.loop.start_from_data()
         self.fabric.barrier()  # nobody may look for a recipe that the first process has yet to write
@@ -252,12 +252,12 @@ class Run:
             return
         epoch, usage = closed
         if log is not None:
-            told = {
+            metrics = {
                 "codebook_usage": usage.use(),
                 "codebook_perplexity": usage.perplexity(),
                 "dead_codes": usage.dead(),
             }
-            log.write("epoch", step=self.loop.step, epoch=epoch, **told)
+            log.write("epoch", step=self.loop.step, epoch=epoch, **metrics)
         self._tell(self.health.epoch(self.loop.step, epoch, usage), log, progress)
 
     def _tell(self, events: Sequence[Event], log: MetricsLog | None, progress: RunProgress) -> None:
@@ -268,63 +268,70 @@ class Run:
 
     def _evaluate(self, log: MetricsLog | None, progress: RunProgress) -> Evaluation:
         """The first process looks at held-out data and saves the tokenizer; the others wait."""
-        found = Evaluation()
+        evaluation = Evaluation()
         if self.is_first:
             with self.loop.average.applied():
-                found = self._judge(log, progress)
+                evaluation = self._judge(log, progress)
                 self.tokenizer.save(self.job.out / "tokenizer")
         self.fabric.barrier()
         if self.adversarial is not None:
-            value = self.fabric.broadcast(found.metrics.get(self.modality.main_metric))  # of the first, who alone knows
-            self._tell(self.adversarial.schedule.look(self.loop.step, value), log, progress)
+            # of the first, who alone knows
+            value = self.fabric.broadcast(evaluation.metrics.get(self.modality.main_metric))
+            self._tell(self.adversarial.schedule.evaluated(self.loop.step, value), log, progress)
             if self.is_first and self.adversarial.figures():
                 progress.say(f"step {self.loop.step}: critic  {said_of(self.adversarial.figures())}")
-        return found
+        return evaluation
 
     def _judge(self, log: MetricsLog | None, progress: RunProgress) -> Evaluation:
         plan, step, main_metric = self.recipe.train, self.loop.step, self.modality.main_metric
         views = self.held_out_views
-        found = evaluate(self.tokenizer, evaluation_batches(views, plan.batch_size, plan.evaluate_samples))
-        value = found.metrics.get(main_metric)
+        evaluation = evaluate(self.tokenizer, evaluation_batches(views, plan.batch_size, plan.evaluate_samples))
+        value = evaluation.metrics.get(main_metric)
         if value is not None and (not self.best or (value > self.best["value"]) == self.health.higher_is_better):
             self.best = {"step": step, "value": value}
         if log is not None:
-            log.write("held-out", step=step, count=found.count, metrics=found.metrics)
-        progress.evaluated(step, main_metric, value, found.metrics.get("codebook_usage"))
+            log.write("held-out", step=step, count=evaluation.count, metrics=evaluation.metrics)
+        progress.evaluated(step, main_metric, value, evaluation.metrics.get("codebook_usage"))
         first = next((batch for batch, _ in evaluation_batches(views, plan.batch_size) if batch is not None), None)
         shuffled = None if first is None else shuffled_loss_ratio(self.tokenizer, first.to(self.fabric.device))
-        self._tell(self.health.held_out(step, found.metrics, main_metric, shuffled), log, progress)
-        return found
+        self._tell(self.health.held_out(step, evaluation.metrics, main_metric, shuffled), log, progress)
+        return evaluation
 
     def _checkpoint(self) -> None:
         tensors = self.loop.state_dict()  # gathers from all processes
         self.loop.check_equal()
         if self.is_first:
             folder = self.job.out / "checkpoints"
-            told = {
+            state = {
                 "data_fingerprint": self.data_fingerprint,
                 "unreadable": list(self.loop.unreadable),
                 "best": self.best,
             }
-            write_checkpoint(folder, self.loop.step, tensors, told)
+            write_checkpoint(folder, self.loop.step, tensors, state)
             keep_last(folder, self.recipe.train.keep_checkpoints, int(self.best["step"]) if self.best else None)
         self.fabric.barrier()
 
-    def _finish(self, found: Evaluation, progress: RunProgress) -> dict[str, Any]:
+    def _finish(self, evaluation: Evaluation, progress: RunProgress) -> dict[str, Any]:
         if not self.is_first:
             return {}
         out = self.job.out
-        shown = found.count and self.job.show
-        picture = write_shown(self.modality, found.rows, out / "reconstructions") if shown else None
-        unreadable = list(dict.fromkeys([*self.loop.unreadable, *found.unreadable]))
+        shown = evaluation.count and self.job.show
+        picture = write_shown(self.modality, evaluation.rows, out / "reconstructions") if shown else None
+        unreadable = list(dict.fromkeys([*self.loop.unreadable, *evaluation.unreadable]))
         if unreadable:
             progress.say(f"{len(unreadable)} damaged samples were skipped: {'; '.join(unreadable[:10])}")
         profile = self.loop.profile.shares()
         if profile:
             progress.say("a step's time: " + ", ".join(f"{name} {share:.0%}" for name, share in profile.items()))
         weights = sum(p.numel() for p in self.tokenizer.parameters())
-        told = {"run": str(out), "weights": weights, "best": self.best, **found.as_dict(), "unreadable": unreadable}
-        return {**told, "profile": profile, "shown": None if picture is None else str(picture)}
+        result = {
+            "run": str(out),
+            "weights": weights,
+            "best": self.best,
+            **evaluation.as_dict(),
+            "unreadable": unreadable,
+        }
+        return {**result, "profile": profile, "shown": None if picture is None else str(picture)}
 
 
 def refuse_unreadable(samples: Sequence[Sample]) -> None:

@@ -61,12 +61,12 @@ def must_be_same(out: Path, recipe: BaseModel) -> None:
     was, now = _flat(yaml.safe_load(file.read_text(encoding="utf-8"))), _flat(recipe.model_dump(mode="json"))
     differ = [name for name in sorted(was | now) if was.get(name) != now.get(name) and name not in MAY_DIFFER]
     if differ:
-        told = ", ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in differ)
-        raise UserError(f"{out} was begun with another recipe: {told}: repeat the command it was begun with")
+        changes = ", ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in differ)
+        raise UserError(f"{out} was begun with another recipe: {changes}: repeat the command it was begun with")
 
 
-def _flat(told: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for name, value in told.items():
+    for name, value in config.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat

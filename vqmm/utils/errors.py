@@ -51,12 +51,12 @@ def explained(where: str, fields: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        told: dict[str, str] = {}
+        problems: dict[str, str] = {}
         for detail in error.errors():
             path = [str(part) for part in detail["loc"]][: 1 if where else 2]  # deeper parts name members of a union
             name = ".".join(filter(None, [where, *path]))
-            told.setdefault(name, _sentence(detail["type"], name, detail["input"], detail["msg"], fields, path))
-        raise UserError("; ".join(f"{name}: {said}" for name, said in told.items())) from None
+            problems.setdefault(name, _sentence(detail["type"], name, detail["input"], detail["msg"], fields, path))
+        raise UserError("; ".join(f"{name}: {said}" for name, said in problems.items())) from None
 
 
 def _sentence(kind: str, name: str, value: object, said: str, fields: Mapping[str, Any], path: list[str]) -> str:

@@ -60,10 +60,10 @@ class Library:
     def as_dict(self) -> dict[str, Any]:
         """For JSON: `reason`, `fix` and the `versions` that were found are null where it loads."""
         wrong = self.problem
-        told = {"name": self.name, "version": self.version, "loads": wrong is None}
+        record = {"name": self.name, "version": self.version, "loads": wrong is None}
         if wrong is None:
-            return {**told, "versions": None, "reason": None, "fix": None}
-        return {**told, "versions": {**wrong.versions}, "reason": wrong.reason or "not installed", "fix": wrong.fix}
+            return {**record, "versions": None, "reason": None, "fix": None}
+        return {**record, "versions": {**wrong.versions}, "reason": wrong.reason or "not installed", "fix": wrong.fix}
 
 
 def problem(module: str, install: str | None = None) -> Problem | None:
@@ -109,12 +109,12 @@ def must_load(needs: Mapping[str, str], who: str) -> None:
 
 def libraries(needs: Mapping[str, str]) -> list[Library]:
     """The state of each library that something needs."""
-    found = []
+    states = []
     for module, install in needs.items():
         wrong, package = problem(module, install), package_of(module)
         version = None if wrong is not None and wrong.reason is None else installed(package)
-        found.append(Library(package, version, wrong))
-    return found
+        states.append(Library(package, version, wrong))
+    return states
 
 
 def installed(package: str) -> str | None:
