@@ -55,7 +55,7 @@ NO_LOOPS = (
     "compiler (g++ or clang++) and install vqmm again"
 )
 SOUND = ("torchaudio", "soundfile", "pystoi")  # what sound needs; importing its plugin would import torch
-SHARES = {"image": 0.25, "joint": 0.6, "judging": 0.12, "pages": 0.03}  # of the time of the first process
+SHARES = {"image": 0.25, "joint": 0.6, "judging": 0.08, "pages": 0.07}  # of the time of the first process
 
 PARTS = Parts(
     image=TokenizerPart(
