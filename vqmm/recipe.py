@@ -164,7 +164,7 @@ def _must_match(recipe: Recipe, begun: dict[str, dict[str, Any]]) -> None:
     """A `UserError` where a recipe's parts are not those of the tokenizer that it begins with."""
     if recipe.train.freeze and not begun:
         raise UserError(
-            f"train.freeze: {recipe.train.freeze} needs a tokenizer whose codes stay: name a run with train.init_from"
+            f"train.freeze: {recipe.train.freeze} needs a tokenizer that is there: name a run with train.init_from"
         )
     now = recipe.model_dump(mode="json")
     differ = [

@@ -10,7 +10,7 @@ from vqmm.benchmarks.adversaries import falls, parted, table
 def test_how_far_a_run_fell_below_its_best_before_the_critic(tmp_path):
     lines = [{"kind": "held-out", "step": 10 * i, "metrics": {"m": value}} for i, value in enumerate((20, 24, 23.8), 1)]
     lines.append({"kind": "critic", "step": 20, "margin": 0.0})  # it warms up
-    lines.append({"kind": "critic", "step": 30, "margin": 0.1, "trust": 1.0})
+    lines.append({"kind": "critic", "step": 30, "margin": 0.1, "loss_scale": 1.0})
     after = (23.7, 23.2, 24.5, None, 22.0)
     lines += [{"kind": "held-out", "step": 10 * i, "metrics": {"m": value}} for i, value in enumerate(after, 4)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

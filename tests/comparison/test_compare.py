@@ -49,7 +49,7 @@ def trained(monkeypatch):
 def test_recipes_need_not_have_the_same_figures(tmp_path, monkeypatch):
     from vqmm.decoders.flow import FlowDecoder
 
-    monkeypatch.setattr(FlowDecoder, "judged", 32)
+    monkeypatch.setattr(FlowDecoder, "evaluation_limit", 32)
     result = call(tmp_path / "both", ["vqvae-ema", "vqvae-flow"], seeds=[0])
     plain, flow = result["rows"]
     assert plain["bits_per_dim"] is None and flow["bits_per_dim"] > 0

@@ -36,7 +36,7 @@ def test_bits_are_the_mean_over_all_values_whatever_the_batches_are():
 
 def test_a_decoder_that_is_slow_to_sample_is_judged_on_the_first_few(monkeypatch):
     tokenizer = make("flow")
-    monkeypatch.setattr(type(tokenizer.decoder), "judged", 2)
+    monkeypatch.setattr(type(tokenizer.decoder), "evaluation_limit", 2)
     found = evaluate(tokenizer, evaluation_batches(views(tokenizer.modality)[0], 2))
     assert found.count == 5 and len(found.shown[0]) == 2
     assert found.rules["mse"].endswith("of the first 2 samples")

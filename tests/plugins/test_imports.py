@@ -10,7 +10,7 @@ STEPS = [
     "import vqmm.plugins.text.files",
     "import vqmm.plugins.text",
     "import vqmm.plugins.audio.baselines as b; b.sound_baselines(8000)",
-    "from vqmm.plugins.audio import metrics, show; metrics.sound_judges(16000)",
+    "from vqmm.plugins.audio import metrics, show; metrics.sound_metrics(16000)",
 ]
 CODE = """
 import json, sys

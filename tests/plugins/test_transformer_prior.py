@@ -39,7 +39,7 @@ def made(vocabulary: Vocabulary = WORDS, large: float = 1.0, **options: object) 
     [
         SMALL,
         {**SMALL, "tied": False, "heads": 4},
-        {"width": 24, "depth": 1, "heads": 1, "hidden": 7, "dropout": 0.0, "places": True},
+        {"width": 24, "depth": 1, "heads": 1, "hidden": 7, "dropout": 0.0, "learned_positions": True},
     ],
     ids=str,
 )
@@ -220,7 +220,7 @@ def test_it_is_offered_as_a_plugin():
 
 def test_codes_of_like_vectors_begin_with_like_embeddings():
     vocabulary = Vocabulary().add("picture", [[6, 4]], grids=[[2, 2]]).add("word", [[5]], longest=3)
-    prior = made(vocabulary, places=True)
+    prior = made(vocabulary, learned_positions=True)
     untouched = prior.ids.weight.clone()
     prior.init_embeddings({})
     assert torch.equal(prior.ids.weight, untouched)

@@ -157,7 +157,7 @@ def test_a_tokenizer_begins_with_its_own_parts(old, tmp_path, settings, said):
 
 
 def test_only_the_decoder_needs_a_beginning(tmp_path):
-    with pytest.raises(vqmm.UserError, match=r"train.freeze: decoder needs .* train.init_from"):
+    with pytest.raises(vqmm.UserError, match=r"train.freeze: codes needs .* train.init_from"):
         run(tmp_path / "run", settings=["train.freeze=codes"])
     with pytest.raises(vqmm.UserError, match=r"holds no tokenizer"):
         run(tmp_path / "run", settings=[f"train.init_from={tmp_path}"])

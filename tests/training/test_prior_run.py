@@ -144,7 +144,7 @@ def test_a_prior_conditioned_on_labels(home, tmp_path):
 
 def test_it_stops_when_held_out_bits_stop_improving_and_keeps_the_best(home, tmp_path, monkeypatch):
     bits = iter([3.0, 2.0, 2.5, 2.1, 2.0, 1.0])
-    monkeypatch.setattr(PriorRun, "judged", lambda self: {"image": BitsPerCode(next(bits), None, 4.0, 1.0)})
+    monkeypatch.setattr(PriorRun, "evaluated", lambda self: {"image": BitsPerCode(next(bits), None, 4.0, 1.0)})
     seen = {}
     save = Generator.save
     monkeypatch.setattr(Generator, "save", lambda self, folder: (seen.update(weights=_state(self)), save(self, folder)))

@@ -89,20 +89,19 @@ def test_two_nodes_equal_one_process_that_accumulates(tmp_path):
 
 
 def test_every_way_of_starting_processes_gives_the_same_bits(tmp_path):
+    """Spawned (the default), started as the command once more, and forked."""
     data, plan = "builtin:digits", [*PLAN, "train.devices=2"]
-    vqmm.train("image", data, tmp_path / "ddp_spawn", steps=6, settings=plan, quiet=True)  # the default
-    for strategy in ("ddp_fork", "ddp"):
-        out = str(tmp_path / strategy)
-        arguments = ["train", "image", "--data", data, "--out", out, "--steps", "6", "--json"]
-        arguments += words(*plan, f"train.strategy={strategy}")
-        if strategy == "ddp":  # starts the same command again, so there must be one
-            command = [sys.executable, "-m", "vqmm", *arguments, "--no-report"]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            said = subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300).stdout
-        else:
-            said = output_of(*arguments)
-        assert json.loads(said)["run"] == out, "one process prints, and one object"
-    prints = {vqmm.Tokenizer.load(tmp_path / each).code_fingerprint() for each in ("ddp_spawn", "ddp_fork", "ddp")}
+    vqmm.train("image", data, tmp_path / "spawned", steps=6, settings=plan, quiet=True)  # the default
+    out = str(tmp_path / "started")  # "ddp" starts the same command again, so there must be one
+    command = [sys.executable, "-m", "vqmm", "train", "image", "--data", data, "--out", out, "--steps", "6", "--json"]
+    command += [*words(*plan, "train.strategy=ddp"), "--no-report"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    said = subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300).stdout
+    assert json.loads(said)["run"] == out, "one process prints, and one object"
+    forked = str(tmp_path / "forked")
+    with Program("train", "image", "--data", data, "--out", forked, "--steps", "6", *words(*plan)) as program:
+        assert program.ended()[0] == 0
+    prints = {vqmm.Tokenizer.load(tmp_path / each).code_fingerprint() for each in ("spawned", "started", "forked")}
     assert len(prints) == 1
 
 
