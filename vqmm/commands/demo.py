@@ -41,9 +41,13 @@ class Parts:
 
     def shortened(self) -> "Parts":
         """Every part with a few steps on few data: shows that all of it works, and nothing else."""
-        image = replace(self.image, steps=QUICK_STEPS, data=f"{self.image.data}-few")
-        audio = None if self.audio is None else replace(self.audio, steps=QUICK_STEPS, data=f"{self.audio.data}-few")
-        text = replace(self.text, steps=QUICK_STEPS)
+
+        def few(part: TokenizerPart, data: str) -> TokenizerPart:
+            small = (*part.small, "train.evaluate_samples=16")
+            return replace(part, steps=QUICK_STEPS, data=data, small=small)
+
+        image, text = few(self.image, f"{self.image.data}-few"), few(self.text, self.text.data)
+        audio = None if self.audio is None else few(self.audio, f"{self.audio.data}-few")
         joint = replace(self.joint, steps=QUICK_STEPS, count=10, fitted=100)
         return Parts(image, audio, text, joint)
 
