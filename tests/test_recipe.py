@@ -2,11 +2,13 @@
 
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+import vqmm
 from vqmm.recipe import Part, Recipe, Train, read_named_recipe, read_recipe
 from vqmm.registry import Registry
 from vqmm.utils.errors import UserError
@@ -159,3 +161,13 @@ def test_options_that_came_later_stand_in_a_recipe_only_where_they_are_changed()
         "vqvae", REGISTRY, "image", ["modality.shift=2", "decoder.name=direct", "decoder.bounded=true"]
     )
     assert changed.modality.shift == 2 and changed.decoder.bounded is True
+
+
+def test_a_recipe_of_a_plugin_that_is_wrong_is_named_when_it_is_asked_for(tmp_path):
+    (tmp_path / "mine.yaml").write_text("quantiser: {name: vector}")
+    registry = Registry.discover()
+    registry.add(
+        SimpleNamespace(register_recipes=vqmm.hookimpl(lambda register: register(tmp_path / "mine.yaml"))), "x"
+    )
+    with pytest.raises(UserError, match=r"the recipe \S+mine.yaml: quantiser: .*Did you mean 'quantizer'"):
+        read_recipe("mine", registry, "image")

@@ -119,16 +119,18 @@ def read_recipe(
         raise UserError(
             f"there is no recipe file {path}. A recipe is a YAML file or a name. {one_of(registry.offers['recipe'])}"
         )
+    if not is_file:
+        read_named_recipe(path)  # a plugin's: what is wrong with it is said with its name
 
-    def told_over(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def merged(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
         config = {**_read_file(path), **{kind: dict(part) for kind, part in parts.items()}}
         for setting in settings:
             put(config, setting, Recipe.model_fields)
         return config
 
-    config = told_over({})
+    config = merged({})
     begun = _begun(config)
-    config = told_over(begun)  # a recipe may name other parts than those that are there; settings may not
+    config = merged(begun)  # a recipe may name other parts than those that are there; settings may not
     if modality is not None:
         options = config.get("modality") or {}
         if isinstance(options, dict) and options.get("name", modality) != modality:

@@ -72,6 +72,13 @@ def test_cells_are_shares_of_agreement_and_the_diagonal_is_the_judges_own():
     json.dumps(found)
 
 
+def test_some_columns_alone():
+    made = Pretending(xy=[0, 1] * 3)
+    some = told(made, into=["y"])
+    assert some["coherence"] == {"x": {"y": 1.0}, "y": {"y": 2 / 3}} and some["judges"] == {"y": 2 / 3}
+    assert [want for _, want, *_ in made.asked] == ["y"] and "judge of x" not in some["rules"]
+
+
 def test_the_control_falls_to_chance_where_all_agrees_and_has_no_diagonal():
     found = told(Pretending(xy=[0, 1] * 500, yx=[1, 0] * 500), count=1000, seed=1)
     assert found["coherence"]["x"]["y"] == 1 and found["coherence"]["y"]["x"] == 0

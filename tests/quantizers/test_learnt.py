@@ -206,6 +206,9 @@ def test_mistakes():
     ):
         with pytest.raises(UserError, match=said):
             REGISTRY.part("quantizer", {**part, "inner": inner})
+    options = HierarchicalQuantizer.Options(dim=6, levels=3)
+    with pytest.raises(ValueError, match="0 quantizers for 3 levels: give one for each"):
+        HierarchicalQuantizer(options, 2, [])
     with pytest.raises(UserError, match="'none' has no codes; take one that has, such as vector"):
         make(HierarchicalQuantizer, inner={"name": "none"})
     with pytest.raises(UserError, match="3 levels need a grid of at least 4 codes along an axis, and it is 2 x 2"):
