@@ -7,7 +7,7 @@
 
 Every run is judged by the metrics of `vqmm eval`, and by `vqmm.evaluation.realism` with one set of features for all.
 Beside them the seconds of the processor that a run took, and how far it fell below its own best before the critic
-counted: by how much of the main metric at the most, and for what share of its looks by more than `--fall`.
+counted: by how much of the main metric at the most, and for what share of its evaluations by more than `--fall`.
 """
 
 import argparse
@@ -37,14 +37,14 @@ LOOKS = 40  # at held-out data in a run
 def falls(run: Path, main_metric: str, higher_is_better: bool, fall: float) -> dict[str, float | None]:
     """How far a run fell below its own best before its critic counted; None where none ever did.
 
-    `deepest`: by how much of the main metric at the most; `below_share`: the share of all looks at held-out data
+    `deepest`: by how much of the main metric at the most; `below_share`: the share of all evaluations on held-out data
     that were more than `fall` below.
     """
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     counted = [line["step"] for line in lines if line["kind"] == "critic" and "loss_scale" in line]
-    looks = [(line["step"], line["metrics"].get(main_metric)) for line in lines if line["kind"] == "held-out"]
+    evaluations = [(line["step"], line["metrics"].get(main_metric)) for line in lines if line["kind"] == "held-out"]
     sign = 1 if higher_is_better else -1
-    known = [(step, sign * value) for step, value in looks if value is not None]
+    known = [(step, sign * value) for step, value in evaluations if value is not None]
     before = [value for step, value in known if counted and step <= counted[0]]
     if not before:
         return {"deepest": None, "below_share": None}
@@ -59,38 +59,38 @@ def parted(asked: str, steps: int) -> tuple[str, str, int]:
     return recipe, adversary, int(number or steps)
 
 
-def trained(told: argparse.Namespace, recipe: str, seed: int, folder: Path) -> tuple[vqmm.Tokenizer, dict[str, Any]]:
+def trained(args: argparse.Namespace, recipe: str, seed: int, folder: Path) -> tuple[vqmm.Tokenizer, dict[str, Any]]:
     """One run, with the figures that only its training knows."""
-    plain, adversary, steps = parted(recipe, told.steps)
+    plain, adversary, steps = parted(recipe, args.steps)
     every = max(steps // LOOKS, 1)
     critic = adversary or read_named_recipe(vqmm.Registry.discover().recipe(plain)).adversary is not None
-    overrides = [setting for setting in told.settings if critic or not setting.startswith("adversary.")]
+    overrides = [setting for setting in args.settings if critic or not setting.startswith("adversary.")]
     overrides += [f"adversary.name={adversary}"] if adversary else []
     settings = [f"train.seed={seed}", f"train.evaluate_every={every}", "train.evaluate_samples=256", *overrides]
     begun = time.process_time()  # of this one thread, whoever else was busy
-    made = vqmm.train(told.modality, told.data, folder, plain, steps=steps, settings=settings, quiet=True)
+    made = vqmm.train(args.modality, args.data, folder, plain, steps=steps, settings=settings, quiet=True)
     seconds = round(time.process_time() - begun, 1)
     tokenizer = vqmm.Tokenizer.load(folder)
     modality = tokenizer.modality
     judge = modality.metrics()[modality.main_metric]
-    fell = falls(folder, modality.main_metric, bool(judge.higher_is_better), told.fall)
+    fell = falls(folder, modality.main_metric, bool(judge.higher_is_better), args.fall)
     told_of_it = {"recipe": recipe, "seed": seed, "steps": steps, "weights": made["weights"], "cpu_seconds": seconds}
     return tokenizer, {**told_of_it, **fell}
 
 
 def row_of(
-    told: argparse.Namespace, recipe: str, seed: int, folder: Path, features: Features | None
+    args: argparse.Namespace, recipe: str, seed: int, folder: Path, features: Features | None
 ) -> tuple[dict[str, Any], dict[str, str], Features | None]:
     """A run and all its figures; their rules; the features, learnt on the way where there are none yet. Sets are not
     compared where the modality (text, say) offers nothing to compare them by."""
-    tokenizer, row = trained(told, recipe, seed, folder)
-    shown = told.out / f"adversaries-{told.name}-{folder.name}"
-    judged = vqmm.eval(folder, told.data, show=None if seed else shown)
+    tokenizer, row = trained(args, recipe, seed, folder)
+    shown = args.out / f"adversaries-{args.name}-{folder.name}"
+    judged = vqmm.eval(folder, args.data, show=None if seed else shown)
     figures, rules = {name: value for name, value in judged["metrics"].items() if value is not None}, judged["rules"]
     if tokenizer.modality.features() is not None:
-        source = Source(tokenizer.modality, told.data)
+        source = Source(tokenizer.modality, args.data)
         features = features or features_of(tokenizer, source)
-        scores = realism(tokenizer, source, features=features, inception=told.inception)
+        scores = realism(tokenizer, source, features=features, inception=args.inception)
         figures, rules = figures | scores["metrics"], rules | scores["rules"]
     return {**row, **figures}, rules, features
 

@@ -91,30 +91,30 @@ def spent(folder: Path) -> dict[str, float]:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def bench(told: argparse.Namespace, data: Mapping[str, str]) -> dict[str, Any]:
-    overrides = {name: getattr(told, f"set_{name}") for name in SETTINGS}
-    steps = {"image": told.image_steps, "audio": told.audio_steps, "text": 1}
-    result: dict[str, Any] = {"question": "any_to_any", "name": told.name, "steps": told.steps}
-    views = {"image": told.image_views, "audio": told.audio_views, "text": 0}
+def bench(args: argparse.Namespace, data: Mapping[str, str]) -> dict[str, Any]:
+    overrides = {name: getattr(args, f"set_{name}") for name in SETTINGS}
+    steps = {"image": args.image_steps, "audio": args.audio_steps, "text": 1}
+    result: dict[str, Any] = {"question": "any_to_any", "name": args.name, "steps": args.steps}
+    views = {"image": args.image_views, "audio": args.audio_views, "text": 0}
     result["tokenizers"] = {
-        name: tokenized(name, data[name], told.runs, steps[name], overrides[name], views[name]) for name in data
+        name: tokenized(name, data[name], args.runs, steps[name], overrides[name], views[name]) for name in data
     }
-    prior = told.runs / "prior"
+    prior = args.runs / "prior"
     chosen = [*SETTINGS["prior"], *overrides["prior"]]
-    with counted(told.runs, "prior"):
+    with counted(args.runs, "prior"):
         trained = vqmm.train_prior(
-            [told.runs / name for name in data],
+            [args.runs / name for name in data],
             prior,
-            tokens=[told.runs / f"{name}-tokens" for name in data],
-            steps=told.steps,
+            tokens=[args.runs / f"{name}-tokens" for name in data],
+            steps=args.steps,
             settings=chosen,
             resume=prior.exists(),
         )
     kept = ("weights", "context", "examples", "best", "modalities")
-    result["prior"] = {"settings": chosen, "cpu_seconds": spent(told.runs)["prior"]} | {k: trained[k] for k in kept}
+    result["prior"] = {"settings": chosen, "cpu_seconds": spent(args.runs)["prior"]} | {k: trained[k] for k in kept}
     result["coherence"] = {}
-    for guidance in told.guidance:
-        report = vqmm.coherence(prior, data, count=told.count, draw=vqmm.Draw(guidance=guidance))
+    for guidance in args.guidance:
+        report = vqmm.coherence(prior, data, count=args.count, draw=vqmm.Draw(guidance=guidance))
         result["coherence"][f"guidance {guidance:g}"] = {k: v for k, v in report.items() if k not in ("run", "data")}
     return {**result, **machine()}
 

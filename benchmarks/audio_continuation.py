@@ -39,13 +39,13 @@ def evenly(samples: Sequence[Sample], most: int) -> list[Sample]:
     return [samples[i * len(samples) // min(most, len(samples))] for i in range(min(most, len(samples)))]
 
 
-def bench(told: argparse.Namespace) -> dict[str, Any]:
-    generator = Generator.load(told.prior)
+def bench(args: argparse.Namespace) -> dict[str, Any]:
+    generator = Generator.load(args.prior)
     modality = generator.tokenizers["audio"].modality
-    source = Source(modality, told.data)
+    source = Source(modality, args.data)
     labels = list(source.labels)
     training = read_items(modality, source.training(), labels, [])
-    held_out = read_items(modality, evenly(source.held_out(), min(told.count, JUDGED)), labels, [])
+    held_out = read_items(modality, evenly(source.held_out(), min(args.count, JUDGED)), labels, [])
     judge, features = modality.label_classifier(), modality.features()
     assert judge is not None and features is not None  # sounds have both
     judge.fit([sample for sample, _ in training], [label for _, label in training])
@@ -61,22 +61,22 @@ def bench(told: argparse.Namespace) -> dict[str, Any]:
     codes = [generator.maps("audio", sound) for sound in originals]
     wholes = [generator.decode("audio", each) for each in codes]
     starts = [
-        generator.decode("audio", tuple(m[..., : max(round(told.keep * m.shape[-1]), 1)] for m in each))
+        generator.decode("audio", tuple(m[..., : max(round(args.keep * m.shape[-1]), 1)] for m in each))
         for each in codes
     ]
-    draw = Draw(temperature=told.temperature)
+    draw = Draw(temperature=args.temperature)
     made = [
-        generator.generate("audio", known=generator.known("audio", sound, told.keep), draw=draw, first=place)[0]
+        generator.generate("audio", known=generator.known("audio", sound, args.keep), draw=draw, first=place)[0]
         for place, sound in enumerate(originals)
     ]
     rows = [row("originals", originals), row("reconstructions", wholes)]
     rows += [row("beginnings alone", starts), row("beginnings gone on with", made)]
     others = [sound for sound, _ in training[:: max(len(training) // len(originals), 1)]]
     real = {"sounds": "training sounds", "frechet_distance": frechet_distance(expected, features.features(others))}
-    if told.show is not None:
+    if args.show is not None:
         columns = [side[:: max(len(made) // SHOWN, 1)][:SHOWN] for side in (originals, starts, made)]
-        write_text(told.show, str(modality.show(*columns, names=("original", "beginning", "gone on with"))))
-    result = {"question": "audio_continuation", "data": told.name, "keep": told.keep, "temperature": told.temperature}
+        write_text(args.show, str(modality.show(*columns, names=("original", "beginning", "gone on with"))))
+    result = {"question": "audio_continuation", "data": args.name, "keep": args.keep, "temperature": args.temperature}
     rules = {**RULES, "judge": judge.rule, "features": features.rule}
     return {**result, "count": len(goals), "rules": rules, "rows": [*rows, real], **machine()}
 

@@ -37,52 +37,52 @@ AS_FILES = 200  # test pictures that are written with `--bytes`
 SAVINGS: dict[str, dict[str, Any]] = {"png": {"optimize": True}, "webp": {"lossless": True, "method": 6}}
 
 
-def tokenized(told: argparse.Namespace) -> dict[str, Any]:
+def tokenized(args: argparse.Namespace) -> dict[str, Any]:
     """The tokenizer's own figures, behind every rate of its codes."""
-    run, tokens = told.run / "tokenizer", told.run / "tokens"
+    run, tokens = args.run / "tokenizer", args.run / "tokens"
     made = vqmm.train(
-        told.modality, told.data, run, told.recipe, steps=told.steps, settings=told.settings, resume=run.exists()
+        args.modality, args.data, run, args.recipe, steps=args.steps, settings=args.settings, resume=run.exists()
     )
-    vqmm.encode(run, told.data, tokens, augment=told.augment, resume=tokens.exists())
-    evaluation = vqmm.eval(run, told.data)
+    vqmm.encode(run, args.data, tokens, augment=args.augment, resume=tokens.exists())
+    evaluation = vqmm.eval(run, args.data)
     figures = {name: value for name, value in evaluation["metrics"].items() if value is not None}
-    if told.modality == "image":
+    if args.modality == "image":
         figures["psnr_db_of_mean_error"] = -10 * math.log10(figures["mse"])
     seconds = train_seconds(run, Train(**yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["train"]))
-    return {"recipe": told.recipe, "settings": told.settings, "weights": made["weights"], "seconds": seconds, **figures}
+    return {"recipe": args.recipe, "settings": args.settings, "weights": made["weights"], "seconds": seconds, **figures}
 
 
-def judged(told: argparse.Namespace, run: Path, picture: Path) -> dict[str, Any]:
+def judged(args: argparse.Namespace, run: Path, picture: Path) -> dict[str, Any]:
     """What a judge makes of samples by class, and how near they are to the training codes."""
-    generator, draw = Generator.load(run), Draw(guidance=told.guidance, temperature=told.temperature)
-    report = vqmm.coherence(run, {told.modality: told.data}, count=told.count, draw=draw)
+    generator, draw = Generator.load(run), Draw(guidance=args.guidance, temperature=args.temperature)
+    report = vqmm.coherence(run, {args.modality: args.data}, count=args.count, draw=draw)
     labels = report["labels"]
-    given = [{"label": labels[i % len(labels)]} for i in range(told.count)]
-    codes = generator.codes(told.modality, given=given, draw=draw, seed=1)
+    given = [{"label": labels[i % len(labels)]} for i in range(args.count)]
+    codes = generator.codes(args.modality, given=given, draw=draw, seed=1)
     shown = [{"label": label} for label in labels for _ in range(PICTURED)]
-    samples = generator.generate(told.modality, given=shown, draw=draw, seed=2)
-    seen = generator.tokenizers[told.modality].modality.show(*(samples[i::PICTURED] for i in range(PICTURED)))
+    samples = generator.generate(args.modality, given=shown, draw=draw, seed=2)
+    seen = generator.tokenizers[args.modality].modality.show(*(samples[i::PICTURED] for i in range(PICTURED)))
     if isinstance(seen, str):
         write_text(picture.with_suffix(".html"), seen)
     else:
         seen.save(picture.with_suffix(".png"))
-    interval = report["intervals"]["label"][told.modality]
+    interval = report["intervals"]["label"][args.modality]
     return {
-        "agreement": report["coherence"]["label"][told.modality],
+        "agreement": report["coherence"]["label"][args.modality],
         "interval": interval,
-        "control": report["control"]["label"][told.modality],
-        "judge": report["judges"][told.modality],
-        **{k: v for k, v in memorisation(codes, told.run / "tokens").items() if k not in ("rules", "counts")},
+        "control": report["control"]["label"][args.modality],
+        "judge": report["judges"][args.modality],
+        **{k: v for k, v in memorisation(codes, args.run / "tokens").items() if k not in ("rules", "counts")},
     }
 
 
-def file_sizes(told: argparse.Namespace, prior: Path) -> dict[str, float]:
+def file_sizes(args: argparse.Namespace, prior: Path) -> dict[str, float]:
     """Mean bytes of a test picture: as PNG and WebP; its codes as they are; vqmm's files without the prior and with it.
 
     Of the last also `vqmm_prior_codes`, without what the file says of itself, and `prior_rate`, the prior's own word.
     """
-    run, folder = told.run / "tokenizer", told.run / "pictures"
-    samples = Source(vqmm.Tokenizer.load(run).modality, told.data).held_out()[:AS_FILES]
+    run, folder = args.run / "tokenizer", args.run / "pictures"
+    samples = Source(vqmm.Tokenizer.load(run).modality, args.data).held_out()[:AS_FILES]
     folder.mkdir(exist_ok=True)
     sizes: dict[str, list[float]] = {}
     for sample in samples:
@@ -103,28 +103,28 @@ def encoded_size(picture: Pillow.Image, kind: str, how: dict[str, Any]) -> int:
     return file.getbuffer().nbytes
 
 
-def bench(told: argparse.Namespace) -> dict[str, Any]:
-    result: dict[str, Any] = {"question": "class_priors", "data": told.name, "tokenizer": tokenized(told)}
+def bench(args: argparse.Namespace) -> dict[str, Any]:
+    result: dict[str, Any] = {"question": "class_priors", "data": args.name, "tokenizer": tokenized(args)}
     made = vqmm.compare_priors(
-        told.run / "tokenizer",
-        told.run / "tokens",
-        told.priors,
-        told.run / "priors",
+        args.run / "tokenizer",
+        args.run / "tokens",
+        args.priors,
+        args.run / "priors",
         condition="label",
-        steps=told.prior_steps,
-        seeds=told.seeds,
-        settings=told.prior_settings,
+        steps=args.prior_steps,
+        seeds=args.seeds,
+        settings=args.prior_settings,
     )
-    result["prior_settings"] = [f"train.steps={told.prior_steps}", *told.prior_settings]
-    result["drawing"] = {"guidance": told.guidance, "temperature": told.temperature, "count": told.count}
+    result["prior_settings"] = [f"train.steps={args.prior_steps}", *args.prior_settings]
+    result["drawing"] = {"guidance": args.guidance, "temperature": args.temperature, "count": args.count}
     result["rows"], result["rules"] = made["rows"], made["rules"]
     for row in made["rows"]:
         runs = [run for run in row["runs"] if run["run"] and not run["error"]]
         if runs:
-            first = told.run / "priors" / runs[0]["run"]
-            row["samples"] = judged(told, first, told.out / f"class_priors-{told.name}-{row['recipe']}")
-            if told.bytes:
-                row["bytes_of_files"] = file_sizes(told, first)
+            first = args.run / "priors" / runs[0]["run"]
+            row["samples"] = judged(args, first, args.out / f"class_priors-{args.name}-{row['recipe']}")
+            if args.bytes:
+                row["bytes_of_files"] = file_sizes(args, first)
             print(row["recipe"], json.dumps({k: row.get(k) for k in ("bits_per_sample", "samples", "bytes_of_files")}))
     return {**result, **machine()}
 

@@ -101,41 +101,41 @@ def longest_run(text: str, training: str) -> int:
     return best
 
 
-def bench(told: argparse.Namespace) -> dict[str, Any]:
-    run, tokens, prior = (told.runs / name for name in ("text", "tokens", "prior"))
+def bench(args: argparse.Namespace) -> dict[str, Any]:
+    run, tokens, prior = (args.runs / name for name in ("text", "tokens", "prior"))
     reading = ["modality.unit=blocks", "modality.block=4096", "modality.tail=0.1"]
-    front = ["modality.front=subwords", f"modality.vocabulary={told.vocabulary}"]
+    front = ["modality.front=subwords", f"modality.vocabulary={args.vocabulary}"]
     if not run.exists():
-        vqmm.train("text", told.data, run, "identity", settings=[*reading, *front])
-    vqmm.encode(run, told.data, tokens, resume=tokens.exists())
-    chosen = ["cut=windows", f"longest={told.longest}", *SETTINGS, *told.settings]
-    with counted(told.runs, "prior"):
-        trained = vqmm.train_prior(run, prior, tokens=tokens, steps=told.steps, settings=chosen, resume=prior.exists())
+        vqmm.train("text", args.data, run, "identity", settings=[*reading, *front])
+    vqmm.encode(run, args.data, tokens, resume=tokens.exists())
+    chosen = ["cut=windows", f"longest={args.longest}", *SETTINGS, *args.settings]
+    with counted(args.runs, "prior"):
+        trained = vqmm.train_prior(run, prior, tokens=tokens, steps=args.steps, settings=chosen, resume=prior.exists())
     generator = Generator.load(prior)
-    source = Source(generator.tokenizers["text"].modality, told.data)
+    source = Source(generator.tokenizers["text"].modality, args.data)
     training, held_out = ([decode_bytes(s.read()) for s in part] for part in (source.training(), source.held_out()))
-    draw = Draw(told.temperature, top_p=told.top_p)
-    parts = continued(generator, held_out, told.longest, told.count, draw)
+    draw = Draw(args.temperature, top_p=args.top_p)
+    parts = continued(generator, held_out, args.longest, args.count, draw)
     figures = {
-        "bits_per_char": bits_per_char(generator, held_out, told.longest),
-        "bits_per_char_context": bits_per_char(generator, held_out, told.longest, told.longest // 2),
+        "bits_per_char": bits_per_char(generator, held_out, args.longest),
+        "bits_per_char_context": bits_per_char(generator, held_out, args.longest, args.longest // 2),
         **judged(parts, "".join(training)),
     }
     bits = {name: value for name, value in trained["modalities"]["text"].items() if value is not None}
     return {
         "question": "text_continuation",
-        "data": told.name,
+        "data": args.name,
         "vocabulary": generator.tokenizers["text"].modality.ids,
         "settings": chosen,
-        "steps": told.steps,
+        "steps": args.steps,
         "best": trained["best"],
         "weights": trained["weights"],
-        "cpu_seconds": spent(told.runs)["prior"],
-        "known_bits_per_char": told.known,
+        "cpu_seconds": spent(args.runs)["prior"],
+        "known_bits_per_char": args.known,
         "characters": {"training": sum(map(len, training)), "held_out": sum(map(len, held_out))},
-        "temperature": told.temperature,
-        "top_p": told.top_p,
-        "count": told.count,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "count": args.count,
         **bits,
         **figures,
         "rules": RULES,
