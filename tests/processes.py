@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["vqmm.training.run", "vqmm.commands.encode", "vqmm.plugins.image", "sklearn.datasets"])
+# Lightning and torch.compile take longer to import than such a program takes to run, and each of them would.
+HEAVY = ["lightning_fabric", "torch._dynamo", "torchmetrics", "sklearn.datasets"]
+SERVER.set_forkserver_preload(["vqmm.training.run", "vqmm.commands.encode", "vqmm.plugins.image", *HEAVY])
 
 
 class Program:

@@ -87,12 +87,13 @@ PAIRS = [  # a density is of real values: the flow refuses ids
 ]
 
 
+SMALL = {"wavenet": {"blocks": 2}}
+
+
 @pytest.mark.parametrize(("decoder", "modality"), PAIRS)
 def test_decoder(decoder, modality):
-    check_decoder(DECODERS[decoder], MODALITIES[modality]())
-
-
-SMALL = {"wavenet": {"blocks": 2}}
+    made = DECODERS[decoder]
+    check_decoder(made, MODALITIES[modality](), made.Options(**SMALL.get(decoder, {})))
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,10 @@ def home(module: str, name: str) -> str:
     return f"{module}.{name}" if f"{module}.{name}" in MODULES else module
 
 
-GRAPH = {name: (imports(file) & MODULES.keys()) - {name, "vqmm"} for name, file in MODULES.items() if name != "vqmm"}
+@cache
+def graph() -> dict[str, set[str]]:
+    """What each module imports of this project."""
+    return {name: (imports(file) & MODULES.keys()) - {name, "vqmm"} for name, file in MODULES.items() if name != "vqmm"}
 
 
 def room(module: str) -> str:
@@ -83,7 +86,7 @@ def room(module: str) -> str:
 def test_imports_go_down_the_floors():
     upward = [
         f"{name} -> {other}"
-        for name, others in GRAPH.items()
+        for name, others in graph().items()
         for other in others
         if room(name) != room(other) and FLOOR[room(name)] <= FLOOR[room(other)]
     ]
@@ -92,23 +95,23 @@ def test_imports_go_down_the_floors():
 
 def test_no_import_goes_round():
     """Neither among files nor among rooms."""
-    for graph in (GRAPH, rooms()):
+    for arrows in (graph(), rooms()):
         done: set[str] = set()
 
-        def walk(name: str, path: tuple[str, ...], graph=graph, done=done) -> None:
+        def walk(name: str, path: tuple[str, ...], arrows=arrows, done=done) -> None:
             assert name not in path, f"import cycle: {' -> '.join([*path, name])}"
             if name not in done:
-                for other in graph[name]:
+                for other in arrows[name]:
                     walk(other, (*path, name))
                 done.add(name)
 
-        for name in graph:
+        for name in arrows:
             walk(name, ())
 
 
 def rooms() -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {room(name): set() for name in GRAPH}
-    for name, others in GRAPH.items():
+    found: dict[str, set[str]] = {room(name): set() for name in graph()}
+    for name, others in graph().items():
         found[room(name)] |= {room(other) for other in others} - {room(name)}
     return found
 

@@ -175,10 +175,10 @@ def _check_mask(made: Quantizer, rank: int, dim: int) -> None:
         assert torch.allclose(losses[label], other[label]), f"{made.name}: the loss {label!r} looks at padding"
 
 
-def check_decoder(decoder: type[Decoder], modality: Modality, dim: int = 8) -> None:
+def check_decoder(decoder: type[Decoder], modality: Modality, options: BaseModel | None = None, dim: int = 8) -> None:
     """Every promise of a decoder: a loss with a gradient, samples of the right sizes, the same for the same seed."""
     torch.manual_seed(0)
-    made = decoder(modality, dim)
+    made = decoder(modality, dim, options)
     batch = _example_batch(modality)
     grid = [n // s for n, s in zip(batch.x.shape[2:], modality.strides, strict=True)]
     vectors = torch.randn(len(batch), dim, *grid, requires_grad=True)

@@ -48,7 +48,7 @@ class Parts:
 
         image, text = few(self.image, f"{self.image.data}-few"), few(self.text, self.text.data)
         audio = None if self.audio is None else few(self.audio, f"{self.audio.data}-few")
-        joint = replace(self.joint, steps=QUICK_STEPS, count=10, fitted=100)
+        joint = replace(self.joint, steps=QUICK_STEPS, count=10, fitted=100, shown=2)
         return Parts(image, audio, text, joint)
 
 

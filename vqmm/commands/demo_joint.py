@@ -32,6 +32,7 @@ class JointPart:
         names_settings: of the names' tokenizer, which does not quantize.
         count: samples of each cell of the coherence.
         fitted: real pictures that the classifier of pictures learns from.
+        shown: digits on the page.
     """
 
     name: str
@@ -44,6 +45,7 @@ class JointPart:
     temperature: float
     count: int = 400
     fitted: int = 1000
+    shown: int = len(LABELS)
 
     def train(self, out: Path, seed: int, runs: Mapping[str, Path]) -> Path:
         """The prior's run below `out`, in a process of one torch thread. `runs`: the tokenizers, by modality."""
@@ -139,14 +141,14 @@ class JointPart:
     def _examples(
         self, generator: "Generator", data: Mapping[str, str]
     ) -> "list[tuple[str, list[Tensor], dict[str, list[Tensor]]]]":
-        """For each modality: its name, a held-out sample of every digit, and what the prior makes of each of them in
-        the others."""
+        """For each modality: its name, a held-out sample of each digit shown, and what the prior makes of each of them
+        in the others."""
         from vqmm.generation.sampling import Draw
 
         draw = Draw(guidance=self.guidance, temperature=self.temperature)
         examples = []
         for modality_name, path in data.items():
-            given = _one_of_each(generator.tokenizers[modality_name].modality, path)
+            given = _one_of_each(generator.tokenizers[modality_name].modality, path)[: self.shown]
             prompts = [{modality_name: sample} for sample in given]
             others = [other for other in data if other != modality_name]
             examples.append(
