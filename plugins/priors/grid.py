@@ -23,7 +23,7 @@ from vqmm.utils.errors import UserError
 
 
 @dataclass
-class State:
+class GridState:
     """Sequences that are under way.
 
     Attributes:
@@ -184,11 +184,11 @@ class GridPrior(Prior):
 
     # One id after the other
 
-    def start(self, batch: int, length: int) -> State:
+    def start(self, batch: int, length: int) -> GridState:
         """A state for `batch` sequences whose class is not known yet. It grows with each step: `length` is not used."""
-        return State(torch.full((batch,), NULL, device=self.head.weight.device))
+        return GridState(torch.full((batch,), NULL, device=self.head.weight.device))
 
-    def step(self, ids: Tensor, places: Tensor, state: State) -> Tensor:
+    def step(self, ids: Tensor, places: Tensor, state: GridState) -> Tensor:
         """In evaluation, and without gradients."""
         count = ids.shape[1]
         self._require_room(state.filled + count)
@@ -212,7 +212,7 @@ class GridPrior(Prior):
                 hidden.append(self.outside.expand(len(step_ids), -1))
             return torch.stack(hidden, dim=1)
 
-    def _advance(self, ids: Tensor, at: int, state: State) -> Tensor:
+    def _advance(self, ids: Tensor, at: int, state: GridState) -> Tensor:
         """The features (B, width) at place `at` of the block, 0 for its begin."""
         known = None if at == 0 else self.ids(ids)
         if known is not None:

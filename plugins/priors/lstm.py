@@ -15,7 +15,7 @@ from vqmm.utils.errors import UserError
 
 
 @dataclass
-class State:
+class LSTMState:
     """Sequences that are under way.
 
     Attributes:
@@ -67,20 +67,20 @@ class LSTM(Prior):
         self._require_room(ids.shape[1])
         return self.drop(norm(recurrent(self.lstm, self.drop(self.ids(ids) + self._placed(places)))[0]))
 
-    def start(self, batch: int, length: int) -> State:
+    def start(self, batch: int, length: int) -> LSTMState:
         """Zeros for `batch` sequences, and copies of the weights laid out for steps of one id. `length` is not used."""
         blank = self.head.weight.new_zeros(batch, self.options.width)
         layers = range(self.options.depth)
         with torch.no_grad():
             placed = self._placed(torch.arange(len(self.grammar), device=blank.device))
-            return State(
+            return LSTMState(
                 [blank for _ in layers],
                 [blank for _ in layers],
                 [self._weights(layer) for layer in layers],
                 placed,
             )
 
-    def step(self, ids: Tensor, places: Tensor, state: State) -> Tensor:
+    def step(self, ids: Tensor, places: Tensor, state: LSTMState) -> Tensor:
         """In evaluation, and without gradients."""
         state.filled += ids.shape[1]
         self._require_room(state.filled)

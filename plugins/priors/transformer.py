@@ -31,7 +31,7 @@ EPSILON = 1e-6  # a root mean square that counts as none
 
 
 @dataclass
-class State:
+class TransformerState:
     """Keys and values of the ids so far, each layer's (B, 2, heads, length, size), of which `filled` are there; what
     each place adds, (places, width); and the weights that a step multiplies by in each layer: of one run and one set of
     weights."""
@@ -166,15 +166,15 @@ class Transformer(Prior):
         """Raises UserError where there are more ids than the context has."""
         return self._through(ids, places, None)
 
-    def start(self, batch: int, length: int) -> State:
+    def start(self, batch: int, length: int) -> TransformerState:
         """Caches for `batch` sequences of up to `length` ids, and copies of the weights laid out for single steps."""
         weight = self.ids.weight
         heads = self.options.heads
         caches = [weight.new_empty(batch, 2, heads, length, weight.shape[1] // heads) for _ in self.blocks]
         with torch.no_grad():
-            return State(self._standing(), caches, [block.weights() for block in self.blocks])
+            return TransformerState(self._standing(), caches, [block.weights() for block in self.blocks])
 
-    def step(self, ids: Tensor, places: Tensor, state: State) -> Tensor:
+    def step(self, ids: Tensor, places: Tensor, state: TransformerState) -> Tensor:
         """In evaluation, and without gradients."""
         first = state.filled
         self._require_room(first + ids.shape[1])
@@ -189,7 +189,7 @@ class Transformer(Prior):
                 x = block.step(x, turn, cache, first, weights)
             return norm(x).unsqueeze(1)
 
-    def _through(self, ids: Tensor, places: Tensor, state: State | None, first: int = 0) -> Tensor:
+    def _through(self, ids: Tensor, places: Tensor, state: TransformerState | None, first: int = 0) -> Tensor:
         end = first + ids.shape[1]
         self._require_room(end)
         x = self.drop(self.ids(ids) + F.embedding(places, self._standing()))

@@ -17,7 +17,7 @@ from vqmm.measure import contenders as people
 from vqmm.measure.check import COMMITMENT, Outcome, bound, sample, verdict
 from vqmm.measure.repeat import same, same_bits
 from vqmm.measure.roofline import floor
-from vqmm.measure.runner import Plan, measure
+from vqmm.measure.runner import TimingPlan, measure
 from vqmm.measure.shapes import operands
 from vqmm.measure.table import HEAD, notes, table
 from vqmm.measure.timing import extra_bytes, in_turn, summary
@@ -151,7 +151,7 @@ def test_missing_packages_and_failing_competitors_are_told(monkeypatch):
         raise MemoryError("no room\nat all")
 
     monkeypatch.setattr(people, "naive", fails)
-    rows = measure(ONE, "search", Plan(CPU, {"fp32": 1e11}, rounds=3, memory=False))
+    rows = measure(ONE, "search", TimingPlan(CPU, {"fp32": 1e11}, rounds=3, memory=False))
     told = {row["contender"]: row["skipped"] for row in rows if "skipped" in row}
     assert told == {"faiss": "not installed", "naive": "MemoryError: no room at all"}
     assert len(notes(rows)) == 2
@@ -162,12 +162,12 @@ def test_who_does_not_fit_is_measured_on_fewer_vectors_beside_ours_on_as_many(mo
 
     shape = Shape("large", 1000, 64, 4)
     monkeypatch.setattr(module, "free_bytes", lambda device: 8.0 * 64 * 300)
-    rows = {row["contender"]: row for row in measure(shape, "search", Plan(CPU, {"fp32": 1e11}, rounds=3))}
+    rows = {row["contender"]: row for row in measure(shape, "search", TimingPlan(CPU, {"fp32": 1e11}, rounds=3))}
     assert rows["naive"]["n"] == 256 and "measured at N 256" in rows["naive"]["note"] and rows["vqmm"]["n"] == 1000
     assert rows["naive"]["times_ours"] == rows["naive"]["ms"]["median"] / rows["naive"]["ours_ms"]
     assert rows["naive"]["ours_ms"] != rows["vqmm"]["ms"]["median"]
     monkeypatch.setattr(module, "free_bytes", lambda device: 1000.0)
-    rows = {row["contender"]: row for row in measure(shape, "search", Plan(CPU, {"fp32": 1e11}, rounds=3))}
+    rows = {row["contender"]: row for row in measure(shape, "search", TimingPlan(CPU, {"fp32": 1e11}, rounds=3))}
     assert "ms" not in rows["naive"] and "are free" in rows["naive"]["skipped"]
 
 
@@ -176,7 +176,7 @@ def test_who_is_slow_gets_fewer_vectors(monkeypatch):
         return lambda: (time.sleep(1e-4 * given.shape.n), Outcome(nearest_code_reference(*given[:2])[:, None]))[1]
 
     monkeypatch.setattr(people, "naive", sleepy)
-    plan = Plan(CPU, {"fp32": 1e11}, seconds=0.8, rounds=3, memory=False)  # 0.1 s a call: about 1,000 vectors
+    plan = TimingPlan(CPU, {"fp32": 1e11}, seconds=0.8, rounds=3, memory=False)  # 0.1 s a call: about 1,000 vectors
     rows = {row["contender"]: row for row in measure(Shape("long", 8192, 8, 4), "search", plan)}
     assert 256 <= rows["naive"]["n"] <= 1024 and "s a call" in rows["naive"]["note"]
 

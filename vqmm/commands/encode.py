@@ -66,7 +66,7 @@ class EncodeStopped(Stopped):
 
 
 @dataclass(frozen=True)
-class Plan:
+class EncodePlan:
     """What an encode makes, as its folder remembers it: all of it decides which bytes the shards have."""
 
     code_fingerprint: str
@@ -87,13 +87,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Job:
+class EncodeJob:
     """What every process is told."""
 
     run: str
     inputs: tuple[str, ...]
     out: Path
-    plan: Plan
+    plan: EncodePlan
     augment: int
     strict: bool
     plugins: tuple[str, ...]
@@ -150,9 +150,9 @@ def encode(
     rate = choose_rate(tokenizer, stages, bitrate_kbps)
     resolved_inputs = Inputs.of(tokenizer.modality, inputs, "encode").with_augmented(tokenizer.modality, augment)
     fingerprints = (tokenizer.code_fingerprint(), resolved_inputs.fingerprint())
-    plan = Plan(*fingerprints, len(resolved_inputs.samples), shard_samples, rate.stages, vectors)
+    plan = EncodePlan(*fingerprints, len(resolved_inputs.samples), shard_samples, rate.stages, vectors)
     paths = [inputs] if isinstance(inputs, str | Path) else inputs
-    job = Job(str(run), tuple(map(str, paths)), out, plan, augment, strict, tuple(plugins))
+    job = EncodeJob(str(run), tuple(map(str, paths)), out, plan, augment, strict, tuple(plugins))
     with _all_or_whole_shards(out, plan, resume), StopRequest() as request:
         _make_shards(job, Work(job, tokenizer, resolved_inputs), processes, request)
         tally = _total(out, plan)
@@ -165,7 +165,7 @@ def encode(
 
 
 @contextmanager
-def _all_or_whole_shards(out: Path, plan: Plan, resume: bool) -> Iterator[None]:
+def _all_or_whole_shards(out: Path, plan: EncodePlan, resume: bool) -> Iterator[None]:
     """The folder with its plan. After a failure finished shards stay, and without one the disk is as it was before."""
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     _begin(out, plan, resume)
@@ -186,7 +186,7 @@ def _remove_halves(out: Path) -> None:
         half.unlink(missing_ok=True)
 
 
-def _begin(out: Path, plan: Plan, resume: bool) -> None:
+def _begin(out: Path, plan: EncodePlan, resume: bool) -> None:
     """Make the folder with its plan; or with `resume`, see that what is there is of the same plan."""
     file = out / PLAN
     if resume and file.is_file():
@@ -200,7 +200,7 @@ def _begin(out: Path, plan: Plan, resume: bool) -> None:
         write_text(folder / PLAN, plan.to_json())
 
 
-def _must_be_same(out: Path, plan: Plan) -> None:
+def _must_be_same(out: Path, plan: EncodePlan) -> None:
     """Refuse to go on with another plan; a `UserError` that names what differs."""
     try:
         was, now = json.loads((out / PLAN).read_text(encoding="utf-8")), json.loads(plan.to_json())
@@ -211,7 +211,7 @@ def _must_be_same(out: Path, plan: Plan) -> None:
         raise UserError(f"{out} was begun otherwise: {', '.join(differ)}: repeat the command it was begun with")
 
 
-def _total(out: Path, plan: Plan) -> Tally:
+def _total(out: Path, plan: EncodePlan) -> Tally:
     """All shards together. A `UserError` where no sample could be read: then the shards are removed."""
     total = Tally()
     for file in shards_of(out):
@@ -235,7 +235,7 @@ def _total(out: Path, plan: Plan) -> Tally:
 class Work:
     """A tokenizer and all samples: makes any shard of a plan."""
 
-    def __init__(self, job: Job, tokenizer: Tokenizer, inputs: Inputs):
+    def __init__(self, job: EncodeJob, tokenizer: Tokenizer, inputs: Inputs):
         self.job, self.tokenizer, self.inputs = job, tokenizer, inputs
         dim = tokenizer.quantizer.options.dim if job.plan.vectors else None
         name, sizes = tokenizer.modality.name, tokenizer.quantizer.sizes
@@ -292,7 +292,7 @@ def check_decodes(tokenizer: Tokenizer, row: Row, again: Row) -> None:
 # One process, or several
 
 
-def _make_shards(job: Job, work: Work, processes: int, request: StopRequest) -> None:
+def _make_shards(job: EncodeJob, work: Work, processes: int, request: StopRequest) -> None:
     """Those that are not there yet."""
     missing = [number for number in range(job.plan.shards) if not shard_path(job.out, number).exists()]
     damaged = [said for file in shards_of(job.out) for said in read_tally(file).unreadable]
@@ -317,7 +317,7 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _by_processes(job: Job, numbers: Sequence[int], processes: int, request: StopRequest) -> None:
+def _by_processes(job: EncodeJob, numbers: Sequence[int], processes: int, request: StopRequest) -> None:
     """Each takes the next shard when it has finished one. After a failure those in hand are finished, and no more."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_start_process) as pool:
@@ -342,7 +342,7 @@ def _by_processes(job: Job, numbers: Sequence[int], processes: int, request: Sto
         warnings.warn(said, Remark, stacklevel=2)
 
 
-def _stopped(job: Job, signum: int) -> EncodeStopped:
+def _stopped(job: EncodeJob, signum: int) -> EncodeStopped:
     return EncodeStopped(len(shards_of(job.out)), job.plan.shards, signum)
 
 
@@ -360,7 +360,7 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _in_process(job: Job, number: int) -> list[str]:
+def _in_process(job: EncodeJob, number: int) -> list[str]:
     """Make one shard; what there was to remark."""
     with warnings.catch_warnings(record=True) as said:
         _work_of(job).shard(number)
@@ -368,7 +368,7 @@ def _in_process(job: Job, number: int) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _work_of(job: Job) -> Work:
+def _work_of(job: EncodeJob) -> Work:
     """Loaded once in each process. A `UserError` where that is not what the first process found."""
     tokenizer = Tokenizer.load(Path(job.run), Registry.discover(job.plugins))
     inputs = Inputs.of(tokenizer.modality, job.inputs, "encode").with_augmented(tokenizer.modality, job.augment)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqmm.comparison.plan import Plan, read_json
+from vqmm.comparison.plan import ComparisonPlan, read_json
 from vqmm.contracts.baseline import Baseline
 from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.loader import Loaded, Views, evaluation_batches
@@ -28,7 +28,7 @@ AT_ONCE = 2**22  # values that it is given together: a file's header weighs litt
 Record = dict[str, Any]
 
 
-def wanted_baselines(plan: Plan) -> list[Baseline]:
+def wanted_baselines(plan: ComparisonPlan) -> list[Baseline]:
     """Those that the modality offers."""
     baselines = list(plan.modality.baselines())
     slugs = [_slug(each.name) for each in baselines]
@@ -38,12 +38,12 @@ def wanted_baselines(plan: Plan) -> list[Baseline]:
     return baselines
 
 
-def degrading(plan: Plan) -> list[str]:
+def degrading(plan: ComparisonPlan) -> list[str]:
     """The recipes that are given degraded samples: a baseline, which only codes, cannot stand beside these."""
     return [label for label, recipe in plan.recipes.items() if recipe.train.degrade is not None]
 
 
-def baseline_record(plan: Plan, out: Path, baseline: Baseline) -> tuple[Record, bool]:
+def baseline_record(plan: ComparisonPlan, out: Path, baseline: Baseline) -> tuple[Record, bool]:
     """A baseline's figures with their rules, and whether they were there before. One that cannot run has an `error`."""
     folder = out / "baselines" / _slug(baseline.name)
     stored = folder / EVALUATION
@@ -66,7 +66,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^\w.]+", "-", name.lower()).strip("-.")
 
 
-def _judge(plan: Plan, baseline: Baseline) -> Record:
+def _judge(plan: ComparisonPlan, baseline: Baseline) -> Record:
     modality, source = plan.modality, plan.source
     training = source.training()
     count = min(len(training), FIT_SAMPLES)
@@ -91,7 +91,7 @@ def _judge(plan: Plan, baseline: Baseline) -> Record:
     }
 
 
-def _fitting(plan: Plan, training: Sequence[Sample], count: int) -> Iterator[Tensor]:
+def _fitting(plan: ComparisonPlan, training: Sequence[Sample], count: int) -> Iterator[Tensor]:
     """So many training samples, spread over all of them, whole, as a batch holds them."""
     for place in range(count):
         sample = training[place * len(training) // count]
@@ -105,7 +105,7 @@ def _fitting(plan: Plan, training: Sequence[Sample], count: int) -> Iterator[Ten
 class _Pass:
     """One pass of a baseline over the held-out views."""
 
-    def __init__(self, plan: Plan, baseline: Baseline):
+    def __init__(self, plan: ComparisonPlan, baseline: Baseline):
         self.modality, self.baseline = plan.modality, baseline
         self.metrics = plan.modality.metrics()
         self.count, self.bits, self.amount, self.seconds = 0, 0.0, 0.0, 0.0

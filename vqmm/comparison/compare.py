@@ -18,7 +18,7 @@ from vqmm.comparison.baselines import baseline_record, degrading, wanted_baselin
 from vqmm.comparison.page import Shown, write_page
 from vqmm.comparison.plan import (
     Calibrations,
-    Plan,
+    ComparisonPlan,
     claim,
     finite,
     is_begun,
@@ -110,7 +110,7 @@ def failures(result: Mapping[str, Any]) -> list[str]:
 class _Work:
     """The runs of a plan, in a folder."""
 
-    plan: Plan
+    plan: ComparisonPlan
     out: Path
     registry: Registry
     plugins: tuple[str, ...]
@@ -237,7 +237,7 @@ class _Work:
             print(line, file=sys.stderr, flush=True)
 
 
-def _rules(tokenizer: Tokenizer, plan: Plan) -> dict[str, str]:
+def _rules(tokenizer: Tokenizer, plan: ComparisonPlan) -> dict[str, str]:
     """How the figures came about that `eval` does not have."""
     timed = (
         f"the median over held-out batches of up to {BATCH_SIZE}, {tokenizer.device.type}, {torch.get_num_threads()} "
@@ -254,7 +254,7 @@ def _rules(tokenizer: Tokenizer, plan: Plan) -> dict[str, str]:
 
 
 def _summary(
-    plan: Plan, runs: Mapping[str, Sequence[Record]], known: Sequence[Record], calibrations: Calibrations
+    plan: ComparisonPlan, runs: Mapping[str, Sequence[Record]], known: Sequence[Record], calibrations: Calibrations
 ) -> dict[str, Any]:
     """The object of compare.json; `known` are the records of the baselines."""
     done = [record for records in [*runs.values(), known] for record in records if not record["run"]["error"]]

@@ -25,7 +25,7 @@ Calibrations = dict[str, dict[str, float]]  # recipe -> how many steps fit into 
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """A comparison whose arguments fit.
 
     Attributes:
@@ -80,7 +80,7 @@ def make_plan(
     seconds: float | None,
     seeds: str | Sequence[int],
     settings: Sequence[str],
-) -> Plan:
+) -> ComparisonPlan:
     """Check everything that can be checked without training. A `UserError` says what does not fit."""
     if steps is not None and seconds is not None:
         raise UserError(f"a budget is steps or seconds: --steps {steps} and --seconds {seconds:g} are both given")
@@ -102,7 +102,7 @@ def make_plan(
     source = Source(first, data)
     Views(first, source.training(), {}).check()
     split = evaluation_samples(source, source.path)[1]
-    return Plan(first, names, read, source, numbers, steps, seconds, tuple(settings), split)
+    return ComparisonPlan(first, names, read, source, numbers, steps, seconds, tuple(settings), split)
 
 
 def look_at(out: Path) -> None:
@@ -110,7 +110,7 @@ def look_at(out: Path) -> None:
     (must_be_writable if (out / FILE).is_file() else must_be_free)(out, "the folder of the comparison")
 
 
-def claim(out: Path, plan: Plan) -> Calibrations:
+def claim(out: Path, plan: ComparisonPlan) -> Calibrations:
     """Make the folder of a comparison, or go on in the one of the same arguments; returns what was calibrated there.
 
     Raises:
@@ -143,7 +143,7 @@ def _difference(name: str, was: Any, now: Any) -> str:
     return f"{name} was {was!r} and is {now!r}"
 
 
-def note(out: Path, plan: Plan, calibrations: Mapping[str, Mapping[str, float]]) -> None:
+def note(out: Path, plan: ComparisonPlan, calibrations: Mapping[str, Mapping[str, float]]) -> None:
     """Keep the arguments, and the steps that were calibrated so far: a run that goes on needs the same number."""
     record = {"arguments": plan.arguments(), "calibrations": calibrations}
     write_text(out / FILE, json.dumps(record, indent=2) + "\n")

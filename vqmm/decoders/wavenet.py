@@ -215,7 +215,7 @@ class Condition(nn.Module):
 
 
 @dataclass
-class State:
+class WaveNetState:
     """Where sampling stands in each layer."""
 
     first: Register
@@ -266,15 +266,15 @@ class Network(nn.Module):
     def _join(self, total: Tensor, condition: Tensor) -> Tensor:
         return self.last(F.silu(self.join(F.silu(torch.cat([total, condition], dim=1)))))
 
-    def start(self, batch: int, extent: Sequence[int]) -> State:
+    def start(self, batch: int, extent: Sequence[int]) -> WaveNetState:
         """A state for `batch` samples of that extent."""
-        return State(
+        return WaveNetState(
             self.first.start(batch, extent),
             [block.start(batch, extent) for block in self.blocks],
             None if self.attention is None else self.attention.start(batch, extent),
         )
 
-    def look(self, position: int, state: State, condition: Tensor, mask: Tensor | None = None) -> Tensor:
+    def look(self, position: int, state: WaveNetState, condition: Tensor, mask: Tensor | None = None) -> Tensor:
         """condition (B, width, 1), mask bool (B, 1) -> the features (B, width, 1) of a position not yet known."""
         h = self.first.look(position, state.first)
         total = h
@@ -286,6 +286,6 @@ class Network(nn.Module):
             total = total + skip
         return self._join(total, condition)
 
-    def remember(self, seen: Tensor, position: int, state: State) -> None:
+    def remember(self, seen: Tensor, position: int, state: WaveNetState) -> None:
         """Keep what is now known of that position: (B, inputs + 1, 1)."""
         self.first.remember(seen, position, state.first)

@@ -9,7 +9,7 @@ import torch
 from vqmm.kernels.nearest_code import explain
 from vqmm.measure.contenders import TASKS, tasks_of, versions
 from vqmm.measure.roofline import ceilings
-from vqmm.measure.runner import Plan, deadline, measure, path_of
+from vqmm.measure.runner import TimingPlan, deadline, measure, path_of
 from vqmm.measure.shapes import CPU_SHAPES, NAMED, SHAPES, Shape
 from vqmm.measure.timing import HOW_TIMED, HOW_WEIGHED
 
@@ -83,7 +83,10 @@ def bench(
     share = None if seconds is None else seconds / max(1, len(jobs)) / 5  # about five contenders a task
     with one_thread(place):
         ceiling = ceilings(place, small=seconds is not None)
-        plan, late = Plan(place, ceiling, share, rounds, memory), deadline(None if seconds is None else 2 * seconds)
+        plan, late = (
+            TimingPlan(place, ceiling, share, rounds, memory),
+            deadline(None if seconds is None else 2 * seconds),
+        )
         result: dict[str, Any] = {
             "question": "quantizer",
             "device": place.type,

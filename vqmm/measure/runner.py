@@ -21,7 +21,7 @@ CALLS = 8  # of each contender, about: a trial, the one that is checked, the rou
 Row = dict[str, Any]
 
 
-class Plan(NamedTuple):
+class TimingPlan(NamedTuple):
     """seconds: for each contender of a task, or None: as long as `rounds` take."""
 
     device: torch.device
@@ -46,7 +46,7 @@ def path_of(shape: Shape, device: torch.device) -> str:
     return path_for(device) if shape.q == 1 else stack_path_for(device, shape.d, shape.n, shape.k)
 
 
-def measure(shape: Shape, task: str, plan: Plan, tell: Callable[[str], None] = lambda said: None) -> list[Row]:
+def measure(shape: Shape, task: str, plan: TimingPlan, tell: Callable[[str], None] = lambda said: None) -> list[Row]:
     """A row a contender, ours first, in each precision. A row without a figure says why in "skipped" or "wrong"."""
     given, rows, entries = operands(shape, plan.device), list[Row](), list[Entry]()
     for each in contenders(task, shape, plan.device):
@@ -91,7 +91,7 @@ def _beside(entries: list[Entry]) -> list[Entry]:
     return list(fewer.values())
 
 
-def _in_turn(entries: list[Entry], plan: Plan) -> list[tuple[Entry, Times]]:
+def _in_turn(entries: list[Entry], plan: TimingPlan) -> list[tuple[Entry, Times]]:
     seconds = float("inf") if plan.seconds is None else plan.seconds * len(entries) / 2
     times = in_turn([entry.run for entry in entries], plan.device, seconds, plan.rounds)
     return list(zip(entries, times, strict=True))
@@ -102,7 +102,7 @@ def _like(precision: str) -> str:
     return {"float32": "exact", "tf32": "fast", "float16": "fast"}.get(precision, precision)
 
 
-def _ready(contender: Contender, given: Operands, plan: Plan) -> Entry | str:
+def _ready(contender: Contender, given: Operands, plan: TimingPlan) -> Entry | str:
     """As many vectors as memory and time allow; then one call, whose result is checked, and which warms. Or why not."""
     n, k, notes = given.shape.n, given.shape.k, []
     needed, there = contender.bytes_a_pair * n * k, free_bytes(plan.device)
@@ -126,7 +126,7 @@ def _power_of_two(most: float) -> int:
     return 1 << max(0, int(most).bit_length() - 1)
 
 
-def _affordable(contender: Contender, given: Operands, n: int, plan: Plan, notes: list[str]) -> int:
+def _affordable(contender: Contender, given: Operands, n: int, plan: TimingPlan, notes: list[str]) -> int:
     """Fewer vectors where a call would take more than its share of the time, by trials on a few, then on more."""
     if plan.seconds is None or plan.device.type == "cuda":
         return n
@@ -146,7 +146,7 @@ def _affordable(contender: Contender, given: Operands, n: int, plan: Plan, notes
     return n
 
 
-def _row_of(entry: Entry, times: Times, task: str, plan: Plan) -> Row:
+def _row_of(entry: Entry, times: Times, task: str, plan: TimingPlan) -> Row:
     shape, contender = entry.given.shape, entry.contender
     row = _row(shape, task, contender.name, contender.precision, note=entry.note)
     row["ms"] = {**times._asdict()}
