@@ -71,9 +71,9 @@ def trained(args: argparse.Namespace, recipe: str, seed: int, folder: Path) -> t
     made = vqmm.train(args.modality, args.data, folder, plain, steps=steps, settings=settings, quiet=True)
     seconds = round(time.process_time() - begun, 1)
     tokenizer = vqmm.Tokenizer.load(folder)
-    modality = tokenizer.modality
-    judge = modality.metrics()[modality.main_metric]
-    fell = falls(folder, modality.main_metric, bool(judge.higher_is_better), args.fall)
+    evaluation = tokenizer.modality.evaluation()
+    judge = evaluation.metrics()[evaluation.main_metric]
+    fell = falls(folder, evaluation.main_metric, bool(judge.higher_is_better), args.fall)
     told_of_it = {"recipe": recipe, "seed": seed, "steps": steps, "weights": made["weights"], "cpu_seconds": seconds}
     return tokenizer, {**told_of_it, **fell}
 
@@ -87,7 +87,7 @@ def row_of(
     shown = args.out / f"adversaries-{args.name}-{folder.name}"
     judged = vqmm.eval(folder, args.data, show=None if seed else shown)
     figures, rules = {name: value for name, value in judged["metrics"].items() if value is not None}, judged["rules"]
-    if tokenizer.modality.features() is not None:
+    if tokenizer.modality.evaluation().features() is not None:
         source = Source(tokenizer.modality, args.data)
         features = features or features_of(tokenizer, source)
         scores = realism(tokenizer, source, features=features, inception=args.inception)

@@ -46,7 +46,8 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     labels = list(source.labels)
     training = read_items(modality, source.training(), labels, [])
     held_out = read_items(modality, evenly(source.held_out(), min(args.count, JUDGED)), labels, [])
-    judge, features = modality.label_classifier(), modality.features()
+    evaluation = modality.evaluation()
+    judge, features = evaluation.label_classifier(), evaluation.features()
     assert judge is not None and features is not None  # sounds have both
     judge.fit([sample for sample, _ in training], [label for _, label in training])
     originals, goals = [sample for sample, _ in held_out], [label for _, label in held_out]
@@ -56,7 +57,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         right = sum(a == b for a, b in zip(judge.predict(sounds), goals, strict=True))
         metrics = {"agreement": right / len(goals), "interval": wilson_interval(right, len(goals))}
         metrics |= {"frechet_distance": frechet_distance(expected, features.features(sounds))}
-        return {"sounds": name, **metrics, "seconds": sum(map(modality.size_in_units, sounds)) / len(sounds)}
+        return {"sounds": name, **metrics, "seconds": sum(map(evaluation.size_in_units, sounds)) / len(sounds)}
 
     codes = [generator.maps("audio", sound) for sound in originals]
     wholes = [generator.decode("audio", each) for each in codes]
@@ -75,7 +76,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     real = {"sounds": "training sounds", "frechet_distance": frechet_distance(expected, features.features(others))}
     if args.show is not None:
         columns = [side[:: max(len(made) // SHOWN, 1)][:SHOWN] for side in (originals, starts, made)]
-        write_text(args.show, str(modality.show(*columns, names=("original", "beginning", "gone on with"))))
+        write_text(args.show, str(evaluation.show(*columns, names=("original", "beginning", "gone on with"))))
     result = {"question": "audio_continuation", "data": args.name, "keep": args.keep, "temperature": args.temperature}
     rules = {**RULES, "judge": judge.rule, "features": features.rule}
     return {**result, "count": len(goals), "rules": rules, "rows": [*rows, real], **machine()}

@@ -61,7 +61,8 @@ def judged(args: argparse.Namespace, run: Path, picture: Path) -> dict[str, Any]
     codes = generator.codes(args.modality, given=given, draw=draw, seed=1)
     shown = [{"label": label} for label in labels for _ in range(PICTURED)]
     samples = generator.generate(args.modality, given=shown, draw=draw, seed=2)
-    seen = generator.tokenizers[args.modality].modality.show(*(samples[i::PICTURED] for i in range(PICTURED)))
+    evaluation = generator.tokenizers[args.modality].modality.evaluation()
+    seen = evaluation.show(*(samples[i::PICTURED] for i in range(PICTURED)))
     if isinstance(seen, str):
         write_text(picture.with_suffix(".html"), seen)
     else:

@@ -125,7 +125,7 @@ def _griddata(method: str) -> Restore:
 
 def judged(modality: Modality, batches: Sequence[Batch], restore: Restore) -> dict[str, float]:
     """PSNR and SSIM of what a method gives, by the modality's own rules."""
-    metrics = {name: metric for name, metric in modality.metrics().items() if name in ("psnr_db", "ssim")}
+    metrics = {name: metric for name, metric in modality.evaluation().metrics().items() if name in ("psnr_db", "ssim")}
     for batch in batches:
         output = restore(batch).clamp(-1, 1)
         for metric in metrics.values():
@@ -209,8 +209,9 @@ def main() -> None:
             for row in (row for each in evaluations for row in each):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
-    rules = {name: metric.rule for name, metric in modality.metrics().items() if name in ("psnr_db", "ssim")}
-    result = {"question": "restoration", "data": args.name, "view": modality.view, "degraded": degraded, "rules": rules}
+    view, metrics = modality.evaluation().view, modality.evaluation().metrics()
+    rules = {name: metric.rule for name, metric in metrics.items() if name in ("psnr_db", "ssim")}
+    result = {"question": "restoration", "data": args.name, "view": view, "degraded": degraded, "rules": rules}
     result |= {"settings": args.settings, "rows": rows, "scipy": version("scipy"), "pillow": version("pillow")}
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / f"restoration-{args.name}-{args.steps}.json"

@@ -22,6 +22,7 @@ import vqmm
 from vqmm.commands.evaluate import trained_on
 from vqmm.comparison.timing import train_seconds
 from vqmm.contracts.baseline import Baseline
+from vqmm.contracts.evaluation import Evaluation
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.sample import Sample
 from vqmm.data.loader import Views, evaluation_batches
@@ -55,16 +56,16 @@ def tokenizer_row(tokenizer: Tokenizer, samples: Sequence[Sample], stages: int) 
     }
 
 
-def baseline_row(modality: Modality, baseline: Baseline, originals: Sequence[Tensor]) -> dict[str, Any]:
+def baseline_row(evaluation: Evaluation, baseline: Baseline, originals: Sequence[Tensor]) -> dict[str, Any]:
     """The same figures of a baseline that has been fitted."""
     outputs, bits = baseline.reconstruct(originals)
-    metrics = modality.metrics()
+    metrics = evaluation.metrics()
     for some_outputs, some_originals in alike(outputs, [*originals]):
         for metric in metrics.values():
             metric.update(some_outputs, some_originals)
-    rate = bits / sum(map(modality.size_in_units, originals))
+    rate = bits / sum(map(evaluation.size_in_units, originals))
     figures = {name: figure(metric)[0] for name, metric in metrics.items()}
-    return {"method": baseline.label(rate), f"bits_per_{modality.rate_unit}": rate, **figures}
+    return {"method": baseline.label(rate), f"bits_per_{evaluation.rate_unit}": rate, **figures}
 
 
 def views_of(modality: Modality, samples: Sequence[Sample]) -> list[Tensor]:
@@ -93,11 +94,12 @@ def bench(data: Path, name: str, run: Path, steps: int, settings: Sequence[str],
         rows = [tokenizer_row(tokenizer, samples, stages) for stages in STAGES if stages <= tokenizer.quantizer.stages]
         result["kinds"][kind] = {"files": len(samples), "rows": rows}
     training = views_of(modality, source.training())
-    for baseline in modality.baselines():
+    evaluation = modality.evaluation()
+    for baseline in evaluation.baselines():
         baseline.fit(iter(training))
         for kind, samples in groups.items():
-            result["kinds"][kind]["rows"].append(baseline_row(modality, baseline, views_of(modality, samples)))
-    result["rules"] = {name: metric.rule for name, metric in modality.metrics().items()}
+            result["kinds"][kind]["rows"].append(baseline_row(evaluation, baseline, views_of(modality, samples)))
+    result["rules"] = {name: metric.rule for name, metric in evaluation.metrics().items()}
     return {**result, **machine()}
 
 

@@ -59,21 +59,34 @@ class Cropping(Rounded):
 KINDS = {"rounded": Rounded, "cropping": Cropping}
 
 
+class ClicksEvaluation(vqmm.Evaluation):
+    rate_unit: ClassVar[str] = "second"
+
+    def __init__(self, known: str):
+        self.known = known
+
+    @property
+    def view(self) -> str:
+        return f"the first {SHOWN} values"
+
+    def size_in_units(self, sample: Tensor) -> float:
+        return sample.shape[1] / RATE_HZ
+
+    def baselines(self) -> Sequence[Baseline]:
+        told = (word.partition(":") for word in self.known.split())
+        return [Missing() if name == "missing" else KINDS[name](int(decimals)) for name, _, decimals in told]
+
+
 class Clicks(vqmm.Modality):
     """Lines of numbers, 100 a second; a view is the first 32 of them."""
 
     name = "clicks"
     rank = 1
     channels = 1
-    rate_unit: ClassVar[str] = "second"
 
     class Options(vqmm.Modality.Options):
         width: int = 16
         known: str = "rounded:1 rounded:2"  # its baselines
-
-    @property
-    def view(self) -> str:
-        return f"the first {SHOWN} values"
 
     def samples(self, path: Path) -> Iterator[vqmm.Sample]:
         for file in sorted(path.glob("*.txt")) if path.is_dir() else [path]:
@@ -93,12 +106,8 @@ class Clicks(vqmm.Modality):
     def crop(self, sample: Tensor, generator: torch.Generator | None) -> Tensor:
         return sample[:, :SHOWN]
 
-    def size_in_units(self, sample: Tensor) -> float:
-        return sample.shape[1] / RATE_HZ
-
-    def baselines(self) -> Sequence[Baseline]:
-        told = (word.partition(":") for word in self.options.known.split())
-        return [Missing() if name == "missing" else KINDS[name](int(decimals)) for name, _, decimals in told]
+    def evaluation(self) -> vqmm.Evaluation:
+        return ClicksEvaluation(self.options.known)
 
 
 @vqmm.hookimpl

@@ -96,6 +96,13 @@ class Likelihood(vqmm.Decoder):
         return cut(self.modality.postprocess(mean + self.options.temperature * self.log_scale.exp() * noise), size)
 
 
+class NotesEvaluation(vqmm.Evaluation):
+    rate_unit = "note"
+
+    def size_in_units(self, sample: Tensor) -> float:
+        return float(sample.shape[1])
+
+
 class Notes(vqmm.Modality):
     """Ids of varying length, padded and masked, with labels: one line of numbers a file, its folder the label."""
 
@@ -103,7 +110,6 @@ class Notes(vqmm.Modality):
     rank = 1
     channels = 1
     ids: ClassVar[int] = 12
-    rate_unit = "note"
 
     class Options(vqmm.Modality.Options):
         width: int = 16
@@ -121,9 +127,6 @@ class Notes(vqmm.Modality):
         file = path.with_name(path.name + ".txt")
         file.write_text(" ".join(map(str, sample[0].tolist())))
         return file
-
-    def size_in_units(self, sample: Tensor) -> float:
-        return float(sample.shape[1])
 
     def build_encoder(self, dim: int) -> nn.Module:
         width = self.options.width
@@ -143,6 +146,9 @@ class Notes(vqmm.Modality):
 
     def example(self, batch: int) -> Tensor:
         return torch.randint(self.ids, (batch, self.channels, 2 * (2 + batch % 3)))
+
+    def evaluation(self) -> vqmm.Evaluation:
+        return NotesEvaluation()
 
 
 class _Embedded(nn.Module):

@@ -35,7 +35,7 @@ def tokenizer(config: dict, conditional: bool = False, **changed: dict) -> vqmm.
     found, options = REGISTRY.part("modality", told["modality"])
     modality = found(options)
     if modality.name == "text":
-        modality.fit(iter(torch.tensor([[*word.encode()]], dtype=torch.uint8) for word in WORDS))
+        modality.front().fit(iter(torch.tensor([[*word.encode()]], dtype=torch.uint8) for word in WORDS))
     torch.manual_seed(3)
     return vqmm.Tokenizer.build(told, modality, REGISTRY, LABELS if conditional else (), conditional, None)
 

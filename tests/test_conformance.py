@@ -26,6 +26,107 @@ def test_modality(name):
     check_modality(MODALITIES[name])
 
 
+class Pattern(vqmm.Modality):
+    """One number a line, with everything that a modality may be besides."""
+
+    name, rank, channels = "pattern", 1, 1
+
+    def samples(self, path):
+        return vqmm.file_samples(path, (".txt",), self.read)
+
+    def read(self, file):
+        return torch.tensor([[float(line) for line in file.read_text().split()]])
+
+    def write(self, sample, path):
+        file = path.with_name(path.name + ".txt")
+        file.write_text("\n".join(map(str, sample[0].tolist())))
+        return file
+
+
+class Forgetful(vqmm.Front):
+    """Learns a number, and saves nothing."""
+
+    def __init__(self):
+        self.learnt = torch.rand(())
+
+    def fit(self, samples):
+        self.learnt = next(samples).mean()
+
+    def save(self, folder):
+        pass
+
+    def load(self, folder):
+        pass
+
+    def state_bytes(self):
+        return str(float(self.learnt)).encode()
+
+
+class FrontThatForgets(Pattern):
+    def __init__(self, options=None):
+        super().__init__(options)
+        self._front = Forgetful()
+
+    def front(self):
+        return self._front
+
+
+class NewFronts(Pattern):
+    def front(self):
+        return Forgetful()
+
+
+class Unmeasured(vqmm.Evaluation):
+    def size_in_units(self, sample):
+        return 0.0
+
+
+class NoSize(Pattern):
+    def evaluation(self):
+        return Unmeasured()
+
+
+class NoEvaluation(Pattern):
+    def evaluation(self):
+        return {}
+
+
+class Unshaped(vqmm.Strings, Pattern):
+    def ids_of(self, text):
+        return torch.zeros(len(text))
+
+
+class Elsewhere(vqmm.ManyPerFile, Pattern):
+    def file_of(self, key):
+        return "elsewhere"
+
+    def join(self, samples):
+        return torch.cat([*samples], dim=1)
+
+
+class Unjoined(Elsewhere):
+    def join(self, samples):
+        return torch.stack([*samples])
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (FrontThatForgets, "the front that was loaded is another"),
+        (NewFronts, "gave two objects for one modality"),
+        (NoSize, "size_in_units gave 0.0 samples"),
+        (NoEvaluation, "evaluation\\(\\) gave {}"),
+        (Unshaped, "ids_of gave \\(5,\\), which is no sample"),
+        (Elsewhere, "file_of\\('one.txt'\\) gave 'elsewhere', not 'one.txt'"),
+        (Unjoined, r"join gave \(2, 1, \d+\), which is no sample"),
+    ],
+)
+def test_an_object_of_a_modality_that_breaks_its_promises_is_named(kind, said):
+    check_modality(Pattern)
+    with pytest.raises(AssertionError, match=said):
+        check_modality(kind)
+
+
 @pytest.mark.parametrize(("name", "rank"), [*itertools.product(QUANTIZERS, (1, 2, 3))])
 def test_quantizer(name, rank):
     check_quantizer(QUANTIZERS[name], rank=rank)

@@ -91,6 +91,24 @@ class Unwritten(vqmm.Modality):
         return iter(())
 
 
+class Typed(vqmm.Strings, Sound):
+    name = "typed"
+
+
+class Pieces(vqmm.ManyPerFile, Sound):
+    name = "pieces"
+
+    def file_of(self, key):
+        return key
+
+
+class Judging(Sound):
+    name = "judging"
+
+    def metrics(self):
+        return {}
+
+
 @pytest.mark.parametrize(
     ("thing", "said"),
     [
@@ -99,7 +117,10 @@ class Unwritten(vqmm.Modality):
         (vqmm.Quantizer, "not a class made from vqmm.Modality"),
         (Nameless, "Nameless has no name"),
         (Flat, "Flat lacks rank (1, 2 or 3)"),
-        (Unwritten, "Unwritten lacks write"),
+        (Unwritten, "Unwritten lacks write: see vqmm.Modality"),
+        (Typed, "Typed lacks ids_of: see vqmm.Strings"),
+        (Pieces, "Pieces lacks join: see vqmm.ManyPerFile"),
+        (Judging, "Judging.metrics would not be used: put it into a class made from vqmm.Evaluation"),
     ],
 )
 def test_a_thing_that_cannot_be_offered(thing, said):

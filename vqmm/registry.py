@@ -208,11 +208,25 @@ def _class_name(where: str, kind: str, thing: Any) -> str:
             'as in {"soundfile": "soundfile"}'
         )
     if kind == "modality":
-        absent = [method for method in ("samples", "write") if getattr(thing, method) is getattr(base, method)]
-        absent += [] if getattr(thing, "rank", None) in (1, 2, 3) else ["rank (1, 2 or 3)"]
-        if absent:
-            raise UserError(f"{where}: {thing.__name__} lacks {', '.join(absent)}: see vqmm.Modality")
+        _check_modality(where, thing)
     return label
+
+
+def _check_modality(where: str, modality: Any) -> None:
+    """A `UserError` for a modality that lacks what it must have, or has what would never be looked for there."""
+    required = {vqmm.Modality: ("samples", "write"), vqmm.Strings: ("ids_of",), vqmm.ManyPerFile: ("file_of", "join")}
+    for base, methods in required.items():
+        absent = [m for m in methods if issubclass(modality, base) and getattr(modality, m) is getattr(base, m)]
+        if base is vqmm.Modality and getattr(modality, "rank", None) not in (1, 2, 3):
+            absent.append("rank (1, 2 or 3)")
+        if absent:
+            raise UserError(f"{where}: {modality.__name__} lacks {', '.join(absent)}: see vqmm.{base.__name__}")
+    misplaced = [name for name in vars(vqmm.Evaluation) if not name.startswith("_") and hasattr(modality, name)]
+    if misplaced:
+        raise UserError(
+            f"{where}: {modality.__name__}.{misplaced[0]} would not be used: put it into a class made from "
+            "vqmm.Evaluation, and return one of those from the modality's method evaluation()"
+        )
 
 
 def _recipe_name(where: str, path: Any, check: RecipeCheck | None) -> str:

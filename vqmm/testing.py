@@ -11,6 +11,8 @@ from torch import Tensor
 from vqmm.contracts.adversary import Adversary
 from vqmm.contracts.batch import Batch, Codes
 from vqmm.contracts.decoder import Decoder, call_masked, grid_mask
+from vqmm.contracts.evaluation import Evaluation
+from vqmm.contracts.mixins import ManyPerFile, Strings
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.prior import Prior
 from vqmm.contracts.quantizer import Quantized, Quantizer
@@ -45,7 +47,9 @@ def check_modality(modality: type[Modality] | Modality, dim: int = 8) -> None:
             assert pull is not None and pull.abs().sum() > 0, f"{name}: the loss gives the encoder no gradient"
     _check_padding(modality, encoder)
     _check_variations(modality)
-    _check_judges_and_files(modality)
+    _check_evaluation(modality)
+    _check_front(modality)
+    _check_files(modality)
 
 
 def _check_padding(modality: Modality, encoder: torch.nn.Module) -> None:
@@ -79,17 +83,52 @@ def _check_variations(modality: Modality) -> None:
     assert altered == modality.augments, f"{modality.name}: augments is {modality.augments}, and augment says {altered}"
 
 
-def _check_judges_and_files(modality: Modality) -> None:
-    original = modality.postprocess(modality.target(modality.example(1)))[0].detach()
-    for name, metric in modality.metrics().items():
+def _check_evaluation(modality: Modality) -> None:
+    """`evaluation` gives an `Evaluation` whose metrics state their rules and whose units can be counted."""
+    evaluation = modality.evaluation()
+    assert isinstance(evaluation, Evaluation), f"{modality.name}: evaluation() gave {evaluation!r}"
+    metrics = evaluation.metrics()
+    for name, metric in metrics.items():
         assert metric.rule, f"{modality.name}: the metric {name} states no rule"
-    assert modality.main_metric in modality.metrics(), (
-        f"{modality.name}: main_metric {modality.main_metric!r} is no metric"
-    )
+    assert evaluation.main_metric in metrics, f"{modality.name}: main_metric {evaluation.main_metric!r} is no metric"
+    size = evaluation.size_in_units(modality.example(1)[0])
+    assert size > 0, f"{modality.name}: size_in_units gave {size} {evaluation.rate_unit}s"
+
+
+def _check_front(modality: Modality) -> None:
+    """What a front saves, that of a new modality with the same options loads, to the same state."""
+    front, other = modality.front(), type(modality)(modality.options).front()
+    if front is None or other is None:
+        assert front is other, f"{modality.name}: front() gave {front!r}, and {other!r} for the same options"
+        return
+    assert front is modality.front(), f"{modality.name}: front() gave two objects for one modality"
+    with tempfile.TemporaryDirectory() as folder:
+        front.save(Path(folder))
+        other.load(Path(folder))
+    assert other.state_bytes() == front.state_bytes(), f"{modality.name}: the front that was loaded is another"
+
+
+def _check_files(modality: Modality) -> None:
+    """What was written is read back; so are strings and samples of one file, where the modality has those."""
+    original = modality.postprocess(modality.target(modality.example(1)))[0].detach()
+    made = {}
+    if isinstance(modality, Strings):
+        made["ids_of"] = modality.ids_of("seven")
+    if isinstance(modality, ManyPerFile):
+        made["join"] = modality.join([original, original])
+    for method, value in made.items():
+        is_sample = value.ndim == modality.rank + 1 and len(value) == modality.channels
+        assert is_sample, f"{modality.name}: {method} gave {tuple(value.shape)}, which is no sample"
     with tempfile.TemporaryDirectory() as folder:
         file = modality.write(original, Path(folder) / "one")
         assert file.exists() and file.parent == Path(folder), f"{modality.name}: write did not make {file}"
-        again = modality.collate([s.read() for s in modality.samples(file)], ["one"]).x[0]
+        samples = [*modality.samples(file)]
+        assert len(samples) == 1, f"{modality.name}: a file with one sample is read as {len(samples)}"
+        sample = samples[0]
+        if isinstance(modality, ManyPerFile):
+            name = modality.file_of(sample.key)
+            assert name == file.name, f"{modality.name}: file_of({sample.key!r}) gave {name!r}, not {file.name!r}"
+        again = modality.collate([sample.read()], ["one"]).x[0]
         box = tuple(slice(0, n) for n in original.shape)
         expected = modality.as_written(original)
         close = again.shape[0] == expected.shape[0] and torch.allclose(again[box].to(expected), expected, atol=1e-4)

@@ -12,7 +12,6 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 import vqmm
-from vqmm.contracts.baseline import Baseline
 from vqmm.contracts.sample import Sample
 from vqmm.nn import prime_factors
 from vqmm.plugins.audio import files
@@ -20,9 +19,6 @@ from vqmm.plugins.audio.extra import NEEDS
 from vqmm.utils.errors import Remark, UserError
 
 if TYPE_CHECKING:
-    from vqmm.contracts.labels import LabelClassifier
-    from vqmm.contracts.metric import Metric
-    from vqmm.plugins.audio.label_classifier import SoundFeatures
     from vqmm.plugins.audio.waveform import Style
 
 
@@ -50,8 +46,6 @@ class Audio(vqmm.Modality):
 
     name = "audio"
     rank = 1
-    rate_unit: ClassVar[str] = "second"
-    main_metric: ClassVar[str] = "mel_distance"
     levels: ClassVar[int] = 65_536
     needs: ClassVar[Mapping[str, str]] = NEEDS
 
@@ -123,11 +117,6 @@ class Audio(vqmm.Modality):
             raise UserError(f"modality.stride: {stride} must be a number, at least 1, or one for each level")
 
     @property
-    def view(self) -> str:
-        """What an evaluation uses, in words: whole files, cut to the first `longest_seconds`."""
-        return f"whole files, of longer ones the first {self.options.longest_seconds:g} s"
-
-    @property
     def hop(self) -> int:
         """Samples that a code spans."""
         stride = self.options.stride
@@ -146,8 +135,8 @@ class Audio(vqmm.Modality):
 
     # From disk and back
 
-    def fit(self, samples: Iterator[Tensor]) -> None:
-        """Nothing to learn; a remark where every sound is shorter than a training view."""
+    def check_samples(self, samples: Iterator[Tensor]) -> None:
+        """A remark where every sound is shorter than a training view."""
         length = round(self.options.seconds * self.options.sample_rate_hz)
         longest = 0
         for sample in samples:
@@ -161,17 +150,13 @@ class Audio(vqmm.Modality):
             stacklevel=2,
         )
 
-    def load(self, folder: Path) -> None:
-        """What a trained model is given need not be named as its training data were."""
-        self.reading = replace(self.reading, insist=False)
-
     def samples(self, path: Path) -> Iterator[Sample]:
         """Every sound of a file, folder, archive or CSV, unread: int16 (C, T) at `sample_rate_hz`.
 
         Raises:
             UserError: there is none; `label` or `test` matches no key, while data to be trained on are read.
         """
-        return files.sound_samples(path, self.reading)
+        return files.sound_samples(path, replace(self.reading, insist=not self.trained))
 
     def write(self, sample: Tensor, path: Path) -> Path:
         """A WAV file of 16 bits."""
@@ -271,42 +256,10 @@ class Audio(vqmm.Modality):
         """tanh of the output, in [-1, 1]."""
         return output.tanh()
 
-    # Judging and showing
+    # Objects of their own
 
-    def metrics(self) -> "dict[str, Metric]":
-        """MSE, NMSE, SI-SDR (dB), STOI, mel and STFT distance; PESQ where it is installed, at 8 or 16 kHz.
+    def evaluation(self) -> vqmm.Evaluation:
+        """An `AudioEvaluation`: perceptual metrics, rates per second, players, Opus to compare with."""
+        from vqmm.plugins.audio.evaluation import AudioEvaluation
 
-        Raises:
-            UserError: pystoi or torchaudio is not installed.
-        """
-        from vqmm.plugins.audio.metrics import sound_metrics
-
-        return sound_metrics(self.options.sample_rate_hz)
-
-    def label_classifier(self) -> "LabelClassifier":
-        """A `SoundLabelClassifier`, on log-mel spectrograms; a `UserError` where torchaudio is not installed."""
-        from vqmm.plugins.audio.label_classifier import SoundLabelClassifier
-
-        return SoundLabelClassifier(self.options.sample_rate_hz)
-
-    def features(self) -> "SoundFeatures":
-        """Statistics of log-mel bands."""
-        from vqmm.plugins.audio.label_classifier import SoundFeatures
-
-        return SoundFeatures(self.options.sample_rate_hz)
-
-    def size_in_units(self, sample: Tensor) -> float:
-        """Seconds of a sample (C, T)."""
-        return sample.shape[1] / self.options.sample_rate_hz
-
-    def baselines(self) -> Sequence[Baseline]:
-        """Opus, and residual k-means on log-mel frames."""
-        from vqmm.plugins.audio.baselines import sound_baselines
-
-        return sound_baselines(self.options.sample_rate_hz)
-
-    def show(self, *rows: Sequence[Tensor], names: Sequence[str] | None = None) -> str:
-        """Players, waveforms and spectrograms: HTML."""
-        from vqmm.plugins.audio.show import show_sound
-
-        return show_sound(rows, self.options.sample_rate_hz, names)
+        return AudioEvaluation(self.options.sample_rate_hz, self.options.longest_seconds)

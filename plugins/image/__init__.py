@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -12,13 +12,6 @@ import vqmm
 from vqmm.contracts.sample import Sample
 from vqmm.plugins.image import arrays, files
 from vqmm.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from PIL import Image as Pillow
-
-    from vqmm.contracts.features import Features
-    from vqmm.contracts.labels import LabelClassifier
-    from vqmm.contracts.metric import Metric
 
 
 @vqmm.hookimpl
@@ -32,8 +25,6 @@ class Image(vqmm.Modality):
 
     name = "image"
     rank = 2
-    rate_unit: ClassVar[str] = "pixel"
-    main_metric: ClassVar[str] = "psnr_db"
 
     class Options(vqmm.Modality.Options):
         """Channels and size of the pictures, how training views are varied, and the size of the networks."""
@@ -61,11 +52,6 @@ class Image(vqmm.Modality):
                     f"modality.size: a {name} of {side} pixels is not a multiple of the stride {stride}: take {fits}"
                 )
 
-    @property
-    def view(self) -> str:
-        """What an evaluation uses, in words: a centre crop of at most `size` pixels."""
-        return f"centre crop of at most {self.size[0]} x {self.size[1]} pixels"
-
     def samples(self, path: Path) -> Iterator[Sample]:
         """Every picture of a file, folder, CSV, `.npz` archive or idx file, unread: uint8 (C, H, W).
 
@@ -84,12 +70,12 @@ class Image(vqmm.Modality):
     def write(self, sample: Tensor, path: Path) -> Path:
         """A PNG file."""
         file = path.with_name(path.name + ".png")
-        files.to_pillow(to_bytes(sample)).save(file)
+        files.to_pillow(files.to_bytes(sample)).save(file)
         return file
 
     def as_written(self, sample: Tensor) -> Tensor:
         """float32 (C, H, W) in [-1, 1], rounded to 8 bits as in a PNG file."""
-        return to_bytes(sample).float() / 127.5 - 1
+        return files.to_bytes(sample).float() / 127.5 - 1
 
     def crop(self, sample: Tensor, generator: torch.Generator | None) -> Tensor:
         """A random crop, varied; for evaluation the centre. Smaller pictures are kept as they are."""
@@ -128,48 +114,11 @@ class Image(vqmm.Modality):
         """tanh of the output, in [-1, 1]."""
         return output.tanh()
 
-    def metrics(self) -> "dict[str, Metric]":
-        """MSE and NMSE over all values, brought to [0, 1]; PSNR (dB) and SSIM of each picture, then the mean."""
-        from vqmm.contracts.metric import Metric, basic_metrics
-        from vqmm.plugins.image.metrics import MIRRORED, PSNR_LIMIT_DB, SIGMA, WINDOW, PictureMean, psnr_db, ssim
+    def evaluation(self) -> vqmm.Evaluation:
+        """An `ImageEvaluation`: PSNR and SSIM, rates per pixel, pictures side by side."""
+        from vqmm.plugins.image.evaluation import ImageEvaluation
 
-        return {
-            **basic_metrics(to_unit, "[0, 1]"),
-            "psnr_db": Metric(
-                PictureMean(psnr_db),
-                f"of each picture, then the mean over pictures; range [0, 1], a perfect one counts {PSNR_LIMIT_DB:g}",
-                True,
-                to_unit,
-            ),
-            "ssim": Metric(
-                PictureMean(ssim),
-                f"of each picture, then the mean over pictures; range [0, 1], Gaussian window of {WINDOW} pixels, "
-                f"sigma {SIGMA}, borders mirrored (sides under {MIRRORED} pixels: last one repeated)",
-                True,
-                to_unit,
-            ),
-        }
-
-    def label_classifier(self) -> "LabelClassifier":
-        """A `PictureLabelClassifier`, a small convolutional network."""
-        from vqmm.plugins.image.label_classifier import PictureLabelClassifier
-
-        return PictureLabelClassifier()
-
-    def features(self) -> "Features":
-        """`PictureFeatures`: 128 numbers per picture, from a classifier that is fitted to the data at hand first."""
-        from vqmm.plugins.image.label_classifier import PictureFeatures
-
-        return PictureFeatures()
-
-    def size_in_units(self, sample: Tensor) -> float:
-        """Pixels of a sample (C, H, W): H * W."""
-        return float(sample[0].numel())
-
-    def show(self, *rows: Sequence[Tensor], names: Sequence[str] | None = None) -> "Pillow.Image":
-        """Small pictures are enlarged, without smoothing; very large ones are shrunk."""
-        smallest = min((min(s.shape[1:]) for row in rows for s in row), default=96)
-        return files.grid_picture([[to_bytes(s) for s in row] for row in rows], zoom=max(1, 96 // max(smallest, 1)))
+        return ImageEvaluation(self.size)
 
 
 def moved(sample: Tensor, furthest: int, generator: torch.Generator) -> Tensor:
@@ -193,13 +142,3 @@ def warped(sample: Tensor, most: float, generator: torch.Generator) -> Tensor:
     output = nn.functional.grid_sample(sample[None].float(), grid, "bicubic", "border", align_corners=False)[0]
     output = output.clamp(sample.min(), sample.max())  # a bicubic curve runs beyond its points
     return (output if sample.is_floating_point() else output.round()).to(sample.dtype)
-
-
-def to_bytes(sample: Tensor) -> Tensor:
-    """[-1, 1] -> uint8, rounded."""
-    return ((sample.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def to_unit(x: Tensor) -> Tensor:
-    """[-1, 1] -> [0, 1]."""
-    return (x + 1) / 2

@@ -108,6 +108,11 @@ def to_tensor(picture: Pillow.Image) -> Tensor:
     return pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
 
 
+def to_bytes(sample: Tensor) -> Tensor:
+    """[-1, 1] -> uint8, rounded."""
+    return ((sample.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 def to_pillow(picture: Tensor) -> Pillow.Image:
     """uint8 (1, 3 or 4, H, W) -> a Pillow picture."""
     array = picture.movedim(0, -1).contiguous().numpy()

@@ -8,10 +8,35 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from vqmm.contracts.metric import Metric
+
 PSNR_LIMIT_DB = 100.0  # of a perfect picture, whose true score, infinity, would drown all others
 SIGMA = 1.5  # pixels, of SSIM's Gaussian window (Wang et al. 2004),
 WINDOW = 11  # and what torchmetrics cuts it to
 MIRRORED = WINDOW // 2 + 1
+
+
+def picture_metrics(prepare: Callable[[Tensor], Tensor] = lambda x: x) -> dict[str, Metric]:
+    """Fresh `psnr_db` and `ssim`, each the mean over pictures.
+
+    Args:
+        prepare: brings a stack of samples to pictures (n, C, H, W) in [0, 1]; those of a film may be its frames.
+    """
+    return {
+        "psnr_db": Metric(
+            PictureMean(psnr_db),
+            f"of each picture, then the mean over pictures; range [0, 1], a perfect one counts {PSNR_LIMIT_DB:g}",
+            True,
+            prepare,
+        ),
+        "ssim": Metric(
+            PictureMean(ssim),
+            f"of each picture, then the mean over pictures; range [0, 1], Gaussian window of {WINDOW} pixels, "
+            f"sigma {SIGMA}, borders mirrored (sides under {MIRRORED} pixels: last one repeated)",
+            True,
+            prepare,
+        ),
+    }
 
 
 class PictureMean(torchmetrics.Metric):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -13,12 +13,8 @@ from torch.nn import functional as F
 import vqmm
 from vqmm.contracts.sample import Sample
 from vqmm.plugins.text import files
-from vqmm.plugins.text.front import ByteFront, Front, load_front, make_front
+from vqmm.plugins.text.front import ByteFront, FrontKind, load_front, make_front
 from vqmm.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from vqmm.contracts.labels import LabelClassifier
-    from vqmm.contracts.metric import Metric
 
 EXAMPLE = "The quick brown fox jumps over the lazy dog. "
 
@@ -29,7 +25,7 @@ def register_modalities(register) -> None:  # type: ignore[no-untyped-def]
     register(Text)
 
 
-class Text(vqmm.Modality):
+class Text(vqmm.Strings, vqmm.ManyPerFile, vqmm.Modality):
     """Texts of any length and language. Samples are UTF-8 as read, uint8 (1, bytes); int64 ids (1, T) in a batch.
 
     A *front* (`vqmm.plugins.text.front`), learnt from the training texts, turns characters into ids and back without
@@ -40,9 +36,6 @@ class Text(vqmm.Modality):
     name = "text"
     rank = 1
     channels = 1
-    rate_unit: ClassVar[str] = "char"
-    main_metric: ClassVar[str] = "char_accuracy"
-    takes_strings: ClassVar[bool] = True
 
     class Options(vqmm.Modality.Options):
         """How files are cut into texts, what an id stands for, and the kind and size of the networks."""
@@ -72,7 +65,7 @@ class Text(vqmm.Modality):
         o = self.options
         if o.front == "subwords" and o.vocabulary is None:
             raise UserError("modality.vocabulary: subwords need the size of their vocabulary, such as 2048")
-        self.front: Front = ByteFront()  # until `fit` or `load`
+        self._front = TextFront(o)
         self.reading = files.Reading(o.text, o.label, o.split, o.unit, o.block, o.longest, o.tail)
 
     def check_strides(self) -> None:
@@ -81,38 +74,11 @@ class Text(vqmm.Modality):
             raise UserError(f"modality.stride: {self.strides[0]} ids: a code must span at least 1")
 
     @property
-    def view(self) -> str:
-        """What an evaluation uses, in words: whole texts, cut to the first `longest` characters."""
-        return f"whole texts, of longer ones the first {self.options.longest} characters"
-
-    @property
     def ids(self) -> int:  # type: ignore[override]
         """How many there are, the pad among them."""
-        return self.front.size
+        return self._front.learnt.size
 
     # From disk and back
-
-    def fit(self, samples: Iterator[Tensor]) -> None:
-        """Learn the front from the training texts, each uint8 (1, bytes) of UTF-8. Bytes have nothing to learn.
-
-        Raises:
-            UserError: as `make_front`: too small a vocabulary, no text to learn from, or no sentencepiece for subwords.
-        """
-        o = self.options
-        self.front = make_front(o.front, o.vocabulary, map(files.decode_bytes, samples), o.method)
-
-    def save(self, folder: Path) -> None:
-        """Write `front.json`, and for subwords `front.model`, into the folder."""
-        self.front.save(folder)
-
-    def load(self, folder: Path) -> None:
-        """The front; and what a trained model is given need not have the columns of its training data."""
-        self.front = load_front(folder)
-        self.reading = replace(self.reading, insist=False)
-
-    def state_bytes(self) -> bytes:
-        """The front as JSON: the same bytes mean the same ids for every text."""
-        return self.front.state_bytes()
 
     def samples(self, path: Path) -> Iterator[Sample]:
         """Every text of a file or folder: uint8 (1, bytes) of UTF-8, as `text_samples` says.
@@ -120,7 +86,7 @@ class Text(vqmm.Modality):
         Raises:
             UserError: there is none; a table or a JSON file that cannot be read, or lacks the text's column or field.
         """
-        return files.text_samples(path, self.reading)
+        return files.text_samples(path, replace(self.reading, insist=not self.trained))
 
     def write(self, sample: Tensor, path: Path) -> Path:
         """A UTF-8 file."""
@@ -136,11 +102,11 @@ class Text(vqmm.Modality):
 
     def text_of(self, sample: Tensor) -> str:
         """The text of ids (1, T)."""
-        return self.front.decode(sample.reshape(-1).tolist())
+        return self._front.learnt.decode(sample.reshape(-1).tolist())
 
     def ids_of(self, text: str) -> Tensor:
         """int64 ids (1, T) of a text."""
-        return torch.tensor(self.front.encode(text), dtype=torch.int64)[None]
+        return torch.tensor(self._front.learnt.encode(text), dtype=torch.int64)[None]
 
     # From samples to a batch
 
@@ -163,13 +129,13 @@ class Text(vqmm.Modality):
     # Networks
 
     def build_encoder(self, dim: int) -> nn.Module:
-        """x int64 (B, 1, T) -> z (B, dim, T / stride), for the front that `fit` or `load` made."""
+        """x int64 (B, 1, T) -> z (B, dim, T / stride), for the front as it is now."""
         from vqmm.plugins.text.networks import TextEncoder
 
-        return TextEncoder(**self._network(dim), dropout=self.options.word_dropout, pad=self.front.pad)
+        return TextEncoder(**self._network(dim), dropout=self.options.word_dropout, pad=self._front.learnt.pad)
 
     def build_decoder(self, dim: int) -> nn.Module:
-        """vectors (B, dim, N) -> logits (B, ids, N * stride), for the front that `fit` or `load` made."""
+        """vectors (B, dim, N) -> logits (B, ids, N * stride), for the front as it is now."""
         from vqmm.plugins.text.networks import TextDecoder
 
         return TextDecoder(**self._network(dim))
@@ -200,33 +166,54 @@ class Text(vqmm.Modality):
         """Logits (B, ids, T) -> the likeliest ids (B, 1, T)."""
         return output.argmax(dim=1, keepdim=True)
 
-    # Judging and showing
-
-    def metrics(self) -> "dict[str, Metric]":
-        """Accuracy of ids, samples and characters; character errors, BLEU, ROUGE-L, length ratio, distinct n-grams."""
-        from vqmm.plugins.text.metrics import text_metrics
-
-        return text_metrics(self.text_of)
-
-    def label_classifier(self) -> "LabelClassifier":
-        """A `TextLabelClassifier`, on n-grams; a `UserError` where scikit-learn is not installed."""
-        from vqmm.plugins.text.metrics import TextLabelClassifier
-
-        return TextLabelClassifier(self.text_of)
-
-    def size_in_units(self, sample: Tensor) -> float:
-        """Characters (code points) of the text that the ids (1, T) stand for."""
-        return float(len(self.text_of(sample)))
-
-    def show(self, *rows: Sequence[Tensor], names: Sequence[str] | None = None) -> str:
-        """Originals over reconstructions, differences marked: HTML."""
-        from vqmm.plugins.text.show import show_text
-
-        return show_text(rows, self.text_of, names)
-
     def example(self, batch: int) -> Tensor:
         """An English sentence, begun at another word for each sample."""
         extent = self.strides[0] * (2 + batch % 3)
         words = EXAMPLE.split(" ")[:-1] * (1 + extent)
         rows = [self.ids_of(" ".join(words[i : i + extent]))[:, :extent] for i in range(batch)]
         return torch.stack(rows) if rows else torch.zeros(0, 1, extent, dtype=torch.int64)
+
+    # Objects of their own
+
+    def evaluation(self) -> vqmm.Evaluation:
+        """A `TextEvaluation`: metrics of characters and words, rates per character, differences marked."""
+        from vqmm.plugins.text.evaluation import TextEvaluation
+
+        return TextEvaluation(self.text_of, self.options.longest)
+
+    def front(self) -> "TextFront":
+        """What turns characters into ids and back; ids of bytes until it has learnt from texts or was loaded."""
+        return self._front
+
+
+class TextFront(vqmm.Front):
+    """The front of a text modality: of a kind that the options name, once `fit` or `load` has made it.
+
+    Attributes:
+        learnt: what it has learnt; bytes until then.
+    """
+
+    def __init__(self, options: Text.Options):
+        self._options = options
+        self.learnt: FrontKind = ByteFront()
+
+    def fit(self, samples: Iterator[Tensor]) -> None:
+        """Learn from the training texts, each uint8 (1, bytes) of UTF-8. Bytes have nothing to learn.
+
+        Raises:
+            UserError: as `make_front`: too small a vocabulary, no text to learn from, or no sentencepiece for subwords.
+        """
+        o = self._options
+        self.learnt = make_front(o.front, o.vocabulary, map(files.decode_bytes, samples), o.method)
+
+    def save(self, folder: Path) -> None:
+        """Write `front.json`, and for subwords `front.model`, into the folder."""
+        self.learnt.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Read them back; a `UserError` where there is none, or a damaged one."""
+        self.learnt = load_front(folder)
+
+    def state_bytes(self) -> bytes:
+        """The front as JSON: the same bytes mean the same ids for every text."""
+        return self.learnt.state_bytes()

@@ -52,7 +52,7 @@ TRAINING = {
 }
 
 
-class Front(ABC):
+class FrontKind(ABC):
     """Text <-> ids in [0, size). `decode(encode(text)) == text` for every text that has UTF-8, the empty one too.
 
     Attributes:
@@ -122,7 +122,7 @@ class Front(ABC):
         """A front from what `_described` gave."""
 
 
-class ByteFront(Front):
+class ByteFront(FrontKind):
     """UTF-8 as it is: 256 ids and the pad, nothing to learn."""
 
     kind = "bytes"
@@ -139,7 +139,7 @@ class ByteFront(Front):
         return cls()
 
 
-class CharacterFront(Front):
+class CharacterFront(FrontKind):
     """One id for each of some characters; the bytes of all others. Ids: the pad, 256 bytes, the characters.
 
     Args:
@@ -200,7 +200,7 @@ class CharacterFront(Front):
             raise UserError(f"{folder / DESCRIPTION} is damaged: {error}") from None
 
 
-class SubwordFront(Front):
+class SubwordFront(FrontKind):
     """Frequent parts of words by sentencepiece, and bytes. Ids: the pad, one never given, 256 bytes, the subwords.
 
     Args:
@@ -255,7 +255,7 @@ class SubwordFront(Front):
         return list(self._processor.encode(escape(text)))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """As `Front.decode`, with escapes undone: one that a network left unfinished becomes U+FFFD."""
+        """As `FrontKind.decode`, with escapes undone: one that a network left unfinished becomes U+FFFD."""
         text = super().decode(ids)
         return unescape(text.replace("\u2581", " "))  # the bytes of a space, where the training text had none
 
@@ -279,12 +279,12 @@ class SubwordFront(Front):
         return cls(model)
 
 
-FRONTS: dict[str, type[Front]] = {front.kind: front for front in (ByteFront, CharacterFront, SubwordFront)}
+FRONTS: dict[str, type[FrontKind]] = {front.kind: front for front in (ByteFront, CharacterFront, SubwordFront)}
 
 
 def make_front(
     kind: str, size: int | None, texts: Iterator[str], method: Literal["unigram", "bpe"] = "unigram"
-) -> Front:
+) -> FrontKind:
     """A front learnt from the training texts.
 
     Args:
@@ -306,7 +306,7 @@ def make_front(
     raise unknown("front", kind, FRONTS)
 
 
-def load_front(folder: Path) -> Front:
+def load_front(folder: Path) -> FrontKind:
     """The front that was saved into a folder, of any kind; a `UserError` where there is none, or a damaged one."""
     return FRONTS[_read_description(folder)["kind"]].load(folder)
 
@@ -374,7 +374,7 @@ def _checked(texts: Iterator[str]) -> Iterator[str]:
         yield text
 
 
-def _remark_size(front: Front, size: int | None) -> None:
+def _remark_size(front: FrontKind, size: int | None) -> None:
     if size is not None and front.size < size:
         warnings.warn(
             f"the training text supports a vocabulary of {front.size} {front.kind}, not {size}: {front.size} are used",

@@ -2,7 +2,16 @@
 
 import pytest
 
-from vqmm.data.folder import Entry, Kind, csv_entries, folder_entries, inner_name, list_files, sorted_out
+from vqmm.data.folder import (
+    Entry,
+    Kind,
+    csv_entries,
+    file_samples,
+    folder_entries,
+    inner_name,
+    list_files,
+    sorted_out,
+)
 from vqmm.utils.errors import UserError
 
 SHELLS = Kind("shell", (".sh", ".shl"), "; look in the sea")
@@ -46,6 +55,25 @@ def test_the_noun_and_the_hint_are_in_the_message(tmp_path):
 )
 def test_labels_and_split_come_from_folders(names, told):
     assert sorted_out(names) == told
+
+
+def test_files_become_samples_that_are_read_when_they_are_wanted(tmp_path):
+    put(tmp_path, "train/a/1.sh", "train/b/2.SH", "test/a/3.sh", "test/b/4.txt")
+    read = []
+    samples = list(file_samples(tmp_path, (".sh",), read.append))
+    assert [(s.key, s.label, s.split) for s in samples] == [
+        ("test/a/3.sh", "a", "test"),
+        ("train/a/1.sh", "a", "train"),
+        ("train/b/2.SH", "b", "train"),
+    ]
+    assert read == []
+    samples[0].read()
+    (alone,) = file_samples(tmp_path / "test/a/3.sh", (".sh",), read.append)
+    assert read == [tmp_path / "test/a/3.sh"] and (alone.key, alone.label, alone.split) == ("3.sh", None, None)
+    with pytest.raises(UserError, match=r"4\.txt is no shell: take a file \.sh, or a folder of them"):
+        list(file_samples(tmp_path / "test/b/4.txt", (".sh",), read.append, "shell"))
+    with pytest.raises(UserError, match="holds no shell: looked in it"):
+        list(file_samples(tmp_path, (".shl",), read.append, "shell"))
 
 
 def test_further_columns_of_a_list_are_kept(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import vqmm
-from tests.fakes import Notes
+from tests.fakes import Notes, NotesEvaluation
 from vqmm.contracts.sample import Unreadable
 
 
@@ -22,6 +22,11 @@ class NearestMean:
 
     def predict(self, samples: Sequence[Tensor]) -> list[int]:
         return [min(self.means, key=lambda label: abs(self.means[label] - float(s.double().mean()))) for s in samples]
+
+
+class MarkedEvaluation(NotesEvaluation):
+    def label_classifier(self) -> NearestMean:
+        return NearestMean()
 
 
 class Marked(Notes):
@@ -39,8 +44,8 @@ class Marked(Notes):
             raise Unreadable(f"{file.name}: damaged")
         return super()._read(file)
 
-    def label_classifier(self) -> NearestMean:
-        return NearestMean()
+    def evaluation(self) -> vqmm.Evaluation:
+        return MarkedEvaluation()
 
 
 @vqmm.hookimpl

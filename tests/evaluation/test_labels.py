@@ -7,7 +7,7 @@ import torch
 
 import vqmm
 from tests.cli.runner import Vqmm
-from tests.evaluation.marked_notes import Marked, NearestMean
+from tests.evaluation.marked_notes import Marked, MarkedEvaluation, NearestMean
 from tests.fakes import Notes
 from vqmm.commands.evaluate import eval
 from vqmm.data.source import Source
@@ -55,7 +55,7 @@ def notes(tmp_path):
 def judges(monkeypatch):
     """The judges that are made."""
     made = []
-    monkeypatch.setattr(Marked, "label_classifier", lambda self: made.append(NearestMean()) or made[-1])
+    monkeypatch.setattr(MarkedEvaluation, "label_classifier", lambda self: made.append(NearestMean()) or made[-1])
     return made
 
 

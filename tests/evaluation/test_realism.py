@@ -6,6 +6,7 @@ import torch
 import vqmm
 from vqmm.data.source import Source
 from vqmm.evaluation.realism import features_of, inception_distances, realism
+from vqmm.plugins.image.evaluation import ImageEvaluation
 from vqmm.plugins.image.label_classifier import PictureFeatures
 
 TINY = ["modality.size=8", "modality.channels=1", "modality.stride=2", "modality.width=8", "modality.blocks=1"]
@@ -20,7 +21,7 @@ def trained(tmp_path_factory):
     made = {name: vqmm.Tokenizer.load(folder / name) for name in ("ae", "poor", "gan")}
     source = Source(made["ae"].modality, "builtin:digits")
     with pytest.MonkeyPatch.context() as patch:  # digits of 8 x 8 pixels are soon learnt
-        patch.setattr(type(made["ae"].modality), "features", lambda self: PictureFeatures(steps=60))
+        patch.setattr(ImageEvaluation, "features", lambda self: PictureFeatures(steps=60))
         return made, source, features_of(made["ae"], source)
 
 
@@ -60,7 +61,7 @@ def test_a_modality_may_bring_its_own_features(trained, monkeypatch):
         def features(self, samples):
             return torch.stack([sample.mean().reshape(1) for sample in samples])
 
-    monkeypatch.setattr(type(made["ae"].modality), "features", lambda self: Means())
+    monkeypatch.setattr(ImageEvaluation, "features", lambda self: Means())
     assert realism(made["ae"], source, count=20)["rules"]["frechet_distance"].endswith("features: the mean")
 
 
@@ -73,7 +74,7 @@ def test_what_cannot_be_compared_is_refused(trained, tmp_path, monkeypatch):
         plain.write(torch.rand(1, 8, 8), tmp_path / str(i))
     with pytest.raises(vqmm.UserError, match="has 0 labels"):
         realism(made["ae"], Source(plain, tmp_path))
-    monkeypatch.setattr(type(made["ae"].modality), "features", lambda self: None)
+    monkeypatch.setattr(ImageEvaluation, "features", lambda self: None)
     with pytest.raises(vqmm.UserError, match="offers no features"):
         features_of(made["ae"], source)
 

@@ -1,11 +1,16 @@
-"""The worked example: readings from CSV, through every verb, from a plugin file of 40 lines."""
+"""The worked example: readings from CSV, through every verb, from a plugin file of 35 lines."""
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.cli.runner import Vqmm
 from vqmm.commands.new_plugin import new_plugin
 from vqmm.registry import Registry
+from vqmm.testing import check_modality
 
 SMALL = ("--set", "modality.width=8", "--set", "modality.stride=2")
 SMALL += ("--set", "quantizer.codebook_size=16", "--set", "quantizer.dim=8", "--steps", "5")
@@ -40,6 +45,28 @@ def test_it_trains_encodes_and_decodes(capsys, tmp_path, plugin, readings):
         assert np.loadtxt(tmp_path / "out" / f"{i:02}.csv", delimiter=",").shape == (20 + i, 3)
     line = vqmm.refuses("encode", run, readings, "--out", tmp_path / "again")
     assert "'sensors'" in line and "--plugin" in line
+
+
+def test_the_example_of_the_readme_with_crops_and_an_evaluation_keeps_its_promises(plugin):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (added,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "TimedSensors" in block)
+    names: dict = {}
+    exec(Path(plugin).read_text() + "\n\n" + added, names)
+    kind = names["TimedSensors"]
+    check_modality(kind)
+    modality = kind(kind.Options(seconds=0.5))
+    sample = torch.randn(3, 80)
+    views = [modality.crop(sample, torch.Generator().manual_seed(seed)) for seed in range(40)]
+    assert {view.shape for view in views} == {(3, 25)} and len({float(view[0, 0]) for view in views}) > 9
+    assert torch.equal(modality.crop(sample, None), sample) and modality.evaluation().size_in_units(sample) == 1.6
+
+
+def test_folders_of_readings_are_labels(plugin, readings):
+    (readings / "calm").mkdir()
+    for file in readings.glob("*.csv"):
+        file.rename(readings / "calm" / file.name)
+    samples = list(Registry.discover([plugin]).modality("sensors")().samples(readings))
+    assert [(s.key, s.label) for s in samples] == [(f"calm/{i:02}.csv", "calm") for i in range(12)]
 
 
 BAD = {"columns": "1,2\n3,4\n", "ragged": "1,2,3\n4,5\n", "words": "a,b,c\n", "nothing": "", "nan": "1,2,nan\n"}

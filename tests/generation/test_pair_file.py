@@ -22,7 +22,8 @@ def built(modality, quantizer, decoder, fit=()):
     config = {"modality": modality, "quantizer": quantizer, "decoder": {"name": decoder}}
     found, options = REGISTRY.part("modality", modality)
     made = found(options)
-    made.fit(iter(fit))
+    if made.front() is not None:
+        made.front().fit(iter(fit))
     return vqmm.Tokenizer.build(config, made, REGISTRY).freeze()
 
 

@@ -6,9 +6,10 @@ import sys
 
 import torch
 
+import vqmm
 from tests.fakes import Notes
 from vqmm.contracts.batch import Codes
-from vqmm.evaluation.evaluate import Evaluation
+from vqmm.evaluation.evaluate import EvaluationResult
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.pages import charts
 from vqmm.pages.heldout import HeldOut, evaluate_held_out, load_tokenizer
@@ -54,7 +55,7 @@ def look_with(usage: CodeUsage, modality=None, shown=()) -> HeldOut:
 
     held = Held()
     held.modality = modality
-    found = Evaluation(count=1, shown=shown)
+    found = EvaluationResult(count=1, shown=shown)
     return HeldOut(held, usage, "all", 1, evaluation=found, keys=["a", "b"])
 
 
@@ -69,6 +70,10 @@ def test_every_map_and_stage_has_its_picture():
 
 def test_a_fragment_is_taken_as_it_is():
     class Written(Notes):
+        def evaluation(self):
+            return Fragments()
+
+    class Fragments(vqmm.Evaluation):
         def show(self, *rows, names=None):
             return "<ol><li>do re mi</li></ol>"
 

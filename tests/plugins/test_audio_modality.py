@@ -65,7 +65,7 @@ def test_views_are_random_stretches_in_training_and_the_beginning_in_evaluation(
     assert first.shape == (1, 800) and torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(audio.crop(sound, None), sound[:, :4000])
     assert audio.crop(sound[:, :300], torch.Generator()).shape == (1, 300)  # shorter than a view: taken whole
-    assert audio.size_in_units(torch.zeros(1, 4000)) == 0.5 and "first 0.5 s" in audio.view
+    assert audio.evaluation().size_in_units(torch.zeros(1, 4000)) == 0.5 and "first 0.5 s" in audio.evaluation().view
 
 
 def test_a_batch_is_floats_padded_to_whole_codes():
@@ -93,6 +93,16 @@ def test_the_same_sound_gives_the_same_codes_alone_and_in_a_batch_of_64():
         different += int((together[i, :, : alone.shape[1]] != alone).sum())
         total += alone.numel()
     assert total > 5000 and different == 0, f"{different} of {total} codes differ"
+
+
+def test_a_trained_tokenizer_is_given_sounds_that_are_not_named_as_its_training_data(tmp_path):
+    audio = Audio(Audio.Options(sample_rate_hz=RATE, stride=80, label="speaker-([a-z]+)"))
+    file = audio.write(tone(440, 0.1) / 32_768, tmp_path / "somebody")
+    with pytest.raises(UserError, match="speaker-"):
+        list(audio.samples(file))
+    audio.trained = True
+    (sample,) = audio.samples(file)
+    assert sample.label is None
 
 
 def trained(causal, network="spectral", **options):

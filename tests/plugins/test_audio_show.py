@@ -15,7 +15,7 @@ from PIL import Image
 import vqmm
 from tests.pages.test_browser import CHROMIUM, FRAME, MEASURE, browse
 from vqmm.evaluation.evaluate import write_shown
-from vqmm.plugins.audio import show
+from vqmm.plugins.audio import Audio, show
 from vqmm.plugins.audio.show import LONGEST_S, decibels, draw, show_sound, to_wav
 from vqmm.utils.errors import UserError
 
@@ -195,17 +195,15 @@ def test_matplotlib_is_left_as_it_was():
 # In pages
 
 
-class Shown:
+def shown_as_sound() -> vqmm.Modality:
     """A modality that shows sound."""
-
-    def show(self, *rows, names=None):
-        return show_sound(rows, RATE)
+    return Audio(Audio.Options(sample_rate_hz=RATE))
 
 
 @pytest.mark.parametrize("count, title", [(2, "Originals, reconstructions"), (3, "Inputs, reconstructions, originals")])
 def test_a_file_of_its_own_is_a_page_that_says_what_the_rows_are(count, title, tmp_path):
     rows = [[tone(440), tone(660)]] * count
-    file = write_shown(Shown(), rows, tmp_path / "v1.0")
+    file = write_shown(shown_as_sound(), rows, tmp_path / "v1.0")
     page = file.read_text()
     assert file.name == "v1.0.html" and f"<h1>{title}</h1>" in page and '<meta charset="utf-8">' in page
     assert show_sound(rows, RATE) in page
@@ -215,14 +213,14 @@ def test_a_file_of_its_own_is_a_page_that_says_what_the_rows_are(count, title, t
 def page(tmp_path_factory) -> Path:
     """The page of a run whose modality shows sound: four samples, one of them long."""
     from vqmm.pages import report
-    from vqmm.plugins.image import Image as Pictures
+    from vqmm.plugins.image.evaluation import ImageEvaluation
 
     out = tmp_path_factory.mktemp("runs") / "heard"
     settings = ["modality.size=8", "modality.channels=1", "modality.width=16", "quantizer.dim=8"]
     vqmm.train("image", "builtin:digits", out, steps=2, settings=[*settings, "train.evaluate_samples=4"], quiet=True)
     samples = [tone(440), tone(700, 12), torch.zeros(1, 800), tone(300, 0.05, channels=2)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pictures, "show", lambda self, *rows: show_sound([samples] * len(rows), RATE))
+        patch.setattr(ImageEvaluation, "show", lambda self, *rows: show_sound([samples] * len(rows), RATE))
         return Path(report(out)["report"])
 
 

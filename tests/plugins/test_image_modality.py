@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from vqmm.contracts.decoder import cut
 from vqmm.evaluation.evaluate import alike
-from vqmm.plugins.image import Image, to_bytes
+from vqmm.plugins.image import Image
+from vqmm.plugins.image.files import to_bytes
+from vqmm.plugins.image.metrics import picture_metrics
 from vqmm.testing import check_modality
 from vqmm.utils.errors import UserError
 
@@ -145,7 +147,7 @@ def test_without_flip_nothing_is_mirrored():
 def test_evaluation_looks_at_the_centre():
     modality, picture = image(size=(8, 4)), numbered(20, 9)
     assert torch.equal(modality.crop(picture, None), picture[:, 6:14, 2:6])
-    assert modality.view == "centre crop of at most 8 x 4 pixels"
+    assert modality.evaluation().view == "centre crop of at most 8 x 4 pixels"
 
 
 def test_smaller_pictures_are_kept_whole():
@@ -228,7 +230,7 @@ def numpy_ssim(x, y):
 
 
 def judged(originals, outputs):
-    metrics = image().metrics()
+    metrics = image().evaluation().metrics()
     for some in alike(outputs, originals):
         for metric in metrics.values():
             metric.update(*some)
@@ -269,31 +271,43 @@ def test_perfect_pictures_have_finite_scores():
 
 
 def test_rules_state_range_and_window():
-    metrics = image().metrics()
+    metrics = image().evaluation().metrics()
     assert all("[0, 1]" in metrics[name].rule for name in ("mse", "psnr_db", "ssim"))
     assert "11 pixels" in metrics["ssim"].rule and "100" in metrics["psnr_db"].rule
     assert [name for name, metric in metrics.items() if metric.higher_is_better] == ["psnr_db", "ssim"]
+
+
+def test_films_are_scored_by_their_frames():
+    """`picture_metrics` for a plugin: (n, C, T, H, W) in [-1, 1]."""
+    torch.manual_seed(0)
+    frames = [pair(3, 16, 13, noise=noise) for noise in (0.1, 0.2, 0.5)]
+    metrics = picture_metrics(lambda films: (films.movedim(2, 1).flatten(0, 1) + 1) / 2)
+    original, output = (torch.stack(each, dim=1)[None] for each in zip(*frames, strict=True))
+    expected = judged(*map(list, zip(*frames, strict=True)))
+    for name, metric in metrics.items():
+        metric.update(output, original)
+        assert float(metric.accumulator.compute()) == pytest.approx(expected[name], rel=1e-5)
 
 
 # Showing
 
 
 def test_show_enlarges_small_pictures_and_shrinks_large_ones():
-    modality = image(channels=1)
+    evaluation = image(channels=1).evaluation()
     white, black = torch.ones(1, 8, 10), -torch.ones(1, 8, 10)
-    sheet = modality.show([white, black], [black, white])
+    sheet = evaluation.show([white, black], [black, white])
     assert sheet.size == (2 * 120 + 2, 2 * 96 + 2)  # twelve times larger, two pixels apart
     colours = np.asarray(sheet)
     assert (colours[:96, :120] == 255).all() and (colours[:96, 122:] == 0).all() and (colours[98:, :120] == 0).all()
     assert (colours[96:98] == 255).all()
-    assert modality.show([torch.zeros(1, 200, 3000)]).size == (1024, 68)
+    assert evaluation.show([torch.zeros(1, 200, 3000)]).size == (1024, 68)
 
 
 def test_show_takes_different_sizes_transparency_and_nothing():
-    assert image().show([torch.zeros(3, 100, 120), torch.zeros(3, 150, 96)]).size == (218, 150)
+    assert image().evaluation().show([torch.zeros(3, 100, 120), torch.zeros(3, 150, 96)]).size == (218, 150)
     clear = torch.full((4, 96, 96), -1.0)  # black, and wholly transparent
-    assert (np.asarray(image(channels=4).show([clear])) == 255).all()
-    assert image().show([], []).size == (1, 2)
+    assert (np.asarray(image(channels=4).evaluation().show([clear])) == 255).all()
+    assert image().evaluation().show([], []).size == (1, 2)
 
 
 class Restless(Image):

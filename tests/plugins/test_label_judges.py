@@ -142,8 +142,8 @@ def test_pictures_of_two_kinds_of_channels():
 
 
 def test_modalities_bring_them():
-    assert isinstance(Image().label_classifier(), PictureLabelClassifier)
-    assert isinstance(Audio().label_classifier(), SoundLabelClassifier)
+    assert isinstance(Image().evaluation().label_classifier(), PictureLabelClassifier)
+    assert isinstance(Audio().evaluation().label_classifier(), SoundLabelClassifier)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

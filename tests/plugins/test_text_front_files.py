@@ -12,7 +12,7 @@ from tests.fronts import AWKWARD, EVERY, FRONTS, TEXTS, mistaken, runs_as
 from vqmm.plugins.text import front as fronts
 from vqmm.plugins.text.front import (
     CharacterFront,
-    Front,
+    FrontKind,
     SubwordFront,
     load_front,
     make_front,
@@ -144,6 +144,6 @@ def test_without_sentencepiece_the_other_kinds_work_and_subwords_say_how_to_inst
 
 def test_a_front_is_made_by_its_kinds_alone():
     with pytest.raises(TypeError):
-        Front((b"",))
+        FrontKind((b"",))
     assert list(fronts.FRONTS) == ["bytes", "characters", "subwords"]
     assert isinstance(FRONTS["characters"], CharacterFront)

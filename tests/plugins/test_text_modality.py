@@ -20,7 +20,7 @@ TEXTS = ["To be, or not to be: that is the question.", "Whether 'tis nobler in t
 
 def learnt(**options) -> Text:
     modality = Text(Text.Options(**options))
-    modality.fit(iter(map(encode_bytes, TEXTS)))
+    modality.front().fit(iter(map(encode_bytes, TEXTS)))
     return modality
 
 
@@ -82,7 +82,7 @@ def test_a_batch_of_bytes_and_one_of_ids_are_the_same():
     second = modality.collate([modality.crop(each, None) for each in raw], ["a", "b", "c"])
     assert first.x.dtype == torch.int64 and torch.equal(first.x, second.x) and torch.equal(first.mask, second.mask)
     assert [modality.text_of(goal) for goal in first.targets] == TEXTS
-    assert list(map(modality.size_in_units, first.targets)) == list(map(len, TEXTS))
+    assert list(map(modality.evaluation().size_in_units, first.targets)) == list(map(len, TEXTS))
 
 
 @pytest.mark.parametrize("options", [{}, {"attention": True}, {"network": "lstm"}], ids=str)
@@ -97,7 +97,7 @@ def test_a_text_has_the_same_codes_alone_and_beside_a_longer_one(options):
         count = alone.maps[0].shape[2]
         assert torch.equal(alone.maps[0][0], together.maps[0][i, :, :count])
         assert torch.equal(tokenizer.decode(alone)[0], outputs[i])
-        assert outputs[i].shape[1] == len(modality.front.encode(TEXTS[i]))
+        assert outputs[i].shape[1] == len(modality.front().learnt.encode(TEXTS[i]))
 
 
 def test_hidden_ids_are_for_training_alone():
@@ -113,7 +113,8 @@ def test_hidden_ids_are_for_training_alone():
 def test_what_was_learnt_is_saved_and_is_part_of_the_fingerprint(tmp_path):
     one = tokenizer_of(learnt(width=16), dim=8)
     other = learnt(width=16)
-    other.fit(iter([encode_bytes("".join(sorted(set("".join(TEXTS)))))]))  # as many characters, in another order
+    characters = "".join(sorted(set("".join(TEXTS))))  # as many, in another order
+    other.front().fit(iter([encode_bytes(characters)]))
     assert other.ids == one.modality.ids
     assert tokenizer_of(other, dim=8).code_fingerprint() != one.code_fingerprint()
     one.save(tmp_path / "t")
@@ -125,6 +126,17 @@ def test_what_was_learnt_is_saved_and_is_part_of_the_fingerprint(tmp_path):
     (tmp_path / "t" / "front.json").write_text(json.dumps(described))
     with pytest.raises(UserError, match="was changed after it was saved"):
         Tokenizer.load(tmp_path / "t", REGISTRY)
+
+
+def test_a_trained_tokenizer_is_given_tables_without_the_columns_of_its_training_data(tmp_path):
+    table = tmp_path / "plain.csv"
+    table.write_text("text\nhello\n")
+    modality = learnt(width=16, label="mood")
+    with pytest.raises(UserError, match="'mood'"):
+        list(modality.samples(table))
+    tokenizer_of(modality, dim=8).save(tmp_path / "t")
+    (sample,) = Tokenizer.load(tmp_path / "t", REGISTRY).modality.samples(table)
+    assert sample.label is None and decode_bytes(sample.read()) == "hello"
 
 
 @pytest.fixture(scope="module")

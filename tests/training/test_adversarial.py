@@ -44,7 +44,8 @@ def adversarial():
         found, plain = registry.part("modality", told)
         modality = found(plain)
         samples = Source(modality, data).samples[:64]
-        modality.fit(iter([sample.read() for sample in samples]))
+        if modality.front() is not None:
+            modality.front().fit(iter([sample.read() for sample in samples]))
         torch.manual_seed(0)
         config = {"quantizer": {"name": "vector", "codebook_size": 16, "dim": 8}, "decoder": {"name": "direct"}}
         tokenizer = vqmm.Tokenizer.build(config, modality, registry)

@@ -45,7 +45,7 @@ def choose_rate(tokenizer: Tokenizer, stages: int | None = None, bitrate_kbps: f
     if stages is not None:
         raise UserError(f"stages {stages} and {bitrate_kbps:g} kbit/s are both given: choose the rate by one of them")
     if not _has_seconds(tokenizer):
-        name, unit = tokenizer.modality.name, tokenizer.modality.rate_unit
+        name, unit = tokenizer.modality.name, tokenizer.modality.evaluation().rate_unit
         raise UserError(
             f"{bitrate_kbps:g} kbit/s: rates of the modality {name!r} are in bits per {unit}, not per second: choose "
             f"with --stages, of which this run has {most_stages(tokenizer)}"
@@ -74,7 +74,8 @@ def offered_kbps(tokenizer: Tokenizer) -> list[float]:
         z = torch.zeros(1, quantizer.options.dim, *[GRID] * modality.rank, device=tokenizer.device)
         codes = quantizer(z).codes
     assert codes is not None  # require_codes
-    seconds = modality.size_in_units(torch.zeros(modality.channels, *[GRID * stride for stride in modality.strides]))
+    extent = [GRID * stride for stride in modality.strides]
+    seconds = modality.evaluation().size_in_units(torch.zeros(modality.channels, *extent))
     maps = [(code_map[0, 0].numel(), sizes) for code_map, sizes in zip(codes.maps, quantizer.sizes, strict=True)]
     bits = [
         math.fsum(positions * _bits(sizes[:stages]) for positions, sizes in maps)
@@ -89,7 +90,7 @@ def _bits(sizes: Sequence[int]) -> float:
 
 
 def _has_seconds(tokenizer: Tokenizer) -> bool:
-    return tokenizer.modality.rate_unit == "second"
+    return tokenizer.modality.evaluation().rate_unit == "second"
 
 
 def _said(offered: Sequence[float]) -> str:

@@ -74,7 +74,7 @@ def compress(
     packed = None if coder is None else coder.pack(row.maps, row.label)
     data = pack(tokenizer, row, packed)
     _write(path, data)
-    result = _told(tokenizer, row, len(data), tokenizer.modality.size_in_units(batch.targets[0]))
+    result = _told(tokenizer, row, len(data), tokenizer.modality.evaluation().size_in_units(batch.targets[0]))
     return {"file": str(path), **result, **({} if packed is None else packed.figures())}
 
 
@@ -84,7 +84,7 @@ def _told(tokenizer: Tokenizer, row: Row, size: int, amount: float) -> dict[str,
     return {
         "bytes": size,
         "bits": 8 * size,
-        f"bits_per_{tokenizer.modality.rate_unit}": 8 * size / amount if amount else None,
+        f"bits_per_{tokenizer.modality.evaluation().rate_unit}": 8 * size / amount if amount else None,
         "nominal_bits": nominal,
         "saved": 1 - 8 * size / nominal if nominal else None,
         "codes": sum(code_map.size for code_map in row.maps),

@@ -79,7 +79,7 @@ def eval(
     if realism:
         evaluation.metrics |= sets["metrics"]
         evaluation.rules |= sets["rules"]
-    view = "whole samples, as written to a file" if whole else tokenizer.modality.view
+    view = "whole samples, as written to a file" if whole else tokenizer.modality.evaluation().view
     if degrade is not None:
         view = f"{view}, {degrade.said}"
     options = None if degrade is None else degrade.model_dump(mode="json")

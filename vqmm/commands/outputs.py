@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from torch import Tensor
 
+from vqmm.contracts.mixins import ManyPerFile
 from vqmm.contracts.modality import Modality
 from vqmm.utils.errors import UserError
 
@@ -21,16 +22,22 @@ class Outputs:
     def __init__(self, modality: Modality, keys: Sequence[str]):
         self.modality = modality
         check_keys(keys)
-        self._names = file_names(list(dict.fromkeys(map(modality.file_of, keys))))
+        self._names = file_names(list(dict.fromkeys(map(self._file_of, keys))))
+
+    def _file_of(self, key: str) -> str:
+        return self.modality.file_of(key) if isinstance(self.modality, ManyPerFile) else key
 
     def write(self, samples: Iterable[tuple[str, Tensor]], folder: Path) -> int:
         """Write samples, in the order of the keys; neighbours of one file are joined. Returns how many they were."""
         count = 0
-        for file, group in groupby(samples, key=lambda pair: self.modality.file_of(pair[0])):
+        for file, group in groupby(samples, key=lambda pair: self._file_of(pair[0])):
             keys, values = zip(*group, strict=True)
             path = folder / self._names[file]
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.modality.write(values[0] if keys == (file,) else self.modality.join(values), path)
+            value = values[0]
+            if isinstance(self.modality, ManyPerFile) and keys != (file,):
+                value = self.modality.join(values)
+            self.modality.write(value, path)
             count += len(keys)
         return count
 

@@ -30,7 +30,7 @@ Record = dict[str, Any]
 
 def wanted_baselines(plan: ComparisonPlan) -> list[Baseline]:
     """Those that the modality offers."""
-    baselines = list(plan.modality.baselines())
+    baselines = list(plan.modality.evaluation().baselines())
     slugs = [_slug(each.name) for each in baselines]
     twice = sorted({slug for slug in slugs if slugs.count(slug) > 1})
     if twice:
@@ -67,7 +67,7 @@ def _slug(name: str) -> str:
 
 
 def _judge(plan: ComparisonPlan, baseline: Baseline) -> Record:
-    modality, source = plan.modality, plan.source
+    modality, source, evaluation = plan.modality, plan.source, plan.modality.evaluation()
     training = source.training()
     count = min(len(training), FIT_SAMPLES)
     start = time.perf_counter()
@@ -78,14 +78,14 @@ def _judge(plan: ComparisonPlan, baseline: Baseline) -> Record:
     if not baseline_pass.count:
         raise UserError(f"none of the held-out samples can be read; the first: {baseline_pass.unreadable[0]}")
     figures, rules = baseline_pass.figures()
-    rate = figures[f"bits_per_{modality.rate_unit}"]
+    rate = figures[f"bits_per_{evaluation.rate_unit}"]
     assert rate is not None  # there are samples
     return {
         "label": baseline.label(rate),
         "run": {**figures, "train_seconds": train_seconds, "machine": machine()},
         "rules": {**rules, "train_seconds": f"of a baseline: wall time to fit it on {count:,} training samples"},
         "split": plan.split,
-        "view": modality.view,
+        "view": evaluation.view,
         "count": baseline_pass.count,
         "unreadable": baseline_pass.unreadable,
     }
@@ -106,8 +106,8 @@ class _Pass:
     """One pass of a baseline over the held-out views."""
 
     def __init__(self, plan: ComparisonPlan, baseline: Baseline):
-        self.modality, self.baseline = plan.modality, baseline
-        self.metrics = plan.modality.metrics()
+        self.evaluation, self.baseline = plan.modality.evaluation(), baseline
+        self.metrics = self.evaluation.metrics()
         self.count, self.bits, self.amount, self.seconds = 0, 0.0, 0.0, 0.0
         self.unreadable: list[str] = []
 
@@ -121,7 +121,7 @@ class _Pass:
                 continue
             originals = originals_of(batch)
             self.count += len(batch)
-            self.amount += sum(map(self.modality.size_in_units, originals))
+            self.amount += sum(map(self.evaluation.size_in_units, originals))
             waiting.append(originals)
             values += sum(original.numel() for original in originals)
             if values >= AT_ONCE:
@@ -146,7 +146,7 @@ class _Pass:
 
     def figures(self) -> tuple[dict[str, float | None], dict[str, str]]:
         """Figures by name, and a rule for each."""
-        unit = self.modality.rate_unit
+        unit = self.evaluation.rate_unit
         results = {name: figure(metric) for name, metric in self.metrics.items()}
         figures: dict[str, float | None] = {
             f"bits_per_{unit}": self.bits / self.amount,

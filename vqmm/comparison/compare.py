@@ -73,7 +73,7 @@ def compare(
         seeds: of `train.seed`, each once.
         settings: `a.b=c` changes to all recipes.
         baselines: beside the recipes, what people use without a network, where the modality knows of some
-            (`Modality.baselines`). Not where a recipe degrades its inputs: a baseline restores nothing.
+            (`Evaluation.baselines`). Not where a recipe degrades its inputs: a baseline restores nothing.
 
     Returns:
         `rows`, one a recipe, then one a baseline (its `baseline` is true): means over the seeds, `spread` (lowest and
@@ -195,8 +195,8 @@ class _Work:
         folder = run_folder(self.out, label, seed)
         evaluation = judge(folder, self.plan.source.path, batch_size=BATCH_SIZE, plugins=self.plugins)
         tokenizer = Tokenizer.load(folder, self.registry)
-        metrics, modality = evaluation["metrics"], tokenizer.modality
-        first = (f"bits_per_{modality.rate_unit}", modality.main_metric)
+        metrics, judged = evaluation["metrics"], tokenizer.modality.evaluation()
+        first = (f"bits_per_{judged.rate_unit}", judged.main_metric)
         figures = {
             **{name: metrics[name] for name in (*first, *metrics)},
             **code_speeds(tokenizer, self._held_out(tokenizer, folder, BATCH_SIZE, SPEED_BATCHES * BATCH_SIZE)),
@@ -262,19 +262,19 @@ def _summary(
     rules: dict[str, str] = {}  # of every figure that any recipe has; where two say different things, the first's
     for record in done:
         rules |= {name: rule for name, rule in record["rules"].items() if name not in rules}
-    unit, metrics = plan.modality.rate_unit, plan.modality.metrics()
+    evaluation = plan.modality.evaluation()
     rows = [row_of(label, records, rules, calibrations.get(label)) for label, records in runs.items()]
     rows += [row_of(record["label"], [record], rules, None) for record in known]
     return {
         "rows": rows,
         "rules": rules,
         "modality": plan.modality.name,
-        "rate": f"bits_per_{unit}",
-        "main_metric": plan.modality.main_metric,
-        "higher_is_better": {name: metric.higher_is_better for name, metric in metrics.items()},
+        "rate": f"bits_per_{evaluation.rate_unit}",
+        "main_metric": evaluation.main_metric,
+        "higher_is_better": {name: metric.higher_is_better for name, metric in evaluation.metrics().items()},
         **plan.arguments(),
         "split": plan.split,
-        "view": first.get("view", plan.modality.view),
+        "view": first.get("view", evaluation.view),
         "count": first.get("count"),
         "unreadable": first.get("unreadable", []),
         "machine": first["run"]["machine"] if done else None,

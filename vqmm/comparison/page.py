@@ -128,7 +128,7 @@ def _samples(shown: Shown) -> dict[str, Any] | None:
     modality, rows = shown
     if not rows:
         return None
-    seen = modality.show(*rows.values(), names=[*rows])
+    seen = modality.evaluation().show(*rows.values(), names=[*rows])
     if isinstance(seen, str):
         return {"names": list(rows), "html": seen}
     file = io.BytesIO()

@@ -227,7 +227,7 @@ def _common_steps(recipes: Mapping[str, Recipe]) -> int:
 
 def _must_look_alike(modalities: Mapping[str, Modality]) -> None:
     """All runs are judged on the same views of the same samples, or their figures could not stand in one table."""
-    views = {label: f"{modality.view}, {modality.channels} channels" for label, modality in modalities.items()}
+    views = {label: f"{each.evaluation().view}, {each.channels} channels" for label, each in modalities.items()}
     if len(set(views.values())) > 1:
         listing = "; ".join(f"{label} {view}" for label, view in views.items())
         raise UserError(f"the recipes look at the data in different ways ({listing}): give them one view with --set")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Baseline:
-    """A way to code samples that no recipe has trained, offered by a modality.
+    """A way to code samples that no recipe has trained, offered by a modality's `Evaluation.baselines`.
 
     Attributes:
         name: what it is called in progress lines and on disk; no two of a modality share one.
@@ -19,7 +19,7 @@ class Baseline:
     rule: str
 
     def label(self, rate: float) -> str:
-        """What the table calls it, once its rate in bits per the modality's `rate_unit` is measured."""
+        """What the table calls it, once its rate in bits per `Evaluation.rate_unit` is measured."""
         return self.name
 
     def fit(self, samples: Iterator[Tensor]) -> None:

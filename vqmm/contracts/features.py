@@ -9,7 +9,7 @@ from vqmm.contracts.labels import LabelClassifier
 
 
 class Features(Protocol):
-    """What turns samples into vectors. A modality offers one, as a method `features()`."""
+    """What turns samples into vectors. A modality's `Evaluation.features` offers one."""
 
     @property
     def rule(self) -> str:

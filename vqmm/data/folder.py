@@ -4,9 +4,13 @@ import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
 from typing import NoReturn
 
+from torch import Tensor
+
+from vqmm.contracts.sample import Sample
 from vqmm.utils.errors import UserError, one_of
 
 
@@ -92,6 +96,26 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 
 def _refuse_folder(error: OSError) -> NoReturn:
     raise UserError(f"the folder {error.filename} cannot be listed: {error.strerror}") from None
+
+
+def file_samples(
+    path: Path, suffixes: tuple[str, ...], read: Callable[[Path], Tensor], noun: str = "file"
+) -> Iterator[Sample]:
+    """Every file with such suffixes (lower case, with the dot) as a sample that `read` reads, once it is wanted.
+
+    `path` is one such file, or a folder of them, whose sub-folders give labels and a split as `sorted_out` says.
+
+    Raises:
+        UserError: there is none. `noun` is what the message calls them.
+    """
+    if path.is_dir():
+        entries = folder_entries(path, Kind(noun, suffixes))
+    elif path.name.lower().endswith(suffixes):
+        entries = iter([Entry(path.name, path)])
+    else:
+        raise UserError(f"{path} is no {noun}: take a file {', '.join(suffixes)}, or a folder of them")
+    for entry in entries:
+        yield Sample(entry.key, partial(read, entry.path), entry.label, entry.split)
 
 
 # Lists

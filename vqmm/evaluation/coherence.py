@@ -219,7 +219,7 @@ def classifier_of(modality: Modality, items: Items) -> LabelClassifier:
         if clear and len(wordings) <= FEW * len(set(labels)):
             judge = WordingClassifier()
     if judge is None:
-        judge = modality.label_classifier()
+        judge = modality.evaluation().label_classifier()
     if judge is None:
         raise UserError(f"the modality {modality.name!r} has no judge of labels: leave its data out")
     judge.fit(samples, labels)

@@ -43,7 +43,7 @@ PAGE = """<!doctype html>
 
 
 @dataclass
-class Evaluation:
+class EvaluationResult:
     """What a pass has found: `metrics` by name with `rules` for each, how many samples, and which could not be read;
     `stages`: how each stage of each map was used (see `CodeUsage.stages`).
     """
@@ -73,7 +73,7 @@ def evaluate(
     as_written: bool = False,
     show: int = 8,
     stages: int | None = None,
-) -> Evaluation:
+) -> EvaluationResult:
     """Reconstruct every sample of the batches and judge it; of a decoder that is slow to sample, the first few.
 
     A tokenizer that draws (the generator of a GAN) reconstructs nothing: as many new samples, which no metric judges.
@@ -85,7 +85,7 @@ def evaluate(
     """
     evaluation_pass = _Pass(tokenizer, as_written, show, stages)
     for batch, unreadable in batches:
-        evaluation_pass.evaluation.unreadable += unreadable
+        evaluation_pass.result.unreadable += unreadable
         if batch is not None:
             evaluation_pass.add(batch.to(tokenizer.device))
     return evaluation_pass.finished()
@@ -96,8 +96,9 @@ class _Pass:
 
     def __init__(self, tokenizer: Tokenizer, as_written: bool, show: int, stages: int | None):
         self.tokenizer, self.as_written, self.show, self.stages = tokenizer, as_written, show, stages
-        self.evaluation = Evaluation()
-        self.metrics = tokenizer.modality.metrics()
+        self.result = EvaluationResult()
+        self.evaluation = tokenizer.modality.evaluation()
+        self.metrics = self.evaluation.metrics()
         self.usage = CodeUsage([each[:stages] for each in tokenizer.quantizer.sizes])
         self.amount, self.seconds, self.reconstructed = 0.0, 0.0, 0
         self.bits, self.bits_shuffled, self.values, self.values_shuffled = 0.0, 0.0, 0, 0
@@ -106,8 +107,8 @@ class _Pass:
         self.positions = 0
 
     def add(self, batch: Batch) -> None:
-        self.evaluation.count += len(batch)
-        self.amount += sum(map(self.tokenizer.modality.size_in_units, batch.targets))
+        self.result.count += len(batch)
+        self.amount += sum(map(self.evaluation.size_in_units, batch.targets))
         if self.tokenizer.decoder.likelihood:
             self._weigh(batch)
         if self.measures:
@@ -150,11 +151,11 @@ class _Pass:
         for some_outputs, some_originals in () if self.tokenizer.draws else alike(outputs, originals):
             for metric in self.metrics.values():
                 metric.update(some_outputs, some_originals)
-        room = max(self.show - len(self.evaluation.shown[0]), 0)
-        self.evaluation.shown[0].extend(originals[:room])
-        self.evaluation.shown[1].extend(outputs[:room])
+        room = max(self.show - len(self.result.shown[0]), 0)
+        self.result.shown[0].extend(originals[:room])
+        self.result.shown[1].extend(outputs[:room])
         if batch.target is not None:
-            self.evaluation.inputs.extend(originals_of(replace(batch, target=None))[:room])
+            self.result.inputs.extend(originals_of(replace(batch, target=None))[:room])
         return codes
 
     def _reconstruct(self, batch: Batch) -> tuple[list[Tensor], Codes | None]:
@@ -162,34 +163,34 @@ class _Pass:
             return self.tokenizer.reconstruct(batch, seed=self.reconstructed)
         return reconstruct_long(self.tokenizer, batch, stages=self.stages)
 
-    def finished(self) -> Evaluation:
-        evaluation, tokenizer = self.evaluation, self.tokenizer
-        if not evaluation.count:
-            return evaluation
-        of_some = f"; of the first {self.reconstructed} samples" if self.reconstructed < evaluation.count else ""
+    def finished(self) -> EvaluationResult:
+        result, tokenizer = self.result, self.tokenizer
+        if not result.count:
+            return result
+        of_some = f"; of the first {self.reconstructed} samples" if self.reconstructed < result.count else ""
         for name, metric in self.metrics.items():
-            evaluation.metrics[name], rule = (None, NOT_JUDGED) if tokenizer.draws else figure(metric)
-            evaluation.rules[name] = rule + of_some
+            result.metrics[name], rule = (None, NOT_JUDGED) if tokenizer.draws else figure(metric)
+            result.rules[name] = rule + of_some
         if self.values:
-            evaluation.metrics["bits_per_dim"] = self.bits / self.values
-            evaluation.rules["bits_per_dim"] = "negative log-likelihood of a sample given its codes, over its values"
+            result.metrics["bits_per_dim"] = self.bits / self.values
+            result.rules["bits_per_dim"] = "negative log-likelihood of a sample given its codes, over its values"
         if self.values_shuffled:
-            evaluation.metrics["bits_per_dim_shuffled"] = self.bits_shuffled / self.values_shuffled
-            evaluation.rules["bits_per_dim_shuffled"] = "the same given another sample's codes: how much the codes say"
+            result.metrics["bits_per_dim_shuffled"] = self.bits_shuffled / self.values_shuffled
+            result.rules["bits_per_dim_shuffled"] = "the same given another sample's codes: how much the codes say"
         for name, total in self.measures.items():
-            evaluation.metrics[name] = total / self.positions if self.positions else None
-            evaluation.rules[name] = tokenizer.quantizer.measured[name]
-        unit = tokenizer.modality.rate_unit
+            result.metrics[name] = total / self.positions if self.positions else None
+            result.rules[name] = tokenizer.quantizer.measured[name]
+        unit = self.evaluation.rate_unit
         has_codes = bool(tokenizer.quantizer.sizes)
-        evaluation.stages = self.usage.stages()
-        evaluation.metrics |= {
+        result.stages = self.usage.stages()
+        result.metrics |= {
             f"bits_per_{unit}": self.usage.bits / self.amount if has_codes else None,
             f"entropy_bits_per_{unit}": self.usage.entropy_bits() / self.amount if has_codes else None,
             "codebook_usage": self.usage.use() if has_codes else None,
             "codebook_perplexity": self.usage.perplexity() if has_codes else None,
             "samples_per_second": self.reconstructed / self.seconds,
         }
-        evaluation.rules |= {
+        result.rules |= {
             f"bits_per_{unit}": f"nominal: log2 of the codebook size for every code, over all {unit}s",
             f"entropy_bits_per_{unit}": (
                 f"entropy of the codes of each stage, over all {unit}s: an ideal coder that knows how often each code "
@@ -199,7 +200,7 @@ class _Pass:
             "codebook_perplexity": "exp of the entropy of the codes of this whole evaluation",
             "samples_per_second": f"encode and decode, {tokenizer.device.type}, {torch.get_num_threads()} threads",
         }
-        return evaluation
+        return result
 
 
 @torch.no_grad()
@@ -264,7 +265,7 @@ def write_shown(modality: Modality, rows: Sequence[Sequence[Tensor]], path: Path
     """Write what the modality shows of an evaluation's rows: a PNG picture, or its HTML as a page that says what the
     rows are. `path` has no suffix.
     """
-    shown = modality.show(*rows)
+    shown = modality.evaluation().show(*rows)
     if isinstance(shown, str):
         file = path.with_name(path.name + ".html")
         title = "Inputs, reconstructions, originals" if len(rows) == 3 else "Originals, reconstructions"

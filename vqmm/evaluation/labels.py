@@ -75,7 +75,7 @@ def label_survival(
         UserError: the modality has no such judge, or a library that it needs is missing; the source's training part
             has fewer than two labels, or its held-out part none; nothing of a part can be read.
     """
-    judge = tokenizer.modality.label_classifier()
+    judge = tokenizer.modality.evaluation().label_classifier()
     if judge is None:
         raise UserError(f"the modality {tokenizer.modality.name!r} has no judge of labels: leave out --labels")
     training, held_out = _with_labels(source)

@@ -67,7 +67,7 @@ def features_of(tokenizer: Tokenizer, source: Source, *, batch_size: int = 32) -
         UserError: it offers nothing; it learns from labels, and the source has fewer than two.
     """
     modality = tokenizer.modality
-    features = modality.features()
+    features = modality.evaluation().features()
     if features is None:
         raise UserError(f"the modality {modality.name!r} offers no features that sets of samples are compared by")
     if not isinstance(features, LearntFeatures):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vqmm.contracts.mixins import Strings
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.sample import Unreadable
 from vqmm.data.source import HELD_OUT as SHARE
@@ -110,7 +111,7 @@ def _value(modality: Modality, line: _Line, path: Path) -> Tensor:
     cell = line.cells[modality.name]
     if not cell.strip():
         raise Unreadable(f"its {modality.name} is empty")
-    if modality.takes_strings:
+    if isinstance(modality, Strings):
         return modality.ids_of(cell)
     file = path.parent / line.word(modality.name)
     if not file.is_file():
@@ -128,7 +129,7 @@ def _splits(lines: Sequence[_Line], tokenizers: Mapping[str, Tokenizer]) -> list
     """
     if any(line.word(SPLIT) for line in lines):
         return [SPLITS[line.word(SPLIT)] for line in lines]
-    deciding = [name for name, t in tokenizers.items() if not t.modality.takes_strings] or list(tokenizers)
+    deciding = [name for name, t in tokenizers.items() if not isinstance(t.modality, Strings)] or list(tokenizers)
     hashes = [key_hash("\n".join(line.word(name) for name in deciding)) for line in lines]
     border = SHARE if 0 < sum(each < SHARE for each in hashes) < len(hashes) else min(hashes)
     return [HELD_OUT if each <= border else TRAIN for each in hashes]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vqmm.contracts.mixins import Strings
 from vqmm.contracts.modality import Modality
 from vqmm.data.source import Source
 from vqmm.utils.errors import UserError
@@ -18,8 +19,8 @@ Given = Mapping[str, Value]  # by modality, or "label"
 def sample_of(modality: Modality, value: Value) -> Tensor:
     """The sample (C, *extent) that a value stands for.
 
-    A tensor is a sample. A `Path` is a file that holds one. A string is a file too, but for a modality that
-    `takes_strings` (text) it is the text itself; there `@FILE` is the text of a file, without the
+    A tensor is a sample. A `Path` is a file that holds one. A string is a file too, but for a modality of
+    `Strings` (text) it is the text itself; there `@FILE` is the text of a file, without the
     line end that closes it, and `@@` stands for an `@` that begins a text.
 
     Raises:
@@ -32,7 +33,7 @@ def sample_of(modality: Modality, value: Value) -> Tensor:
                 f"{modality.name!r} of shape {tuple(value.shape)} is given: must be ({modality.channels}, {axes})"
             )
         return value
-    if not modality.takes_strings:
+    if not isinstance(modality, Strings):
         return _read(modality, Path(str(value)))
     if isinstance(value, Path):
         return modality.ids_of(_text(value))

@@ -27,7 +27,8 @@ def grid_of(modality: "Modality", samples: Sequence["Tensor"]) -> "Image.Image |
     """Samples as one picture, eight in a row; None for a modality that shows itself as HTML."""
     from PIL import Image
 
-    rows = [modality.show(samples[start : start + COLUMNS]) for start in range(0, len(samples), COLUMNS)]
+    evaluation = modality.evaluation()
+    rows = [evaluation.show(samples[start : start + COLUMNS]) for start in range(0, len(samples), COLUMNS)]
     pictures = [row for row in rows if not isinstance(row, str)]
     if not pictures:
         return None
@@ -85,7 +86,7 @@ def section(title: str, said: str, thing: Shown | str) -> dict[str, Any]:
     modality, samples = thing
     picture = grid_of(modality, samples)
     if picture is None:  # the modality's plugin has escaped what is in its fragment
-        return {"title": title, "said": said, "fragment": Markup(modality.show(samples))}
+        return {"title": title, "said": said, "fragment": Markup(modality.evaluation().show(samples))}
     file = io.BytesIO()
     picture.save(file, format="PNG", optimize=True)
     data = base64.b64encode(file.getvalue()).decode()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from vqmm.data.degrade import read_degradation
 from vqmm.data.loader import Loaded, evaluation_batches
 from vqmm.data.source import Source, evaluation_samples
-from vqmm.evaluation.evaluate import Evaluation, evaluate, evaluation_views
+from vqmm.evaluation.evaluate import EvaluationResult, evaluate, evaluation_views
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.pages.record import Record
 from vqmm.registry import Registry
@@ -26,7 +26,7 @@ class HeldOut:
     split: str
     available: int
     given: str = ""  # what the samples went through, in words
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    evaluation: EvaluationResult = field(default_factory=EvaluationResult)
     keys: list[str] = field(default_factory=list)
 
     @property
@@ -34,7 +34,7 @@ class HeldOut:
         """What was looked at, in words."""
         count = self.evaluation.count
         some = f"{count:,}" + (f" of {self.available:,}" if count < self.available else "")
-        return f"{some} samples; {self.split}; {self.tokenizer.modality.view}{self.given}"
+        return f"{some} samples; {self.split}; {self.tokenizer.modality.evaluation().view}{self.given}"
 
     def watch(self, batches: Iterator[Loaded]) -> Iterator[Loaded]:
         """Pass batches on, noting keys and counting codes (an evaluation keeps neither)."""

@@ -118,7 +118,7 @@ def _subtitle(record: Record) -> str:
 def _tiles(record: Record, tokenizer: "Tokenizer | None", seen: "HeldOut | None") -> list[dict[str, str]]:
     """The few numbers to read first."""
     metrics = _values(record, seen)
-    main_metric = None if tokenizer is None else tokenizer.modality.main_metric
+    main_metric = None if tokenizer is None else tokenizer.modality.evaluation().main_metric
     wanted = [main_metric, "nmse", *(name for name in metrics if name.startswith("bits_per_")), "codebook_usage"]
     names = [name for name in dict.fromkeys(wanted) if name and metrics.get(name) is not None]
     tiles = [{"name": name, "value": _headline(name, metrics[name])} for name in names]
@@ -156,23 +156,25 @@ def _values(record: Record, seen: "HeldOut | None") -> dict[str, Any]:
 
 def _metrics(record: Record, tokenizer: "Tokenizer | None", seen: "HeldOut | None") -> list[dict[str, str]]:
     """The table of rate and distortion: name, value, rule."""
-    rules = {} if tokenizer is None else {name: metric.rule for name, metric in tokenizer.modality.metrics().items()}
+    rules: dict[str, str] = {}
     if seen is not None:
         rules = seen.evaluation.rules
+    elif tokenizer is not None:
+        rules = {name: metric.rule for name, metric in tokenizer.modality.evaluation().metrics().items()}
     values = _values(record, seen)
     return [{"name": name, "value": number(value), "rule": rules.get(name, "")} for name, value in values.items()]
 
 
 def _shown(seen: "HeldOut") -> list[dict[str, Any]]:
     """Rows of samples as the modality shows them: pictures of a few samples each, or one fragment."""
-    rows, modality = seen.evaluation.rows, seen.tokenizer.modality
-    whole = modality.show(*rows)
+    rows, show = seen.evaluation.rows, seen.tokenizer.modality.evaluation().show
+    whole = show(*rows)
     if isinstance(whole, str):  # a fragment arranges its samples itself; its plugin has escaped what is in it
         return [{"fragment": Markup(whole), "keys": seen.keys}]
     figures = []
     for start in range(0, len(rows[0]), COLUMNS):
         some = slice(start, start + COLUMNS)
-        picture = modality.show(*(row[some] for row in rows))
+        picture = show(*(row[some] for row in rows))
         assert not isinstance(picture, str)  # it was a picture a moment ago
         file = io.BytesIO()
         picture.save(file, format="PNG", optimize=True)

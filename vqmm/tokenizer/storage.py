@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vqmm import __version__
+from vqmm.contracts.front import Front
 from vqmm.contracts.modality import Modality
 from vqmm.registry import Registry
 from vqmm.utils.errors import UserError
@@ -18,18 +19,21 @@ from vqmm.utils.files import hash_tensors, new_folder, write_tensors, write_text
 
 
 def fingerprint(config: Mapping[str, Any], learnt: bytes, tensors: Mapping[str, Tensor]) -> str:
-    """16 hex digits for a description, what a modality has learnt (`Modality.state_bytes`), and tensors."""
+    """16 hex digits for a description, what a modality has learnt (`Front.state_bytes`), and tensors."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode() + learnt)
     hash_tensors(digest, tensors)
     return digest.hexdigest()[:16]
 
 
-def write_tokenizer(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], modality: Modality) -> None:
-    """`config.json`, `model.safetensors` and the modality's own files, in place of what was there."""
+def write_tokenizer(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], front: Front | None
+) -> None:
+    """`config.json`, `model.safetensors` and the files of the modality's front, in place of what was there."""
     with new_folder(Path(folder)) as new:
         write_tensors(new / "model.safetensors", tensors)
         write_text(new / "config.json", json.dumps({"format": 1, "vqmm": __version__, **config}, indent=2) + "\n")
-        modality.save(new)
+        if front is not None:
+            front.save(new)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

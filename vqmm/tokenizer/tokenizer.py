@@ -258,7 +258,8 @@ class Tokenizer(nn.Module):
         config = self._config()
         hashed_config = config if prefixes == ("",) else {part: config[part] for part in ("modality", "quantizer")}
         tensors = {name: t for name, t in self.state_dict().items() if name.startswith(prefixes)}
-        return fingerprint(hashed_config, self.modality.state_bytes(), tensors)
+        front = self.modality.front()
+        return fingerprint(hashed_config, b"" if front is None else front.state_bytes(), tensors)
 
     # On disk
 
@@ -277,7 +278,7 @@ class Tokenizer(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `config.json`, `model.safetensors` and the modality's own files, in place of what was there."""
         config = {**self._config(), "code_fingerprint": self.code_fingerprint(), "fingerprint": self.fingerprint()}
-        write_tokenizer(folder, config, self.state_dict(), self.modality)
+        write_tokenizer(folder, config, self.state_dict(), self.modality.front())
 
     def adopt(self, folder: Path, new: Sequence[str] = ()) -> None:
         """Take the weights of a saved tokenizer, all but those whose names begin with one of `new`."""
@@ -299,7 +300,10 @@ class Tokenizer(nn.Module):
         config = read_config(folder)
         registry = registry or Registry.discover()
         modality = build_modality(config, registry)
-        modality.load(folder)
+        modality.trained = True
+        front = modality.front()
+        if front is not None:
+            front.load(folder)
         labels, conditional, extent = (config[name] for name in ("labels", "conditional", "extent"))
         tokenizer = cls.build(config, modality, registry, labels, conditional, extent, config.get("draws", False))
         tokenizer.adopt(folder)

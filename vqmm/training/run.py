@@ -13,7 +13,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.source import Source, label_numbers
-from vqmm.evaluation.evaluate import Evaluation, evaluate, shuffled_loss_ratio, write_shown
+from vqmm.evaluation.evaluate import EvaluationResult, evaluate, shuffled_loss_ratio, write_shown
 from vqmm.recipe import Recipe, read_recipe
 from vqmm.registry import Registry
 from vqmm.tokenizer.storage import build_modality, tokenizer_folder
@@ -145,11 +145,15 @@ class Run:
         )
         self.views.check()
         begin = None if plan.init_from is None else tokenizer_folder(Path(plan.init_from))
+        front = self.modality.front()
         if begin is None:
-            self.modality.fit(self.views.values())
-        else:
-            self.modality.load(begin)
-        main_metric = self.modality.metrics()[self.modality.main_metric]
+            self.modality.check_samples(self.views.values())
+            if front is not None:
+                front.fit(self.views.values())
+        elif front is not None:
+            front.load(begin)
+        judged = self.modality.evaluation()
+        main_metric = judged.metrics()[judged.main_metric]
         self.health = HealthWatch(bool(main_metric.higher_is_better))
         torch.manual_seed(plan.seed)
         extent, draws = self.views.extent(), recipe.input == "noise"
@@ -184,7 +188,7 @@ class Run:
         plan, loop, out = self.recipe.train, self.loop, self.job.out
         self._start()
         log = MetricsLog(out / "metrics.jsonl", loop.step, plan.tensorboard) if self.is_first else None
-        evaluation: Evaluation | None = None
+        evaluation: EvaluationResult | None = None
         with RunProgress(self.steps, self.job.quiet or not self.is_first) as progress:
             if not self.steps:
                 progress.say("this recipe has no weights: there is nothing to train")
@@ -266,9 +270,9 @@ class Run:
             if log is not None:
                 log.write("health", **asdict(event))
 
-    def _evaluate(self, log: MetricsLog | None, progress: RunProgress) -> Evaluation:
+    def _evaluate(self, log: MetricsLog | None, progress: RunProgress) -> EvaluationResult:
         """The first process looks at held-out data and saves the tokenizer; the others wait."""
-        evaluation = Evaluation()
+        evaluation = EvaluationResult()
         if self.is_first:
             with self.loop.average.applied():
                 evaluation = self._judge(log, progress)
@@ -276,14 +280,14 @@ class Run:
         self.fabric.barrier()
         if self.adversarial is not None:
             # of the first, who alone knows
-            value = self.fabric.broadcast(evaluation.metrics.get(self.modality.main_metric))
+            value = self.fabric.broadcast(evaluation.metrics.get(self.modality.evaluation().main_metric))
             self._tell(self.adversarial.schedule.evaluated(self.loop.step, value), log, progress)
             if self.is_first and self.adversarial.figures():
                 progress.say(f"step {self.loop.step}: critic  {said_of(self.adversarial.figures())}")
         return evaluation
 
-    def _judge(self, log: MetricsLog | None, progress: RunProgress) -> Evaluation:
-        plan, step, main_metric = self.recipe.train, self.loop.step, self.modality.main_metric
+    def _judge(self, log: MetricsLog | None, progress: RunProgress) -> EvaluationResult:
+        plan, step, main_metric = self.recipe.train, self.loop.step, self.modality.evaluation().main_metric
         views = self.held_out_views
         evaluation = evaluate(self.tokenizer, evaluation_batches(views, plan.batch_size, plan.evaluate_samples))
         value = evaluation.metrics.get(main_metric)
@@ -311,7 +315,7 @@ class Run:
             keep_last(folder, self.recipe.train.keep_checkpoints, int(self.best["step"]) if self.best else None)
         self.fabric.barrier()
 
-    def _finish(self, evaluation: Evaluation, progress: RunProgress) -> dict[str, Any]:
+    def _finish(self, evaluation: EvaluationResult, progress: RunProgress) -> dict[str, Any]:
         if not self.is_first:
             return {}
         out = self.job.out
