@@ -151,7 +151,7 @@ class Notes(vqmm.Modality):
         return NotesEvaluation()
 
 
-class _Embedded(nn.Module):
+class _Embedded(layers.Network):
     takes_mask = True
 
     def __init__(self, ids: int, width: int, network: nn.Module):

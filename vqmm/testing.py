@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vqmm.contracts.adversary import Adversary
 from vqmm.contracts.batch import Batch, Codes
-from vqmm.contracts.decoder import Decoder, call_masked, grid_mask
+from vqmm.contracts.decoder import Decoder, grid_mask
 from vqmm.contracts.evaluation import Evaluation
 from vqmm.contracts.mixins import ManyPerFile, Strings
 from vqmm.contracts.modality import Modality
@@ -18,6 +18,7 @@ from vqmm.contracts.prior import Prior
 from vqmm.contracts.quantizer import Quantized, Quantizer
 from vqmm.contracts.vocabulary import Range, Vocabulary
 from vqmm.generation.sampling import sample
+from vqmm.nn.network import call_masked
 from vqmm.registry import Registry
 
 __all__ = ["check_adversary", "check_decoder", "check_modality", "check_prior", "check_quantizer"]

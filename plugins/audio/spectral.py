@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from vqmm.nn.causal import CausalConv, CausalStack, Register
 from vqmm.nn.layers import ChannelNorm, Stack, conv
 from vqmm.nn.masks import pool_mask
+from vqmm.nn.network import Layer, Network, Span
 from vqmm.nn.pointwise import Pointwise, blank
-from vqmm.nn.receptive_field import Span, receptive_field, seen
+from vqmm.nn.receptive_field import receptive_field, seen
 from vqmm.plugins.audio.extra import needed
 
 BANDS = 40  # mel bands that the encoder sees beside the spectrum
@@ -32,11 +33,12 @@ MOST_GAIN = 8.0  # natural log: 70 dB up and down
 LEAST_SHAPE = 1e-4  # of a band's power before it is brought to 1
 
 
-class Block(nn.Module):
+class Block(Layer):
     """x + scale * conv1(gelu(conv3(norm(x)))): (B, width, frames) in and out. Starts near the identity."""
 
     def __init__(self, width: int, causal: bool, scale: float):
         super().__init__()
+        self.causal = causal
         self.norm = ChannelNorm(width)
         self.spread: Any = CausalConv(1, width, width, KERNEL) if causal else conv(1, width, width, KERNEL)
         self.join = Pointwise(width, width)
@@ -58,9 +60,9 @@ class Block(nn.Module):
         mixed, state = self.spread.step(self.norm(x), position, state)
         return self._add(x, mixed), state
 
-    def seen(self, outputs: Span) -> Span | None:
+    def seen(self, outputs: Span, axis: int = 0) -> Span | None:
         """The frames that these depend on: one more on each side, or two more before them if causal."""
-        return seen(self.spread, outputs)
+        return seen(self.spread, outputs, axis)
 
 
 def trunk(inputs: int, width: int, outputs: int, blocks: int, causal: bool) -> Any:
@@ -70,7 +72,7 @@ def trunk(inputs: int, width: int, outputs: int, blocks: int, causal: bool) -> A
     return (CausalStack if causal else Stack)(layers)
 
 
-class Spectral(nn.Module):
+class Spectral(Network):
     """What encoder and decoder have in common: where frames lie.
 
     A frame spans `window` hops under a Hann window. Frame t stands for the hop t, [t, t + 1) * hop, and lies around it;
@@ -96,14 +98,11 @@ class Spectral(nn.Module):
         """Frequencies in the spectrum of a frame: length // 2 + 1."""
         return self.length // 2 + 1
 
-    @property
-    def receptive_field(self) -> int:
+    def hops_seen(self) -> float:
         """How many hops to each side an output depends on: frames overlap, and blocks look at their neighbours."""
         before = self.length - self.hop
         overlap = before if self.causal else before - self.margin
-        among_frames = receptive_field(self.trunk, 1, 1)
-        assert among_frames is not None  # a block sees three frames
-        return among_frames + -(-overlap // self.hop)
+        return receptive_field(self.trunk, 1, 1) + -(-overlap // self.hop)
 
 
 class SpectralEncoder(Spectral):
@@ -139,6 +138,7 @@ class SpectralEncoder(Spectral):
         self.channels, self.dim, self.features = channels, dim, channels * (2 * self.bins + bands)
         self.trunk = trunk(self.features, width, dim, blocks, causal)
         self.bypass = Pointwise(channels * bands, dim)
+        self.receptive_field = self.hops_seen()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, channels, T), mask bool (B, T) -> z (B, dim, T / hop); where the mask is False, x counts as 0."""
@@ -200,6 +200,7 @@ class SpectralDecoder(Spectral):
         self.register_buffer("bands", overlapping_bands(self.bins, GAINS), persistent=False)
         self.bypass = Pointwise(dim, channels * len(self.bands))
         self.trunk = trunk(dim, width, channels * (2 * self.bins + len(self.bands)), blocks, causal)
+        self.receptive_field = self.hops_seen()
         # frames overlap: so much of a sample's energy is in all of them, where none is missing
         full = self._overlap(self.hann.square().expand(1, 2 * window, -1))[0, self.length]
         self.register_buffer("least", 0.1 * full, persistent=False)

@@ -22,7 +22,8 @@ from torch.nn.utils import parametrizations
 
 from vqmm.nn.causal import CausalConv, CausalStack, CausalUpsample, Register, spread
 from vqmm.nn.layers import Attention, Stack
-from vqmm.nn.receptive_field import Span, receptive_field, seen
+from vqmm.nn.network import Layer, Network, Span
+from vqmm.nn.receptive_field import receptive_field, seen
 from vqmm.nn.recurrent import recurrent
 from vqmm.utils.errors import UserError
 
@@ -36,7 +37,7 @@ FIRST, LAST = 7, 3  # kernels at the waveform and at the codes
 LSTM_LAYERS = 2
 
 
-class Snake(nn.Module):
+class Snake(Layer):
     """x + sin^2(a x) / a, with a frequency a > 0 learnt for each channel: zero stays zero."""
 
     def __init__(self, channels: int):
@@ -48,12 +49,12 @@ class Snake(nn.Module):
         frequency = self.log_frequency.exp()
         return x + (frequency * x).sin().square() / frequency
 
-    def seen(self, outputs: Span) -> Span:
+    def seen(self, outputs: Span, axis: int = 0) -> Span:
         """The same positions: each depends on itself alone."""
         return outputs
 
 
-class CenteredConv(nn.Conv1d):
+class CenteredConv(nn.Conv1d, Layer):
     """The non-causal twin of a strided `CausalConv`: as much padding in all, half of it on each side."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, dilation: int = 1, stride: int = 1):
@@ -65,13 +66,13 @@ class CenteredConv(nn.Conv1d):
         """x (B, inputs, T) -> (B, outputs, T / stride), rounded down."""
         return super().forward(F.pad(x, self.sides))
 
-    def seen(self, outputs: Span) -> Span:
+    def seen(self, outputs: Span, axis: int = 0) -> Span:
         """The inputs under the kernels of these outputs, padding included."""
         stride = self.stride[0]
         return outputs[0] * stride - self.sides[0], (outputs[1] + 1) * stride - 1 + self.sides[1]
 
 
-class CenteredUpsample(nn.Module):
+class CenteredUpsample(Layer):
     """The non-causal twin of `CausalUpsample`: the outputs of an input depend on the nearer half of both neighbours."""
 
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -84,19 +85,20 @@ class CenteredUpsample(nn.Module):
         shift = self.stride // 2
         return spread(self.conv(x), self.stride)[:, :, shift : shift + x.shape[2] * self.stride]
 
-    def seen(self, outputs: Span) -> Span:
+    def seen(self, outputs: Span, axis: int = 0) -> Span:
         """The inputs that these outputs depend on, padding included: two for each output."""
         first, last = ((each + self.stride // 2) // self.stride for each in outputs)
         return first - 1, last
 
 
-class ResidualUnit(nn.Module):
+class ResidualUnit(Layer):
     """x + join(act(conv(act(x)))), half as wide in the middle: (B, width, T) in and out."""
 
     def __init__(self, width: int, dilation: int, style: "Style"):
         super().__init__()
         self.before, self.middle = style.activate(width), style.activate(width // 2)
         self.conv: Any = style.conv(width, width // 2, 3, dilation=dilation)
+        self.causal = style.causal
         self.join = style.normed(nn.Conv1d(width // 2, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,13 +114,15 @@ class ResidualUnit(nn.Module):
         y, state = self.conv.step(self.before(x), position, state)
         return x + self.join(self.middle(y)), state
 
-    def seen(self, outputs: Span) -> Span | None:
+    def seen(self, outputs: Span, axis: int = 0) -> Span | None:
         """The positions that these depend on: `dilation` more on each side, or twice that before them if causal."""
-        return seen(self.conv, outputs)  # its own position is among them
+        return seen(self.conv, outputs, axis)  # its own position is among them
 
 
-class Recurrent(nn.Module):
+class Recurrent(Layer):
     """x + an LSTM of x: (B, width, T) in and out. What follows a sample's end changes nothing before it."""
+
+    causal = True
 
     def __init__(self, width: int, layers: int = LSTM_LAYERS):
         super().__init__()
@@ -139,7 +143,7 @@ class Recurrent(nn.Module):
         y, state = recurrent(self.lstm, x.transpose(1, 2), state)
         return x + y.transpose(1, 2), state
 
-    def seen(self, outputs: Span) -> None:
+    def seen(self, outputs: Span, axis: int = 0) -> None:
         """None, for no limit: an output depends on all that came before it."""
         return None  # noqa: RET501 (a span: no limit)
 
@@ -209,18 +213,11 @@ class Style:
         return (CausalStack if self.causal else Stack)(layers)
 
 
-class _Waveform(nn.Module):
-    """What encoder and decoder share: their layers, with a mask or step by step.
-
-    Attributes:
-        causal: nothing depends on what comes later, so the network steps.
-        receptive_field: how many codes to each side of its own an output may depend on, by its kernels; None: all.
-    """
+class _Waveform(Network):
+    """What encoder and decoder share: their layers, with a mask or step by step."""
 
     takes_mask = True
     layers: Any  # Stack or CausalStack
-    causal: bool
-    receptive_field: int | None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, C, T), mask bool (B, T), True where there is signal."""
@@ -234,7 +231,9 @@ class _Waveform(nn.Module):
             )
         return self.layers.start(batch)
 
-    def step(self, x: Tensor, position: None, state: list[Any], mask: Tensor | None = None) -> tuple[Tensor, list[Any]]:
+    def step(
+        self, x: Tensor, position: int | None, state: list[Any], mask: Tensor | None = None
+    ) -> tuple[Tensor, list[Any]]:
         """What `forward` gives for the next chunk of the streams, and the state after it.
 
         x (B, C, T) and mask (B, T) as in `forward`. Of an encoder T is a multiple of the strides' product; of a decoder

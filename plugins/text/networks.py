@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from vqmm.nn.layers import Attention, ChannelNorm, ResidualBlock, Stack, conv
-from vqmm.nn.receptive_field import Span, receptive_field
+from vqmm.nn.network import Layer, Network, Span
+from vqmm.nn.receptive_field import receptive_field
 from vqmm.nn.recurrent import recurrent
 
 Kind = Literal["convolution", "lstm"]
@@ -20,7 +21,7 @@ Kind = Literal["convolution", "lstm"]
 KERNEL = 5  # of the blocks, in positions
 
 
-class Recurrent(nn.Module):
+class Recurrent(Layer):
     """x + an LSTM in both directions (Hochreiter and Schmidhuber 1997): (B, width, T) in and out; skips padding."""
 
     takes_mask = True
@@ -41,7 +42,7 @@ class Recurrent(nn.Module):
         read, _ = pad_packed_sequence(recurrent(self.lstm, packed)[0], batch_first=True, total_length=line.shape[1])
         return x + read.transpose(1, 2)
 
-    def seen(self, outputs: Span) -> None:
+    def seen(self, outputs: Span, axis: int = 0) -> None:
         """None, for no limit: an output depends on the whole sample."""
         return None  # noqa: RET501 (a span: no limit)
 
@@ -56,7 +57,7 @@ def blocks(kind: Kind, width: int, count: int, attention: bool) -> list[nn.Modul
     return layers
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Network):
     """x int64 (B, 1, T), ids in [0, ids) -> z (B, dim, T / stride).
 
     Args:
@@ -104,7 +105,7 @@ class TextEncoder(nn.Module):
         return self.layers(self.embedding(ids).transpose(1, 2), mask)
 
 
-class TextDecoder(nn.Module):
+class TextDecoder(Network):
     """vectors (B, dim, T) -> logits (B, ids, T * stride): the mirror of `TextEncoder`."""
 
     takes_mask = True

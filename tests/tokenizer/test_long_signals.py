@@ -1,5 +1,7 @@
 """Long lines in pieces: what the whole gives, in flat memory."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from tests.lines import DIM, Line, exceptions, line_tokenizer, noise, peaks_of_m
 from tests.processes import SERVER
 from vqmm.decoders.direct import DirectDecoder
 from vqmm.decoders.wavenet import WaveNetDecoder
-from vqmm.nn import Decoder, Encoder, Stack
+from vqmm.nn import Decoder, Encoder, Network, Stack
 from vqmm.nn import receptive_field as reach
 from vqmm.nn.causal import CausalConv, GatedBlock
 from vqmm.nn.receptive_field import seen
@@ -79,7 +81,7 @@ def test_pieces_of_any_size_are_the_whole(tokenizers, name, lengths, at_once):
     assert [one.shape for one in both] == [one.shape for one in samples]
 
 
-class Counting(nn.Module):
+class Counting(Network):
     """Notes how long the pieces are that come in."""
 
     def __init__(self, network):
@@ -240,8 +242,8 @@ def distance(pull, cell, middle):
 
 def test_attention_has_no_limit():
     assert (
-        Encoder(1, 1, 4, (4,), 8, 1, True).receptive_field is None
-        and Decoder(2, 1, 4, (4, 4), 8, 1, True).receptive_field is None
+        Encoder(1, 1, 4, (4,), 8, 1, True).receptive_field == math.inf
+        and Decoder(2, 1, 4, (4, 4), 8, 1, True).receptive_field == math.inf
     )
 
 
@@ -256,5 +258,5 @@ def test_what_single_layers_see():
         reach.receptive_field(Stack([nn.Conv1d(1, 1, 3, padding=1), nn.SiLU(), nn.Conv1d(1, 1, 8, 4, padding=2)]), 4, 1)
         == 1
     )
-    with pytest.raises(TypeError, match=r"nothing is known of GRU: give it a method seen\(outputs\)"):
+    with pytest.raises(TypeError, match=r"nothing is known of GRU: derive it from vqmm.nn.Layer, with a method seen\("):
         seen(nn.Sequential(nn.GRU(2, 2)), (0, 0))

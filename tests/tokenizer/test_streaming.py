@@ -12,10 +12,11 @@ from tests.fakes import TwoMaps
 from tests.lines import DIM, Line, exceptions, line_tokenizer, noise
 from vqmm.decoders.direct import DirectDecoder
 from vqmm.decoders.wavenet import WaveNetDecoder
+from vqmm.nn import Network, as_network
 from vqmm.plugins.image import Image
 from vqmm.quantizers.none import NoQuantizer
 from vqmm.quantizers.vector import VectorQuantizer
-from vqmm.tokenizer.streaming import Stream, StreamingDecoder, StreamingEncoder, steps
+from vqmm.tokenizer.streaming import Stream, StreamingDecoder, StreamingEncoder
 from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.utils.errors import UserError
 
@@ -165,11 +166,11 @@ def test_a_decoder_that_is_told_labels():
         StreamingDecoder(tokenizer, "drums")
 
 
-class Late(nn.Module):
+class Late(Network):
     """Each output is made of the present cell and the `ahead` next ones. Steps give it that many cells late. What
     follows the end is nothing, which differs from a silent sample."""
 
-    takes_mask = True
+    takes_mask = causal = True
 
     def __init__(self, channels, outputs, cell, ahead, up):
         super().__init__()
@@ -283,5 +284,5 @@ def test_wrong_samples_codes_and_stages(tokenizer):
 
 
 def test_which_networks_step(tokenizer):
-    assert steps(tokenizer.encoder) and steps(tokenizer.decoder.network)
-    assert not steps(nn.Conv1d(1, 1, 1)) and not steps(line_tokenizer(causal=False).encoder)
+    assert as_network(tokenizer.encoder).causal and as_network(tokenizer.decoder.network).causal
+    assert not as_network(nn.Conv1d(1, 1, 1)).causal and not as_network(line_tokenizer(causal=False).encoder).causal

@@ -60,11 +60,6 @@ def grid_mask(batch: Batch, vectors: Tensor) -> Tensor | None:
     return None if batch.mask is None else pool_mask(batch.mask, vectors.shape[2:])
 
 
-def call_masked(network: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Call a network with the mask if it says that it takes one."""
-    return network(x, mask) if getattr(network, "takes_mask", False) else network(x)
-
-
 def cut(samples: Tensor, size: Tensor) -> list[Tensor]:
     """(B, C, *extent) -> B samples, each cut to its own size."""
     return [

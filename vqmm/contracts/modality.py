@@ -132,11 +132,14 @@ class Modality:
         return {"width": options.width, "blocks": options.blocks, "attention": options.attention}
 
     def build_encoder(self, dim: int) -> nn.Module:
-        """x (B, C, *extent) -> z (B, dim, *grid). A module with a true `takes_mask` is called with (x, mask)."""
+        """x (B, C, *extent) -> z (B, dim, *grid): any `nn.Module`.
+
+        One that derives from `vqmm.nn.Network` can say more: that it takes a mask, how far it sees, that it streams.
+        """
         return layers.Encoder(self.rank, self.channels, dim, self.strides, **self.network_options)
 
     def build_decoder(self, dim: int) -> nn.Module:
-        """vectors (B, dim, *grid) -> output. A module with a true `takes_mask` is called with (vectors, grid mask)."""
+        """vectors (B, dim, *grid) -> output: any `nn.Module`, or a `vqmm.nn.Network`, as for `build_encoder`."""
         return layers.Decoder(self.rank, self.channels, dim, self.strides, **self.network_options)
 
     def target(self, x: Tensor) -> Tensor:

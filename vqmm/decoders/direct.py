@@ -6,8 +6,9 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from vqmm.contracts.batch import Batch
-from vqmm.contracts.decoder import Decoder, call_masked, cut, grid_mask
+from vqmm.contracts.decoder import Decoder, cut, grid_mask
 from vqmm.contracts.modality import Modality
+from vqmm.nn.network import call_masked
 
 
 class DirectDecoder(Decoder):

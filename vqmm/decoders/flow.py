@@ -58,13 +58,12 @@ class FlowDecoder(Decoder):
 
     def __init__(self, modality: Modality, dim: int, options: BaseModel | None = None):
         super().__init__(modality, dim, options)
-        ids = getattr(modality, "ids", None)
-        if ids is not None:
+        if modality.ids is not None:
             raise UserError(
                 f"decoder.name: 'flow' is a density of real values, and the samples of {modality.name!r} are integers "
-                f"({ids} ids): take 'wavenet', a distribution over ids"
+                f"({modality.ids} ids): take 'wavenet', a distribution over ids"
             )
-        self.step = 2 / (int(getattr(modality, "levels", 256)) - 1)
+        self.step = 2 / (modality.levels - 1)
         rank, channels, depth, width = modality.rank, modality.channels, self.options.depth, self.options.width
         factors = scale_factors(modality.strides)
         count = len(factors) if self.options.scales is None else self.options.scales

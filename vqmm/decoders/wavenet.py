@@ -78,7 +78,7 @@ class WaveNetDecoder(Decoder):
             raise UserError(f"decoder.kernel: {o.kernel} is even: {modality.name} has {rank} axes, take an odd one")
         self.distribution = build_likelihood(modality, o)
         self.condition = Condition(rank, dim, o.width, modality.strides)
-        self.network = Network(
+        self.network = WaveNet(
             rank,
             self.distribution.inputs,
             o.width,
@@ -223,7 +223,7 @@ class WaveNetState:
     attention: Cache | None
 
 
-class Network(nn.Module):
+class WaveNet(nn.Module):
     """Features of each position, from what is known of the positions before it and from the condition.
 
     Args:

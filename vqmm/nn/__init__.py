@@ -2,14 +2,19 @@
 
 from vqmm.nn.autoencoder import Decoder, Encoder, level_factors
 from vqmm.nn.layers import Attention, ChannelNorm, ResidualBlock, Stack, conv, down, prime_factors, resample_mask, up
+from vqmm.nn.network import Layer, Network, as_network, call_masked
 
 __all__ = [
     "Attention",
     "ChannelNorm",
     "Decoder",
     "Encoder",
+    "Layer",
+    "Network",
     "ResidualBlock",
     "Stack",
+    "as_network",
+    "call_masked",
     "conv",
     "down",
     "level_factors",

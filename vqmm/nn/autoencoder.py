@@ -4,15 +4,16 @@ The layout is that of van den Oord et al. 2017 (arXiv 1711.00937, section 4.1), 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from vqmm.nn.layers import Attention, ResidualBlock, Stack, conv, down, keep_variance, up
+from vqmm.nn.network import Network
 from vqmm.nn.receptive_field import receptive_field
 
 
-class Encoder(nn.Module):
+class Encoder(Network):
     """(B, channels, *extent) -> (B, dim, *extent / stride). Each axis of the extent is a multiple of its stride.
 
     Args:
@@ -20,9 +21,6 @@ class Encoder(nn.Module):
         width: channels at the coarsest level; the levels above have half as many each, 8 at the least.
         blocks: residual blocks at the coarsest level, each `width // 4` wide in the middle.
         attention: self-attention after the blocks.
-
-    Attributes:
-        receptive_field: how many codes to each side of its own a code may depend on, the most of any axis; None: all.
     """
 
     takes_mask = True
@@ -39,15 +37,15 @@ class Encoder(nn.Module):
         layers += [conv(rank, widths[-1], width), *bottom(rank, width, blocks, attention)]
         self.layers = Stack([*layers, nn.SiLU(), conv(rank, width, dim, kernel=1)])
         keep_variance(self.layers)
-        self.receptive_field = farthest(receptive_field(self.layers, s, 1, axis) for axis, s in enumerate(stride))
+        self.receptive_field = max(receptive_field(self.layers, s, 1, axis) for axis, s in enumerate(stride))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, channels, *extent), mask bool (B, *extent) -> (B, dim, *extent / stride); padding is not looked at."""
         return self.layers(x, mask)
 
 
-class Decoder(nn.Module):
-    """The mirror of `Encoder`: (B, dim, *grid) -> (B, channels, *grid * stride). `receptive_field` counts codes too."""
+class Decoder(Network):
+    """The mirror of `Encoder`: (B, dim, *grid) -> (B, channels, *grid * stride)."""
 
     takes_mask = True
 
@@ -65,17 +63,11 @@ class Decoder(nn.Module):
             layers += [nn.SiLU(), conv(rank, width, channels)]
         self.layers = Stack(layers)
         keep_variance(self.layers)
-        self.receptive_field = farthest(receptive_field(self.layers, 1, s, axis) for axis, s in enumerate(stride))
+        self.receptive_field = max(receptive_field(self.layers, 1, s, axis) for axis, s in enumerate(stride))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, dim, *grid), mask bool (B, *grid) -> (B, channels, *grid * stride); padding is not looked at."""
         return self.layers(x, mask)
-
-
-def farthest(reaches: Iterable[int | None]) -> int | None:
-    """The most of several; None (no limit) is more than any."""
-    limits = [*reaches]
-    return None if None in limits else max(each for each in limits if each is not None)
 
 
 def bottom(rank: int, width: int, blocks: int, attention: bool) -> list[nn.Module]:

@@ -17,7 +17,7 @@ alone (rank 1): layers that change the rate, and a whole network of layers that 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from vqmm.nn.causal_attention import Cache, CausalAttention
 from vqmm.nn.layers import Stack, resample_mask
+from vqmm.nn.network import Layer, Span
 from vqmm.nn.pointwise import Pointwise, blank
 
 __all__ = [
@@ -81,7 +82,7 @@ class Register:
         return torch.arange(first, first + count, device=self.back.device) % self.values.shape[1]
 
 
-class CausalConv(nn.Module):
+class CausalConv(Layer):
     """A convolution that sees the positions before (mask "A") or up to (mask "B") the present in raster order.
 
     Rank 1: the last `kernel` positions, `dilation` apart (van den Oord et al. 2016, arXiv 1609.03499); mask "A" starts
@@ -98,6 +99,8 @@ class CausalConv(nn.Module):
     Raises:
         ValueError: a combination that cannot be, with its values.
     """
+
+    causal = True
 
     def __init__(
         self,
@@ -224,8 +227,17 @@ class CausalConv(nn.Module):
         state.end = first + time
         return self._over(line[:, :, :-1] if self.mask == "A" else line)
 
+    def seen(self, outputs: Span, axis: int = 0) -> Span:
+        """The inputs under the kernels of these outputs, of rank 1 alone: a position of a grid sees whole rows."""
+        if self.rank > 1:
+            raise TypeError(f"CausalConv.seen: rank {self.rank}: only a line has a span along an axis")
+        first, last = outputs
+        if self.mask == "A":
+            return first - self.span, last - 1
+        return first * self.stride - self.span + self.stride, (last + 1) * self.stride - 1
 
-class GatedBlock(nn.Module):
+
+class GatedBlock(Layer):
     """x + out(tanh(a) * sigmoid(b)) with a, b from a causal convolution of x and from a condition on the same grid.
 
     van den Oord et al. 2016 (arXiv 1606.05328, equations 2 and 4; arXiv 1609.03499, section 2.4). Inside, positions
@@ -236,6 +248,8 @@ class GatedBlock(nn.Module):
         skip: channels of the second output, for a sum over all blocks.
         hidden: channels of the gate, `width` by default.
     """
+
+    causal = True
 
     def __init__(
         self,
@@ -277,6 +291,10 @@ class GatedBlock(nn.Module):
         mixed, state = self.conv.step(self.dropout(blank(x, mask)), position, state)
         return self._gate(x, mixed, condition), state
 
+    def seen(self, outputs: Span, axis: int = 0) -> Span:
+        """The positions that the convolution sees; a position's own is among them."""
+        return self.conv.seen(outputs, axis)
+
     def _gate(self, x: Tensor, mixed: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.condition is not None:
             mixed = mixed + self.condition(condition)
@@ -285,7 +303,7 @@ class GatedBlock(nn.Module):
         return x + onward, skip
 
 
-class CausalUpsample(nn.Module):
+class CausalUpsample(Layer):
     """(B, inputs, T) -> (B, outputs, T * stride): a transposed convolution that uses nothing of the future.
 
     Its kernel is 2 * stride long and what it gives after the last input is cut off, so the `stride` outputs of an input
@@ -293,6 +311,8 @@ class CausalUpsample(nn.Module):
     an input at once, which is how they are computed: on a CPU that takes a quarter to the whole of a transposed
     convolution's time (measured for strides of 2 to 8).
     """
+
+    causal = True
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -314,6 +334,11 @@ class CausalUpsample(nn.Module):
         y, state = self.conv.step(x, position, state)
         return spread(y, self.stride), state
 
+    def seen(self, outputs: Span, axis: int = 0) -> Span:
+        """The inputs of these outputs: that of each, and the one before."""
+        first, last = outputs
+        return self.conv.seen((first // self.stride, last // self.stride), axis)
+
 
 def spread(y: Tensor, stride: int) -> Tensor:
     """(B, C * stride, T) -> (B, C, T * stride): each position's `stride` values of a channel, one after the other."""
@@ -321,7 +346,7 @@ def spread(y: Tensor, stride: int) -> Tensor:
 
 
 class CausalStack(Stack):
-    """A `Stack` over a line whose layers never look ahead, stepping as one. What has no `step` must be pointwise.
+    """A `Stack` over a line whose layers never look ahead, stepping as one. A layer that does not step is pointwise.
 
     A step takes as many positions as the product of the strides divides. The mask of a step is that of its positions:
     False for what follows the end of a sample.
@@ -329,20 +354,20 @@ class CausalStack(Stack):
 
     def start(self, batch: int) -> list[Any]:
         """A state for `batch` streams."""
-        layers: Iterable[Any] = self
-        return [layer.start(batch) if hasattr(layer, "start") else None for layer in layers]
+        return [layer.start(batch) if isinstance(layer, Layer) and layer.causal else None for layer in self]
 
-    def step(self, x: Tensor, position: None, state: list[Any], mask: Tensor | None = None) -> tuple[Tensor, list[Any]]:
+    def step(
+        self, x: Tensor, position: int | None, state: list[Any], mask: Tensor | None = None
+    ) -> tuple[Tensor, list[Any]]:
         """x (B, C, T), mask bool (B, T) -> what `forward` gives for these positions of the stream, and the state."""
         if position is not None:
             raise ValueError(f"CausalStack.step: position {position}: a stack just goes on, its position is None")
-        layers: Iterable[Any] = self
-        for number, layer in enumerate(layers):
+        for number, layer in enumerate(self):
             if mask is not None:
                 mask = resample_mask(mask, x.shape[2:])
                 x = blank(x, mask)
-            if not hasattr(layer, "step"):
-                x = layer(x)
-            else:
+            if isinstance(layer, Layer) and layer.causal:
                 x, state[number] = layer.step(x, None, state[number])
+            else:
+                x = layer(x)
         return x, state

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqmm.nn.masks import pool_mask
+from vqmm.nn.network import Layer, Span, call_masked
+from vqmm.nn.receptive_field import seen
 
 _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSE: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -42,7 +44,7 @@ def prime_factors(number: int) -> list[int]:
     return factors
 
 
-class ChannelNorm(nn.Module):
+class ChannelNorm(Layer):
     """Root-mean-square norm over the channels of each position (Zhang and Sennrich 2019, arXiv 1910.07467).
 
     A position's result depends on that position alone: not on the batch, not on padding, not on how large a picture
@@ -59,8 +61,12 @@ class ChannelNorm(nn.Module):
         scale = x.square().mean(dim=1, keepdim=True).add(self.epsilon).rsqrt()
         return x * scale * self.weight.view(-1, *[1] * (x.ndim - 2))
 
+    def seen(self, outputs: Span, axis: int = 0) -> Span:
+        """The same positions: each depends on itself alone."""
+        return outputs
 
-class ResidualBlock(nn.Module):
+
+class ResidualBlock(Layer):
     """x + conv1(act(conv(act(norm(x))))), through `hidden` channels: (B, width, *grid) in and out."""
 
     def __init__(self, rank: int, width: int, hidden: int, kernel: int = 3):
@@ -73,8 +79,12 @@ class ResidualBlock(nn.Module):
         """x (B, width, *grid) -> the same shape."""
         return x + self.join(F.silu(self.spread(F.silu(self.norm(x)))))
 
+    def seen(self, outputs: Span, axis: int = 0) -> Span | None:
+        """The positions under the kernel; a position's own is among them."""
+        return seen(self.spread, outputs, axis)
 
-class Attention(nn.Module):
+
+class Attention(Layer):
     """x + self-attention over all positions of the grid: (B, width, *grid) in and out; padding is not looked at."""
 
     takes_mask = True
@@ -92,9 +102,13 @@ class Attention(nn.Module):
         """x (B, width, *grid), mask bool (B, *grid), True where a position may be looked at -> (B, width, *grid)."""
         line = self.norm(x).flatten(2).transpose(1, 2)  # (B, positions, width)
         q, k, v = self.qkv(line).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = None if mask is None else mask.flatten(1)[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        known = None if mask is None else mask.flatten(1)[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=known)
         return x + self.out(mixed.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(x.shape)
+
+    def seen(self, outputs: Span, axis: int = 0) -> None:
+        """None, for no limit: a position depends on all."""
+        return None  # noqa: RET501 (a span: no limit)
 
 
 class Stack(nn.ModuleList):
@@ -110,7 +124,7 @@ class Stack(nn.ModuleList):
             if mask is not None:
                 mask = resample_mask(mask, x.shape[2:])
                 x = torch.where(mask.unsqueeze(1), x, 0)
-            x = layer(x, mask) if getattr(layer, "takes_mask", False) else layer(x)
+            x = call_masked(layer, x, mask)
         return x
 
 

@@ -15,6 +15,7 @@ from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.loader import key_generator
 from vqmm.data.source import HELD_OUT as SHARE
 from vqmm.data.source import Source
+from vqmm.nn.network import as_network
 from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.tokens.shards import HELD_OUT, TRAIN
 from vqmm.utils.errors import UserError
@@ -145,7 +146,7 @@ def batches(items: Iterable[tuple[Item, Tensor]], padded: bool = False) -> Itera
 
 def may_pad(tokenizer: Tokenizer) -> bool:
     """Whether lines of several lengths may go through the networks together: those skip padding."""
-    return tokenizer.modality.rank == 1 and bool(getattr(tokenizer.encoder, "takes_mask", False))
+    return tokenizer.modality.rank == 1 and as_network(tokenizer.encoder).takes_mask
 
 
 def at_once(values: int) -> int:

@@ -1,29 +1,30 @@
 """Long samples of a line (rank 1) through the networks piece by piece: memory stays flat, and nothing is blended.
 
-A network says by an attribute `receptive_field` how many codes to each side of its own an output may depend on. A piece
-goes through it with so many codes of its true surroundings on both sides, and of what comes out only the piece itself
-is kept: the result is that of the whole, to float32 rounding, and there are no joins to hear. A network that steps
-(`vqmm.tokenizer.streaming`) goes on from piece to piece instead. Where `receptive_field` is None (attention, an LSTM
-that does not step) CONTEXT codes take its place: the result is then near that of the whole, and a warning says so. A
-network without the attribute gets the sample whole.
+A network says by its `receptive_field` how many codes to each side of its own an output may depend on. A piece goes
+through it with so many codes of its true surroundings on both sides, and of what comes out only the piece itself is
+kept: the result is that of the whole, to float32 rounding, and there are no joins to hear. A causal network goes on
+from piece to piece instead. Where `receptive_field` is infinite (attention, an LSTM in both directions) CONTEXT codes
+take its place: the result is then near that of the whole, and a warning says so. A network that does not know it gets
+the sample whole.
 
 Only what grows fast is cut: the networks' inner layers. Samples, latents and outputs are kept whole, so a sample
 costs about four of its own size in float32.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vqmm.contracts.batch import Batch, Codes
-from vqmm.contracts.decoder import call_masked, cut, grid_mask
+from vqmm.contracts.decoder import cut, grid_mask
 from vqmm.contracts.quantizer import Quantized
 from vqmm.decoders.direct import DirectDecoder
-from vqmm.tokenizer.streaming import Stream, steps
+from vqmm.nn.network import Network, as_network, call_masked
+from vqmm.tokenizer.streaming import Stream
 from vqmm.tokenizer.tokenizer import Tokenizer, evaluating
 from vqmm.utils.errors import Remark
 
@@ -100,16 +101,16 @@ def _quantize(tokenizer: Tokenizer, batch: Batch, stages: int | None) -> Quantiz
 def _decoded(tokenizer: Tokenizer, vectors: Tensor, codes: Codes) -> list[Tensor]:
     """What a direct decoder gives, its network called piece by piece; finished on the CPU, as a whole."""
     at_once = PIECE_VALUES // (len(vectors) * _values_of(tokenizer, 1))
-    network: Any = tokenizer.decoder.network
+    assert isinstance(tokenizer.decoder, DirectDecoder)  # _is_direct
     vectors = tokenizer.conditioned(vectors, codes.label)
     cell = tokenizer.modality.strides[0]
-    parts = pieces(network, vectors, codes.mask, 1, cell, at_once, tokenizer.device)
+    parts = pieces(tokenizer.decoder.network, vectors, codes.mask, 1, cell, at_once, tokenizer.device)
     output = torch.cat([part.cpu() for part in parts], dim=2)
     return cut(tokenizer.modality.postprocess(output), codes.size)
 
 
 def pieces(
-    network: nn.Module,
+    module: nn.Module,
     x: Tensor,
     mask: Tensor | None,
     inputs: int,
@@ -125,23 +126,23 @@ def pieces(
         at_once: codes of a piece, its surroundings not counted; 1, or twice the surroundings, at the least.
         device: where the network is; x and the mask may be elsewhere.
     """
-    codes = x.shape[2] // inputs
+    network, codes = as_network(module), x.shape[2] // inputs
 
     def part(first: int, end: int) -> tuple[Tensor, Tensor | None]:
         at = slice(first * inputs, end * inputs)
         return x[:, :, at].to(device), None if mask is None else mask[:, at].to(device)
 
-    if steps(network):
+    if network.causal:
         stream = Stream(network, inputs, outputs, len(x))
         for first in range(0, codes, max(at_once, 1)):
             yield stream.push(*part(first, min(first + max(at_once, 1), codes)))
         late = stream.flush(x.shape[1], device)
         if late is not None:
             yield late
-    elif not hasattr(network, "receptive_field"):
+    elif network.receptive_field is None:
         yield call_masked(network, *part(0, codes))
     else:
-        around = _surroundings(network)
+        around = _surroundings(network, network.receptive_field)
         size = max(at_once, 2 * around, 1)
         for start in range(0, codes, size):
             first, end = max(start - around, 0), min(start + size + around, codes)
@@ -149,10 +150,9 @@ def pieces(
             yield y[:, :, (start - first) * outputs : (min(start + size, codes) - first) * outputs]
 
 
-def _surroundings(network: nn.Module) -> int:
+def _surroundings(network: Network, receptive_field: float) -> int:
     """How many codes on each side a piece is given."""
-    receptive_field: Any = network.receptive_field
-    if receptive_field is None:
+    if math.isinf(receptive_field):
         warnings.warn(
             f"{type(network).__name__} looks at the whole of a sample: long ones go through it in pieces, each seeing "
             f"{CONTEXT} codes on both sides, so their results are near those of the whole, and not the same",

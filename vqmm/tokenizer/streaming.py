@@ -1,39 +1,24 @@
 """Encoding and decoding as the signal comes, chunk by chunk, with the codes and samples of the whole.
 
-For tokenizers over a line (rank 1) whose networks step. That is the contract of a network:
-
-    state = network.start(batch)                       # for `batch` streams
-    y, state = network.step(x, None, state, mask)      # the next chunk; `mask` only if the network `takes_mask`
-
-A step of an encoder takes (B, C, T), T a multiple of the samples of a code, and gives T / that many latents; a step of
-a decoder takes T vectors and gives that many samples for each. Joined, the outputs are those of `forward` for the
-whole. A class whose instances may or may not step says which by an attribute `causal`.
-
-A network that needs some of the future says how much by `lookahead`: samples, a multiple of those of a code. Its
-outputs come late by so many: the first ones of a stream stand for nothing and are dropped here, and the last ones come
-when as much has been fed of zeros, whose mask is False.
+For tokenizers over a line (rank 1) whose networks are causal and step, as `vqmm.nn.Network` says. Joined, the outputs
+of the steps are those of `forward` for the whole; what a network with a `lookahead` gives late is put in its place.
 
 The quantizer must take each position by itself, as all do that have one map of codes.
 """
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vqmm.contracts.batch import Codes
 from vqmm.decoders.direct import DirectDecoder
+from vqmm.nn.network import Network, as_network
 from vqmm.tokenizer.tokenizer import Tokenizer, evaluating
 from vqmm.utils.errors import UserError, unknown
 
-__all__ = ["StreamingDecoder", "StreamingEncoder", "Stream", "steps"]
-
-
-def steps(network: nn.Module) -> bool:
-    """Whether a network keeps the contract above."""
-    return hasattr(network, "start") and hasattr(network, "step") and bool(getattr(network, "causal", True))
+__all__ = ["StreamingDecoder", "StreamingEncoder", "Stream"]
 
 
 @dataclass
@@ -46,13 +31,13 @@ class Stream:
         batch: streams side by side.
     """
 
-    network: Any
+    network: Network
     inputs: int
     outputs: int
     batch: int = 1
 
     def __post_init__(self) -> None:
-        lookahead, code = lookahead_of(self.network), max(self.inputs, self.outputs)
+        lookahead, code = self.network.lookahead, max(self.inputs, self.outputs)
         if lookahead % code:
             raise ValueError(
                 f"{type(self.network).__name__}.lookahead: {lookahead} samples are no multiple of the {code} of a code"
@@ -63,7 +48,7 @@ class Stream:
 
     def push(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, C, T) and mask bool (B, T), T a multiple of `inputs` -> what is known after it, (B, C, t)."""
-        mask_args = (mask,) if getattr(self.network, "takes_mask", False) else ()
+        mask_args = (mask,) if self.network.takes_mask else ()
         y, self._state = self.network.step(x, None, self._state, *mask_args)
         first = min(self._dropped, y.shape[2])
         self._dropped -= first
@@ -75,11 +60,6 @@ class Stream:
             return None
         nothing = torch.zeros(self.batch, channels, self._late * self.inputs, device=device)
         return self.push(nothing, torch.zeros_like(nothing[:, 0], dtype=torch.bool))
-
-
-def lookahead_of(network: nn.Module) -> int:
-    """Samples of the future that a network waits for."""
-    return int(getattr(network, "lookahead", 0))
 
 
 class StreamingEncoder:
@@ -106,10 +86,9 @@ class StreamingEncoder:
     def __init__(self, tokenizer: Tokenizer, stages: int | None = None):
         _require_line(tokenizer)
         tokenizer.require_stages(stages)
-        _require_steps(tokenizer.encoder, "encoder", tokenizer)
         self.tokenizer, self.stages, self.size = tokenizer, stages, 0
         self._code = tokenizer.modality.strides[0]
-        self._stream = Stream(tokenizer.encoder, self._code, 1)
+        self._stream = Stream(_stepping(tokenizer.encoder, "encoder", tokenizer), self._code, 1)
         self._left: list[Tensor] = []  # what does not fill a code yet
         self._waiting = 0  # samples in it
         self._ended = False
@@ -117,7 +96,7 @@ class StreamingEncoder:
     @property
     def latency_samples(self) -> int:
         """From the first sample that a code stands for until the code is known, counting no time of computing."""
-        return self._code + lookahead_of(self.tokenizer.encoder)
+        return self._code + self._stream.network.lookahead
 
     def push(self, samples: Tensor) -> Tensor:
         """The next samples (C, T), T from 0 on, of any type that the modality collates -> codes int64 (stages, t).
@@ -199,20 +178,18 @@ class StreamingDecoder:
 
     def __init__(self, tokenizer: Tokenizer, label: str | None = None):
         _require_line(tokenizer)
-        network = getattr(tokenizer.decoder, "network", None)
-        if not isinstance(tokenizer.decoder, DirectDecoder) or network is None:
+        if not isinstance(tokenizer.decoder, DirectDecoder):
             raise UserError(f"the decoder {tokenizer.decoder.name!r} does not stream: the decoder direct does")
-        _require_steps(network, "decoder", tokenizer)
         self.tokenizer, self.size = tokenizer, 0
-        self._network, self._code = network, tokenizer.modality.strides[0]
-        self._stream = Stream(network, 1, self._code)
+        self._code = tokenizer.modality.strides[0]
+        self._stream = Stream(_stepping(tokenizer.decoder.network, "decoder", tokenizer), 1, self._code)
         self._label = _label_number(tokenizer, label)
         self._ended = False
 
     @property
     def latency_samples(self) -> int:
         """From knowing a code until its first sample is known. With the encoder's: that of the way there and back."""
-        return lookahead_of(self._network)
+        return self._stream.network.lookahead
 
     def push(self, codes: Tensor) -> Tensor:
         """The next codes, integers (stages, t), t from 0 on -> finished samples (C, T), on the tokenizer's device.
@@ -291,12 +268,14 @@ def _require_line(tokenizer: Tokenizer) -> None:
         )
 
 
-def _require_steps(network: nn.Module, which: str, tokenizer: Tokenizer) -> None:
-    if not steps(network):
+def _stepping(module: nn.Module, which: str, tokenizer: Tokenizer) -> Network:
+    network = as_network(module)
+    if not network.causal:
         raise UserError(
-            f"the {which} of this tokenizer ({type(network).__name__}) needs a sample as a whole: streaming needs a "
+            f"the {which} of this tokenizer ({type(module).__name__}) needs a sample as a whole: streaming needs a "
             f"causal network that steps; train one, if {tokenizer.modality.name} has an option for it (modality.causal)"
         )
+    return network
 
 
 def _label_number(tokenizer: Tokenizer, label: str | None) -> Tensor | None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from vqmm.contracts.batch import Batch, Codes
-from vqmm.contracts.decoder import Decoder, call_masked, grid_mask
+from vqmm.contracts.decoder import Decoder, grid_mask
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.quantizer import Quantized, Quantizer
+from vqmm.nn.network import call_masked
 from vqmm.registry import Registry
 from vqmm.tokenizer.storage import (
     build_modality,
