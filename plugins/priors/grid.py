@@ -133,7 +133,7 @@ class GridPrior(Prior):
 
     def features(self, ids: Tensor, places: Tensor) -> Tensor:
         """Raises UserError where there are more ids than the context has."""
-        self._require_room(ids.shape[1])
+        self.require_room(ids.shape[1])
         codes, classes, at = self._found(ids, places)
         embedded = self.ids(codes)
         parts, start = [], 0
@@ -178,10 +178,6 @@ class GridPrior(Prior):
     def _told(self, classes: Tensor) -> Tensor | None:
         return self.ids(classes) if self.conditioned else None
 
-    def _require_room(self, length: int) -> None:
-        if length > self.context:
-            raise UserError(f"a sequence of {length} ids: this prior's context is {self.context}")
-
     # One id after the other
 
     def start(self, batch: int, length: int) -> GridState:
@@ -191,7 +187,7 @@ class GridPrior(Prior):
     def step(self, ids: Tensor, places: Tensor, state: GridState) -> Tensor:
         """In evaluation, and without gradients."""
         count = ids.shape[1]
-        self._require_room(state.filled + count)
+        self.require_room(state.filled + count)
         state.filled += count
         state.seen.append((ids, places))
         steps = (places - self.begins).T.tolist()

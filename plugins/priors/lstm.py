@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from vqmm.contracts.prior import Prior
 from vqmm.contracts.vocabulary import Vocabulary
 from vqmm.nn.recurrent import recurrent
-from vqmm.utils.errors import UserError
 
 
 @dataclass
@@ -64,7 +63,7 @@ class LSTM(Prior):
 
     def features(self, ids: Tensor, places: Tensor) -> Tensor:
         """Raises UserError where there are more ids than the context has."""
-        self._require_room(ids.shape[1])
+        self.require_room(ids.shape[1])
         return self.drop(norm(recurrent(self.lstm, self.drop(self.ids(ids) + self._placed(places)))[0]))
 
     def start(self, batch: int, length: int) -> LSTMState:
@@ -83,7 +82,7 @@ class LSTM(Prior):
     def step(self, ids: Tensor, places: Tensor, state: LSTMState) -> Tensor:
         """In evaluation, and without gradients."""
         state.filled += ids.shape[1]
-        self._require_room(state.filled)
+        self.require_room(state.filled)
         with torch.no_grad():
             x = self.ids(ids) + F.embedding(places, state.placed)
             if ids.shape[1] != 1:
@@ -114,10 +113,6 @@ class LSTM(Prior):
             at = self.grammar.coordinates[places, axis]
             x = x + embedding(at.clamp(max=embedding.num_embeddings - 1))
         return x
-
-    def _require_room(self, length: int) -> None:
-        if length > self.context:
-            raise UserError(f"a sequence of {length} ids: this prior's context is {self.context}")
 
 
 def norm(x: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ class Transformer(Prior):
     def step(self, ids: Tensor, places: Tensor, state: TransformerState) -> Tensor:
         """In evaluation, and without gradients."""
         first = state.filled
-        self._require_room(first + ids.shape[1])
+        self.require_room(first + ids.shape[1])
         state.filled += ids.shape[1]
         with torch.no_grad():
             if ids.shape[1] != 1:
@@ -191,7 +191,7 @@ class Transformer(Prior):
 
     def _through(self, ids: Tensor, places: Tensor, state: TransformerState | None, first: int = 0) -> Tensor:
         end = first + ids.shape[1]
-        self._require_room(end)
+        self.require_room(end)
         x = self.drop(self.ids(ids) + F.embedding(places, self._standing()))
         turn = torch.view_as_complex(self.by_index[first:end]) * torch.view_as_complex(self.by_place)[places]
         for layer, block in enumerate(self.blocks):
@@ -202,10 +202,6 @@ class Transformer(Prior):
         """(places, width): what an id is added to, by where it stands: what kind of place that is, and which."""
         kinds = self.kinds(self.grammar.kind)
         return kinds if self.places is None else kinds + self.places.weight
-
-    def _require_room(self, length: int) -> None:
-        if length > self.context:
-            raise UserError(f"a sequence of {length} ids: this prior's context is {self.context}")
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:

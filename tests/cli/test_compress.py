@@ -149,8 +149,10 @@ def test_a_decoder_that_is_told_labels(vqmm, pictures, tmp_path):
         shutil.copy(pictures / f"{i:02}.png", tmp_path / "data" / name)
     run, picture, out = tmp_path / "run", pictures / "00.png", tmp_path / "x.vqmm"
     train("image", tmp_path / "data", run, steps=2, settings=[*TINY_CODES[1::2], "condition=label"], quiet=True)
-    assert "--label (cat, dog)" in vqmm.refuses("compress", run, picture, "--out", out)
-    assert "Did you mean 'cat'?" in vqmm.refuses("compress", run, picture, "--out", out, "--label", "cats")
+    line = vqmm.refuses("compress", run, picture, "--out", out)
+    assert "--label: no label is given, and the decoder needs one. There is: cat, dog." in line
+    line = vqmm.refuses("compress", run, picture, "--out", out, "--label", "cats")
+    assert "--label: no label is called 'cats'. There is: cat, dog. Did you mean 'cat'?" in line
     for label in ("cat", "dog"):
         assert vqmm("compress", run, picture, "--out", out, "--label", label, "--overwrite").code == 0
         assert vqmm("decompress", run, out, "--out", tmp_path / label).code == 0

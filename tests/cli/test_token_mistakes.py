@@ -122,7 +122,7 @@ DAMAGE = {
     ),
     "codes beyond the codebook": (
         lambda t: t.set_column(4, "map0", pa.array([[32] * 16] * len(t), pa.list_(pa.uint8()))),
-        "where the codebook has 32",
+        "where the codebook has 0 to 31",
     ),
     "no size": (lambda t: t.set_column(2, "size", pa.array([None] * len(t), pa.list_(pa.int32()))), "no token shard"),
     "one key twice": (renamed(["a.png"]), "two samples 'a.png'"),

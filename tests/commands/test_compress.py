@@ -88,7 +88,10 @@ def test_probabilities_are_what_they_have_always_been():
 
 @pytest.mark.parametrize("wrong", [-1, 8])
 def test_codes_that_the_codebook_does_not_have(wrong):
-    with pytest.raises(UserError, match=f"codes from {min(wrong, 0)} to {max(wrong, 0)} where the codebook has 8"):
+    with pytest.raises(
+        UserError,
+        match=f"map 0: codes from {min(wrong, 0)} to {max(wrong, 0)} in stage 0, where the codebook has 0 to 7",
+    ):
         coding.pack([np.array([[0, wrong]])], [[8]])
 
 

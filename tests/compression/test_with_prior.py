@@ -217,7 +217,7 @@ def test_a_class_is_used_and_a_class_never_seen_is_refused():
     [
         ([np.zeros((1, 4, 4))], "on the grids ((4, 4),): the vocabulary has [1] on ((5, 7),)"),
         ([np.zeros((2, 5, 7))], "with the stages [2]"),
-        ([np.full((1, 5, 7), 8)], "the code 8 of 'image'"),
+        ([np.full((1, 5, 7), 8)], "map 0 of 'image': codes from 8 to 8"),
     ],
 )
 def test_maps_that_the_prior_has_not_learnt_are_refused(maps, said):

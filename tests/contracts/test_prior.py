@@ -135,7 +135,12 @@ def test_wrapped_modules_give_the_loss():
 @pytest.mark.parametrize(
     ("ids", "given_ids", "error", "said"),
     [
-        (torch.zeros(1, 31).long(), None, UserError, "(1, 31): must be (B, L) with L at most 30"),
+        (
+            torch.zeros(1, 31).long(),
+            None,
+            UserError,
+            "a sequence of 31 ids: this prior's context is 30: give fewer, or train a prior with a longer",
+        ),
         (TEXT, None, UserError, "must be (B, L)"),
         (TEXT[None], torch.tensor([4]), UserError, "nothing to learn in 1 sequences of 4 ids"),
         (torch.full((2, 5), NULL), None, UserError, "nothing to learn"),

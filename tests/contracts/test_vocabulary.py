@@ -142,8 +142,12 @@ def test_a_vocabulary_is_saved_and_a_damaged_one_refused(tmp_path):
         ("text", [torch.zeros(1, 1, 2, 2)], "'text' of 2 x 2 frames"),
         ("text", [torch.zeros(1, 2, 3)], "the stages [2]"),
         ("text", [torch.zeros(1, 1, 3)] * 2, "the stages [1, 1]"),
-        ("text", [torch.tensor([[[0, 5]]])], "the code 5 of 'text' (sample 0, place 1) lies outside its codebook of 5"),
-        ("text", [torch.tensor([[[0]], [[-1]]])], "the code -1 of 'text' (sample 1, place 0)"),
+        (
+            "text",
+            [torch.tensor([[[0, 5]]])],
+            "map 0 of 'text': codes from 0 to 5 in stage 0, where the codebook has 0 to 4",
+        ),
+        ("text", [torch.tensor([[[0]], [[-1]]])], "map 0 of 'text': codes from -1 to 0 in stage 0"),
         ("label", [torch.zeros(1, 1, 2)], "on the grids ((2,),)"),
     ],
 )

@@ -142,9 +142,9 @@ def test_a_decoder_that_is_told_labels_is_told_the_given_one():
     one, two = (made.generate("image", given={"label": label}, seed=1)[0] for label in ("0", "2"))
     codes = [made.codes("image", given={"label": label}, seed=1)[0] for label in ("0", "2")]
     assert equal(*codes) and not torch.equal(one, two), "of one prior that knows no labels"
-    with pytest.raises(UserError, match="told each sample's label: give one of 0, 1, 2"):
+    with pytest.raises(UserError, match="the tokenizer of 'image': no label is given, and the decoder needs one"):
         made.generate("image")
-    with pytest.raises(UserError, match="no label is called '3'"):
+    with pytest.raises(UserError, match=r"the tokenizer of \'image\': no label is called \'3\'\. There is: 0, 1, 2"):
         made.generate("image", given={"label": "3"})
 
 
@@ -242,7 +242,9 @@ def test_mistakes_are_answered_with_their_values(options, said):
 
 def test_a_prompt_that_is_too_long_for_the_context():
     made = speaking(tokenizer(PICTURE), tokenizer(TEXT), context=24)
-    with pytest.raises(UserError, match=r"10 given ids and 18 of 'image' make 28: this prior's context is 24"):
+    with pytest.raises(
+        UserError, match=r"10 given ids and 18 of 'image', a sequence of 28 ids: this prior's context is 24"
+    ):
         made.generate("image", given={"label": "1", "text": "twotw"})
     assert len(made.generate("image", given={"text": "two"})) == 1
 

@@ -111,7 +111,7 @@ def test_a_sequence_longer_than_the_context_is_refused():
     prior.step(ids[:, :12], ids[:, :12], state)
     with pytest.raises(UserError, match="a sequence of 13 ids"):
         prior.step(ids[:, 12:], ids[:, 12:], state)
-    with pytest.raises(UserError, match=re.escape("20 of 'picture' make 20: this prior's context is 12")):
+    with pytest.raises(UserError, match=re.escape("20 of 'picture', a sequence of 20 ids: this prior's context is 12")):
         sample(prior, "picture")
 
 

@@ -67,7 +67,7 @@ def test_a_label_reaches_the_decoder_and_not_the_codes(batch):
     codes, others = tokenizer.encode(batch), tokenizer.encode(other)
     assert torch.equal(codes.maps[0], others.maps[0])
     assert not torch.equal(tokenizer.decode(codes)[0], tokenizer.decode(others)[0])
-    with pytest.raises(vqmm.UserError, match="conditioned on labels, and these samples have none"):
+    with pytest.raises(vqmm.UserError, match="these samples: no label is given, and the decoder needs one"):
         tokenizer.reconstruct(vqmm.Batch(batch.x, batch.key))
 
 

@@ -182,7 +182,10 @@ def test_a_folder_without_rows_still_says_what_it_is(tmp_path):
 @pytest.mark.parametrize("code", [-1, 10, 255, 256])
 def test_a_code_outside_the_codebook_is_not_written(tmp_path, code):
     header, (row,) = header_and_rows(1)
-    with pytest.raises(ValueError, match="where the codebook has 10"), ShardWriter(tmp_path, header) as writer:
+    with (
+        pytest.raises(ValueError, match="in stage 0, where the codebook has 0 to 9"),
+        ShardWriter(tmp_path, header) as writer,
+    ):
         writer.add(Row(row.key, row.label, row.size, (np.full((1, 4), code),)))
     assert not any(tmp_path.iterdir())
 

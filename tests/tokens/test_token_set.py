@@ -100,10 +100,13 @@ def test_a_folder_of_no_rows(tmp_path):
 
 
 DAMAGE = {
-    "a code beyond the first codebook": ([[0, 1, 2, 5, 299, 0, 0, 0]], "where the codebook has 5"),
+    "a code beyond the first codebook": (
+        [[0, 1, 2, 5, 299, 0, 0, 0]],
+        "map 1 of 'a': codes from .* to .* in stage 0, where the codebook has 0 to 4",
+    ),
     "codes that fill no grid": ([[0, 1, 2, 3, 4]], "reshape"),
     "fewer codes than the grid": ([[0, 1, 2]], "has no codes for its grid"),
-    "too many stages": ([[0, 1, 2, 3] * 3], "has 3 stages of codes where the tokenizer has 2"),
+    "too many stages": ([[0, 1, 2, 3] * 3], "map 1 of 'a': 3 stages of codes, where the tokenizer has 2"),
     "no codes": ([None], "has no codes for its grid"),
 }
 

@@ -178,7 +178,7 @@ def test_labels_reach_a_conditional_decoder(tmp_path):
     same = (tmp_path / "in" / "3" / "0.png").read_bytes() == (tmp_path / "in" / "5" / "0.png").read_bytes()
     found = [read(tmp_path / "out" / label)["0.png"] for label in "35"]
     assert same and not np.array_equal(*found)
-    with pytest.raises(vqmm.UserError, match="is conditioned on labels, and these samples have none"):
+    with pytest.raises(vqmm.UserError, match="these samples: no label is given, and the decoder needs one"):
         reconstruct(tmp_path / "run", write(tmp_path / "bare"), tmp_path / "none")
 
 

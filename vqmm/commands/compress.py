@@ -8,13 +8,14 @@ from typing import Any
 
 from vqmm.compression.container import pack, unpack
 from vqmm.compression.with_prior import PriorCoder
+from vqmm.contracts.labels import check_labels
 from vqmm.data.source import Source
 from vqmm.generation.generator import Generator
 from vqmm.registry import Registry
 from vqmm.tokenizer.long_signals import decode_long, encode_long
 from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.tokens.shards import Row, codes_of, nominal_bits, rows_of
-from vqmm.utils.errors import UserError, unknown
+from vqmm.utils.errors import UserError
 from vqmm.utils.files import must_be_writable
 
 SUFFIX = ".vqmm"
@@ -66,7 +67,8 @@ def compress(
     samples = Source(tokenizer.modality, file).samples
     if len(samples) > 1:
         raise UserError(f"{file} holds {len(samples)} samples: a compressed file holds one; encode takes many")
-    known = _label(tokenizer, label or samples[0].label)
+    from_file = None if label else samples[0].label
+    known = _label(tokenizer, label or from_file, file if from_file else "--label")
     if known is None and coder is not None and coder.labels:
         known = label  # it takes bytes of its own, so a model is told it where somebody asks for that
     batch = tokenizer.modality.collate([samples[0].read()], [samples[0].key])
@@ -140,7 +142,7 @@ def decompress(
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"there is no file {file}: give one that vqmm compress has written") from None
     row = unpack(tokenizer, data, str(file), coder)
-    _label(tokenizer, row.label)
+    _label(tokenizer, row.label, file)
     numbers = {name: number for number, name in enumerate(tokenizer.labels)}
     (sample,) = decode_long(tokenizer, codes_of([row], numbers), seed)
     wanted = Path(out) if out is not None else Path(file).with_suffix(".decoded")
@@ -159,16 +161,11 @@ def decompress(
     return {"file": str(wanted), "size": list(row.size), "codes": sum(code_map.size for code_map in row.maps)}
 
 
-def _label(tokenizer: Tokenizer, label: str | None) -> str | None:
+def _label(tokenizer: Tokenizer, label: str | None, where: object) -> str | None:
     """The label that the decoder must be told; None for one that is told none."""
     if tokenizer.label_embedding is None:
         return None
-    if label is None:
-        raise UserError(
-            f"this tokenizer's decoder is told labels: give the sample's with --label ({', '.join(tokenizer.labels)})"
-        )
-    if label not in tokenizer.labels:
-        raise unknown("label", label, tokenizer.labels)
+    check_labels([label], tokenizer.labels, str(where))
     return label
 
 

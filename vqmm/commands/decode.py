@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from vqmm.commands.outputs import Outputs
+from vqmm.contracts.labels import check_labels
 from vqmm.registry import Registry
 from vqmm.tokenizer.inputs import at_once, chunks
 from vqmm.tokenizer.long_signals import decode_long
@@ -42,6 +43,8 @@ def decode(
         alike = groupby(read_rows(header, files), key=lambda row: (row.size, [m.shape for m in row.maps]))
         for (size, _), group in alike:
             for rows in chunks(group, at_once(tokenizer.modality.channels * prod(size))):
+                if tokenizer.label_embedding is not None:
+                    check_labels([row.label for row in rows], tokenizer.labels, str(tokens))
                 samples = decode_long(tokenizer, codes_of(rows, numbers), seed)
                 yield from ((row.key, sample.cpu()) for row, sample in zip(rows, samples, strict=True))
 

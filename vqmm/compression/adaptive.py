@@ -17,8 +17,8 @@ from math import prod
 
 import numpy as np
 
+from vqmm.contracts.batch import check_codes
 from vqmm.tokens.shards import nominal_bits
-from vqmm.utils.errors import UserError
 
 ONE = 1 << 16  # a probability of 1
 LOGIT = 256  # steps of a logit; logits go from -2047 to 2047
@@ -43,9 +43,7 @@ def pack(maps: Sequence[np.ndarray], sizes: Sequence[Sequence[int]]) -> tuple[in
         UserError: a code that its codebook does not have.
     """
     for m, (code_map, stage_sizes) in enumerate(zip(maps, sizes, strict=True)):
-        for stage, size in zip(code_map, stage_sizes, strict=False):
-            if stage.size and not (stage.min() >= 0 and stage.max() < size):
-                raise UserError(f"map {m} has codes from {stage.min()} to {stage.max()} where the codebook has {size}")
+        check_codes(code_map, stage_sizes, f"map {m}")
     adaptive = _packed(maps, sizes, ADAPTIVE)
     if 8 * len(adaptive) < nominal_bits(maps, sizes):
         return ADAPTIVE, adaptive

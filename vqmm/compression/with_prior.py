@@ -32,11 +32,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vqmm.contracts.labels import label_number
 from vqmm.contracts.vocabulary import NULL, Layout
 from vqmm.generation.generator import Generator, own_weights
 from vqmm.generation.prompts import LABEL
 from vqmm.tokenizer.tokenizer import Tokenizer
-from vqmm.utils.errors import UserError, unknown
+from vqmm.utils.errors import UserError
 from vqmm.utils.files import hash_tensors
 
 ONE = 1 << 24  # a probability of 1
@@ -96,11 +97,6 @@ class PriorCoder:
     def stages(self) -> int:
         """How many stages of codes it has learnt."""
         return max(map(len, self.own.sizes))
-
-    def require_label(self, label: str | None) -> None:
-        """Raises UserError for a class that the prior has never seen."""
-        if label is not None and self.labels and label not in self.labels:
-            raise unknown("label", label, self.labels)
 
     def pack(self, maps: Sequence[np.ndarray], label: str | None = None) -> Packed:
         """The maps (stages, *grid) of one sample as bytes; `label`: its class, where the prior is to be told.
@@ -193,9 +189,8 @@ class PriorCoder:
 
     def _prompt(self, label: str | None) -> Tensor:
         """(1, L): the class; NULLs where a prior that is always told one is not; else nothing."""
-        self.require_label(label)
         if self.labels and label is not None:
-            return self.vocabulary[LABEL].join([torch.tensor([[[self.labels.index(label)]]])])
+            return self.vocabulary[LABEL].join([torch.tensor([[[label_number(label, self.labels, str(self.where))]]])])
         always_told = bool(self.labels) and len(self.vocabulary.ranges) == 2
         return torch.full((1, self.vocabulary[LABEL].block if always_told else 0), NULL)
 

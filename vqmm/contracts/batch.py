@@ -1,11 +1,14 @@
 """The two things that travel: a Batch of samples, and the Codes that stand for them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vqmm.nn.masks import mask_size, pool_mask
+from vqmm.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -109,3 +112,21 @@ class Codes:
         for code_map in reversed(self.maps):
             masks.append(None if masks[-1] is None else pool_mask(masks[-1], code_map.shape[2:]))
         return masks[:0:-1]
+
+
+def check_codes(codes: Tensor | np.ndarray, sizes: Sequence[int], where: str) -> None:
+    """A `UserError` for codes of one map that the codebooks do not have.
+
+    Args:
+        codes: integers (stages, ...); the last stages may be left out.
+        sizes: the codebook size of every stage.
+        where: what they are codes of, to begin the message with.
+    """
+    if len(codes) > len(sizes):
+        raise UserError(f"{where}: {len(codes)} stages of codes, where the tokenizer has {len(sizes)}")
+    for number, (stage, size) in enumerate(zip(codes, sizes, strict=False)):
+        if 0 not in stage.shape and not (stage.min() >= 0 and stage.max() < size):
+            raise UserError(
+                f"{where}: codes from {int(stage.min())} to {int(stage.max())} in stage {number}, where the codebook "
+                f"has 0 to {size - 1}"
+            )

@@ -85,6 +85,14 @@ class Prior(nn.Module):
 
     # What the core makes of it
 
+    def require_room(self, length: int, what: str = "a sequence") -> None:
+        """A `UserError` for a sequence of more ids than the context has; `what` it is, to begin the message with."""
+        if length > self.context:
+            raise UserError(
+                f"{what} of {length} ids: this prior's context is {self.context}: give fewer, or train a prior with a "
+                "longer context"
+            )
+
     def score(self, features: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """float32 (..., high - low): the logits of the ids [low, high) after features (..., width)."""
         with torch.autocast(features.device.type, enabled=False):
@@ -121,8 +129,9 @@ class Prior(nn.Module):
             UserError: sequences longer than the context, or nothing to count in them.
             ValueError: an id that is not legal where it stands, among those that count.
         """
-        if ids.ndim != 2 or ids.shape[1] > self.context:
-            raise UserError(f"sequences of shape {tuple(ids.shape)}: must be (B, L) with L at most {self.context}")
+        if ids.ndim != 2:
+            raise UserError(f"sequences of shape {tuple(ids.shape)}: must be (B, L)")
+        self.require_room(ids.shape[1])
         grammar = self.grammar
         before, goals = grammar.places(ids)[:, :-1], ids[:, 1:]
         counted = grammar.counted[before]

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqmm.contracts.batch import Codes
+from vqmm.contracts.batch import Codes, check_codes
 from vqmm.utils.errors import UserError, unknown
 from vqmm.utils.files import write_text
 
@@ -177,15 +177,10 @@ class Range:
                 f"{self.name!r} of {' x '.join(map(str, grids[0]))} frames: the vocabulary has room for 1 to "
                 f"{self.longest}: cut it, or make the prior with a larger longest"
             )
+        for m, (code_map, stage_sizes) in enumerate(zip(maps, self.sizes, strict=True)):
+            check_codes(code_map.transpose(0, 1), stage_sizes, f"map {m} of {self.name!r}")
         codes = Layout(grids, self.sizes).join(maps)
-        first, stop = self.columns[: codes.shape[1]].to(codes.device).unbind(1)
-        wrong = (codes < 0) | (codes >= stop - first)
-        if wrong.any():
-            row, column = wrong.nonzero()[0].tolist()
-            raise UserError(
-                f"the code {codes[row, column]} of {self.name!r} (sample {row}, place {column}) lies outside its "
-                f"codebook of {int(stop[column] - first[column])}"
-            )
+        first = self.columns[: codes.shape[1], 0].to(codes.device)
         edge = codes.new_full((len(codes), 1), self.begin)
         return torch.cat([edge, codes + first, edge + 1], dim=1)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vqmm.contracts.labels import check_labels
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.sample import Sample
 from vqmm.data.builtin import BUILTIN, MAKERS, builtin
@@ -95,11 +96,10 @@ def label_numbers(samples: Sequence[Sample], labels: Sequence[str]) -> dict[str,
     Without any `labels` (of a tokenizer whose training data had none) those of the samples are of no use, and allowed.
     """
     numbers = {label: number for number, label in enumerate(labels)}
-    strange = sorted({s.label for s in samples if s.label is not None and s.label not in numbers}, key=natural)
+    strange = {s.label: s.key for s in reversed(samples) if s.label is not None and s.label not in numbers}
     if strange and labels:
-        raise UserError(
-            f"labels {', '.join(strange[:5])} are unknown: the tokenizer was trained with {', '.join(labels)}"
-        )
+        names = sorted(strange, key=natural)
+        check_labels(names, labels, strange[names[0]] + (" and others" if len(names) > 1 else ""))
     return numbers
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from vqmm.contracts.labels import require_every_label
 from vqmm.contracts.vocabulary import Vocabulary
 from vqmm.generation.pairs import Rows
 from vqmm.tokenizer.tokenizer import Tokenizer
@@ -123,14 +124,8 @@ class Column:
     def classes(self) -> set[str]:
         """The labels of the training rows. A `UserError` where some have none."""
         labels = [self.labels[TRAIN][number] for number in self.usable[TRAIN]]
-        distinct = {label for label in labels if label is not None}
-        lacking = sum(label is None for label in labels)
-        if lacking:
-            raise UserError(
-                f"condition: label needs a label for every sample, and {lacking} of {len(labels)} {TRAIN} rows of "
-                f"{self.where} lack one: encode samples with labels, or set condition=null"
-            )
-        return distinct
+        require_every_label(labels, f"{TRAIN} rows of {self.where}", "encode samples with labels")
+        return {label for label in labels if label is not None}
 
 
 def listed(things: Sequence[object]) -> str:

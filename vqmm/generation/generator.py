@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vqmm import __version__
 from vqmm.contracts.batch import Codes
+from vqmm.contracts.labels import label_number
 from vqmm.contracts.prior import Prior
 from vqmm.contracts.vocabulary import NULL, Vocabulary
 from vqmm.generation.prompts import LABEL, Given, Value, sample_of
@@ -21,7 +22,7 @@ from vqmm.registry import Registry
 from vqmm.tokenizer.long_signals import decode_long, encode_long
 from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.tokens.shards import rows_of
-from vqmm.utils.errors import UserError, unknown
+from vqmm.utils.errors import UserError
 from vqmm.utils.files import new_folder, write_tensors, write_text
 from vqmm.utils.seeds import seed_of
 
@@ -95,7 +96,7 @@ class Generator:
     def maps(self, name: str, value: Value) -> Maps:
         """The codes of one sample, as many stages as the prior knows; of "label" its number."""
         if name == LABEL:
-            return (torch.tensor([[self._number(value, self.labels)]]),)
+            return (torch.tensor([[label_number(str(value), self.labels, "this prior")]]),)
         span, tokenizer = self.vocabulary[name], self.tokenizers[name]
         tensor = sample_of(tokenizer.modality, value)
         batch = tokenizer.modality.collate([tensor], [name])
@@ -203,11 +204,8 @@ class Generator:
         tokenizer = self.tokenizers[name]
         number = None
         if tokenizer.label_embedding is not None:
-            if label is None:
-                raise UserError(
-                    f"the decoder of {name!r} is told each sample's label: give one of {', '.join(tokenizer.labels)}"
-                )
-            number = torch.tensor([self._number(label, tokenizer.labels)])
+            label = None if label is None else str(label)
+            number = torch.tensor([label_number(label, tokenizer.labels, f"the tokenizer of {name!r}")])
         size = torch.tensor([self._extent(name, maps[-1].shape[1:])])
         (output,) = decode_long(
             tokenizer,
@@ -240,11 +238,6 @@ class Generator:
         if tokenizer.quantizer.discrete_input:
             return [*grid]
         return [n * stride for n, stride in zip(grid, tokenizer.modality.strides, strict=True)]
-
-    def _number(self, value: Value, labels: Sequence[str]) -> int:
-        if str(value) not in labels:
-            raise unknown("label", str(value), labels)
-        return labels.index(str(value))
 
     # On disk
 

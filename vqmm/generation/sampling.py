@@ -185,12 +185,8 @@ def _check(prior: Prior, id_range: Range, prompt: Tensor, draw: Draw) -> None:
             raise UserError(
                 f"{id_range.name!r} is wanted and given: to go on with a part of it, give that part as known"
             )
-    needed = length + id_range.block
-    if needed > prior.context:
-        raise UserError(
-            f"{length} given ids and {id_range.block} of {id_range.name!r} make {needed}: this prior's context is "
-            f"{prior.context}. Give less, or train a prior with a longer context"
-        )
+    given_and_wanted = f"{length} given ids and {id_range.block} of {id_range.name!r}, a sequence"
+    prior.require_room(length + id_range.block, given_and_wanted)
     if draw.guidance != 1 and not (prompt > NULL).any(dim=1).all():
         raise UserError(f"guidance {draw.guidance} without a condition: give one, or leave guidance at 1")
 

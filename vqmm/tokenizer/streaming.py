@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vqmm.contracts.batch import Codes
+from vqmm.contracts.batch import Codes, check_codes
+from vqmm.contracts.labels import label_number
 from vqmm.decoders.direct import DirectDecoder
 from vqmm.nn.network import Network, as_network
 from vqmm.tokenizer.tokenizer import Tokenizer, evaluating
-from vqmm.utils.errors import UserError, unknown
+from vqmm.utils.errors import UserError
 
 __all__ = ["StreamingDecoder", "StreamingEncoder", "Stream"]
 
@@ -281,11 +282,7 @@ def _stepping(module: nn.Module, which: str, tokenizer: Tokenizer) -> Network:
 def _label_number(tokenizer: Tokenizer, label: str | None) -> Tensor | None:
     if tokenizer.label_embedding is None:
         return None
-    if label is None:
-        raise UserError(f"this tokenizer's decoder is told labels: give one of {', '.join(tokenizer.labels)}")
-    if label not in tokenizer.labels:
-        raise unknown("label", label, tokenizer.labels)
-    return torch.tensor([tokenizer.labels.index(label)], device=tokenizer.device)
+    return torch.tensor([label_number(label, tokenizer.labels, "this stream")], device=tokenizer.device)
 
 
 def _check_codes(codes: Tensor, tokenizer: Tokenizer) -> None:
@@ -295,9 +292,4 @@ def _check_codes(codes: Tensor, tokenizer: Tokenizer) -> None:
             f"codes are {codes.dtype} of shape {tuple(codes.shape)}: this tokenizer's are integers (stages, t) with 1 "
             f"to {len(sizes)} stages"
         )
-    for stage, (stage_codes, size) in enumerate(zip(codes, sizes, strict=False)):
-        if stage_codes.numel() and not (stage_codes.min() >= 0 and stage_codes.max() < size):
-            raise UserError(
-                f"codes from {int(stage_codes.min())} to {int(stage_codes.max())} in stage {stage}: its "
-                f"codebook has 0 to {size - 1}"
-            )
+    check_codes(codes, sizes, "a chunk")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vqmm.contracts.batch import Batch, Codes
 from vqmm.contracts.decoder import Decoder, grid_mask
+from vqmm.contracts.labels import missing_label
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.quantizer import Quantized, Quantizer
 from vqmm.nn.network import call_masked
@@ -186,10 +187,7 @@ class Tokenizer(nn.Module):
         if self.label_embedding is None:
             return vectors
         if label is None:
-            raise UserError(
-                "this tokenizer's decoder is conditioned on labels, and these samples have none: give the data labels "
-                f"({', '.join(self.labels[:8])}{', ...' if len(self.labels) > 8 else ''})"
-            )
+            raise missing_label(self.labels, "these samples")
         embedding = self.label_embedding(label)
         return vectors + embedding.reshape(*embedding.shape, *[1] * (vectors.ndim - 2))
 

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from vqmm.contracts.batch import Codes
+from vqmm.contracts.batch import Codes, check_codes
 from vqmm.nn.masks import mask_size
 from vqmm.utils.errors import UserError
 
@@ -136,7 +136,7 @@ class ShardWriter:
         """
         record: dict[str, Any] = {"key": row.key, "label": row.label, "size": list(row.size), "split": row.split}
         for m, (code_map, stages) in enumerate(zip(row.maps, self.header.sizes, strict=True)):
-            check_range(code_map, stages, row.key)
+            check_codes(code_map, stages, f"map {m} of {row.key!r}")
             codes = code_map.reshape(-1).astype(code_type(max(stages)))
             record |= {f"map{m}_grid": list(code_map.shape[1:]), f"map{m}": codes}
             self.tally.codes += codes.size
@@ -282,22 +282,13 @@ def _row(header: Header, batch: pa.RecordBatch, i: int) -> Row:
         codes = batch[f"map{m}"][i].values.to_numpy().astype(np.int64)
         used = len(codes) // prod(grid) if prod(grid) else len(stages)  # fewer stages: a lower rate
         maps.append(codes.reshape(used, *grid))
-        check_range(maps[-1], stages, key)
+        check_codes(maps[-1], stages, f"map {m} of {key!r}")
     vectors = None
     if header.dim is not None:
         grid = batch["vectors_grid"][i].as_py()
         vectors = batch["vectors"][i].values.to_numpy().reshape(*grid, header.dim)
     split = None if header.split is None else batch["split"][i].as_py()
     return Row(key, label, tuple(size), tuple(maps), vectors, split)
-
-
-def check_range(codes: np.ndarray, sizes: Sequence[int], key: str) -> None:
-    """A `ValueError` for codes (stages, *grid) that codebooks of such `sizes` do not have."""
-    for stage, size in zip(codes, sizes, strict=False):  # the last stages may be left out
-        if stage.size and not (stage.min() >= 0 and stage.max() < size):
-            raise ValueError(f"{key!r} has codes from {stage.min()} to {stage.max()} where the codebook has {size}")
-    if len(codes) > len(sizes):
-        raise ValueError(f"{key!r} has {len(codes)} stages of codes where the tokenizer has {len(sizes)}")
 
 
 def code_type(codebook_size: int) -> np.dtype:

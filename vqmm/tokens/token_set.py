@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vqmm.tokens.shards import HELD_OUT, READING_ERRORS, TRAIN, Header, Row, check_range, not_ours, read_header
+from vqmm.contracts.batch import check_codes
+from vqmm.tokens.shards import HELD_OUT, READING_ERRORS, TRAIN, Header, Row, not_ours, read_header
 from vqmm.utils.errors import UserError, one_of
 
 KEPT = 150  # bytes that a kept row takes beside its codes and its key (measured)
@@ -172,6 +173,6 @@ def _map_of(table: pa.Table, m: int, stage_sizes: tuple[int, ...], keys: list[st
         if not shape[0]:
             raise ValueError(f"{keys[i]!r} has no codes for its grid of {grid}")
         if suspect or prod(shape) != ends[i + 1] - ends[i] or shape[0] > len(stage_sizes):
-            check_range(codes[ends[i] : ends[i + 1]].reshape(shape), stage_sizes, keys[i])
+            check_codes(codes[ends[i] : ends[i + 1]].reshape(shape), stage_sizes, f"map {m} of {keys[i]!r}")
         shapes.append(shared.setdefault(shape, shape))
     return _Map(codes, ends, shapes)

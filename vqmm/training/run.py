@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from vqmm.contracts.labels import require_every_label
 from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.source import Source, label_numbers
@@ -130,11 +131,9 @@ class Run:
         self.data_fingerprint = source.fingerprint()
         self.recipe = recipe.model_copy(update={"data": source.path})
         conditional = recipe.condition == "label"
-        if conditional and any(sample.label is None for sample in source.samples):
-            raise UserError(
-                f"condition: label needs a label for every sample, and {source.path} lacks some: put samples into one "
-                "sub-folder a class, name labels in a CSV, or set condition=null"
-            )
+        if conditional:
+            instead = "put samples into one sub-folder a class, or name labels in a CSV"
+            require_every_label([sample.label for sample in source.samples], f"samples of {source.path}", instead)
         if job.strict:
             refuse_unreadable(source.samples)
         labels = label_numbers(source.samples, source.labels)
