@@ -188,7 +188,7 @@ def test_each_batch_weighs_by_its_share_in_the_critics_gradient(adversarial):
 def test_accumulated_batches_equal_one_large_batch_for_the_critic_too(adversarial):
     """Fixed weights: a norm is one of a batch, and so depends on how large those are."""
     loops = [adversarial(accumulate, balance="fixed", perceptual_weight=0.0) for accumulate in (1, 4)]
-    loops[0].recipe = loops[0].recipe.model_copy(update={"batch_size": 16})
+    loops[0].plan = loops[0].plan.model_copy(update={"batch_size": 16})
     for loop in loops:
         loop.adversarial.adversary.options = loop.adversarial.adversary.options.model_copy(update={"pause_above": None})
         for _ in range(3):

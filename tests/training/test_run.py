@@ -10,7 +10,8 @@ import torch
 import yaml
 
 import vqmm
-from vqmm.training.loop import join_latents, parameter_groups
+from vqmm.training.base_loop import parameter_groups
+from vqmm.training.loop import join_latents
 from vqmm.utils.schedule import warmup_cosine
 
 TINY = [

@@ -14,7 +14,7 @@ from vqmm.contracts.batch import Batch
 from vqmm.recipe import Train
 from vqmm.tokenizer.tokenizer import Output, Tokenizer
 from vqmm.training.balance import Balance
-from vqmm.training.checkpoint import load_optimizer_state, optimizer_state
+from vqmm.training.checkpoint import load_optimizer_state, optimizer_state, prefixed, unprefixed
 from vqmm.training.critic_schedule import CriticSchedule
 from vqmm.training.health import Event
 from vqmm.utils.errors import UserError
@@ -253,21 +253,19 @@ class AdversarialTrainer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that decides the steps to come."""
-        weights = {f"critic.weights.{name}": value for name, value in self.adversary.state_dict().items()}
-        state = {f"critic.{name}": value for name, value in optimizer_state(self.optimizer).items()}
-        moved = {
+        numbers = {
             "balance": self.balance.state_dict(),
             "schedule": self.schedule.state_dict(),
             "norm": [self.gradient_norm],
         }
-        scalars = {f"critic.{name}": torch.tensor(numbers, dtype=torch.float64) for name, numbers in moved.items()}
-        return {**weights, **state, **scalars}
+        state = {name: torch.tensor(each, dtype=torch.float64) for name, each in numbers.items()}
+        state |= prefixed("weights.", self.adversary.state_dict())
+        return prefixed("critic.", state | optimizer_state(self.optimizer))
 
     def load_state_dict(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Go on after `step`, as if there had been no stop."""
-        state = {name.removeprefix("critic."): value for name, value in tensors.items() if name.startswith("critic.")}
-        weights = {name.removeprefix("weights."): value for name, value in state.items() if name.startswith("weights.")}
-        self.adversary.load_state_dict(weights)
+        state = unprefixed("critic.", tensors)
+        self.adversary.load_state_dict(unprefixed("weights.", state))
         load_optimizer_state(self.optimizer, state)
         self.balance.load_state_dict(state["balance"].tolist())
         self.schedule.load_state_dict(state["schedule"].tolist())

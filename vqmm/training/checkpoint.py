@@ -20,13 +20,13 @@ from vqmm.utils.errors import UserError
 from vqmm.utils.files import new_folder, write_tensors, write_text
 
 
-def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> Path:
+def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
     """Write one checkpoint. A `UserError` that names what is safe, where it cannot be written (a full disk)."""
     path = folder / f"step-{step:08d}"
     try:
         with new_folder(path) as new:
             write_tensors(new / "state.safetensors", tensors)
-            write_text(new / "state.json", json.dumps({"step": step, **told}, indent=2) + "\n")
+            write_text(new / "state.json", json.dumps({"step": step, **state}, indent=2) + "\n")
     except (OSError, SafetensorError) as error:
         before = checkpoints(folder)
         whole = f"the one of {before[-1].name} is whole" if before else "there is none before it"
@@ -67,6 +67,16 @@ def room_bytes(model: nn.Module, more: int) -> int:
     return weights * (1 + 3 * (1 + max(more, 0)))
 
 
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, each under its name with `prefix` before it."""
+    return {f"{prefix}{name}": value for name, value in tensors.items()}
+
+
+def unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `prefixed`: those whose names begin with `prefix`."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimizer's state as flat tensors: `optimizer.<parameter>.<name>`."""
     state = optimizer.state_dict()["state"]
@@ -76,8 +86,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """The inverse of `optimizer_state`, into an optimizer of the same parameters."""
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        part, *rest = key.split(".")
-        if part == "optimizer":
-            state.setdefault(int(rest[0]), {})[rest[1]] = value
+    for key, value in unprefixed("optimizer.", tensors).items():
+        number, name = key.split(".")
+        state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
