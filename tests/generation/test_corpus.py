@@ -61,6 +61,14 @@ def test_a_split_without_rows_is_refused(training, held_out, lacks):
         column(rows(training), rows(held_out))
 
 
+@pytest.mark.parametrize("split", [TRAIN, HELD_OUT])
+def test_a_split_without_an_example_is_refused_before_anything_is_trained(split):
+    sound = column(rows([(2,)]), rows([(2,)]))
+    sound.usable[split] = []
+    with pytest.raises(UserError, match=f"there is no {split} example in sound-tokens"):
+        Corpus([sound], PriorRecipe(), by_class=False)
+
+
 def labelled(labels, held_out, name="sound", fingerprint="aa", grid=(2,)):
     return column(
         rows([grid] * len(labels), labels), rows([grid] * len(held_out), held_out), name, ((9,),), fingerprint

@@ -63,6 +63,10 @@ class Corpus:
         for column in columns:
             self.vocabulary = column.added_to(self.vocabulary, recipe.longest, self.windows)
         self.training, self.held_out = (self._examples(split, members.get(split)) for split in SPLITS)
+        for split, examples in zip(SPLITS, (self.training, self.held_out), strict=True):
+            if not len(examples):  # bits per code would be of no code
+                where = " and ".join(column.where for column in columns)
+                raise UserError(f"there is no {split} example in {where}: a prior needs {' and '.join(SPLITS)} ones")
 
     def _members(self, split: str, among: Collection[str] | None) -> Members:
         """The rows of each class of each modality, for the classes that all have: among those given, or any."""
