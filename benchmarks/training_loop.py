@@ -20,7 +20,7 @@ import torch
 
 from vqmm.recipe import read_recipe
 from vqmm.registry import Registry
-from vqmm.training.run import Job, Run
+from vqmm.training.run import Job, Run, prepare
 from vqmm.training.setup import make_fabric
 from vqmm.utils.machine import machine
 
@@ -29,14 +29,14 @@ def run_of(data: str, folder: Path) -> Run:
     """A run as `vqmm train` makes it, not yet started."""
     registry = Registry.discover()
     recipe = read_recipe("vqvae-ema", registry, "image", ["train.device=cpu"])
-    return Run(make_fabric(recipe.train), Job(recipe, data, folder, (), False, False, True, ""), registry)
+    return prepare(make_fabric(recipe.train), Job(recipe, data, folder, command="", quiet=True), registry)
 
 
 def plain_loop(run: Run) -> Callable[[], None]:
     """One step of a loop written by hand, on the network of `run`."""
     tokenizer, plan = run.tokenizer, run.recipe.train
     network: Any = tokenizer.decoder.network
-    x = torch.stack(list(run.views.values())).float() / 127.5 - 1
+    x = torch.stack(list(run.data.training.values())).float() / 127.5 - 1
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99))
     tokenizer.quantizer.initialise(tokenizer.encoder(x[:256]).detach())
     tokenizer.train()

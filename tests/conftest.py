@@ -68,7 +68,7 @@ def _tiny_trainings_draw_no_page() -> Iterator[None]:
     from vqmm.commands import train
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train, "write_report", empty_page)
+        patched.setattr(train, "write_page", empty_page)
         yield
 
 
@@ -76,8 +76,8 @@ def _tiny_trainings_draw_no_page() -> Iterator[None]:
 def pages() -> Iterator[None]:
     """Trainings in this module end with the page that a user gets."""
     from vqmm.commands import train
-    from vqmm.pages.page import report
+    from vqmm.pages.page import write_page
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train, "write_report", report)
+        patched.setattr(train, "write_page", write_page)
         yield

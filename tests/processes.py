@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
 # Lightning and torch.compile take longer to import than such a program takes to run, and each of them would.
@@ -60,11 +61,11 @@ def output_of(*arguments: object, **environment: str) -> str:
     return out
 
 
-def empty_page(out: str | Path, **_: object) -> dict[str, str]:
-    """In the place of `vqmm.report`: a page takes longer than the training of a few steps that it is about."""
-    page = Path(out) / "report.html"
+def empty_page(record: Any, *_: object) -> Path:
+    """In the place of `write_page`: a page takes longer than the training of a few steps that it is about."""
+    page = record.folder / "report.html"
     page.touch()
-    return {"report": str(page)}
+    return page
 
 
 def _main(arguments: Sequence[str], environment: dict[str, str], folder: Path) -> None:
@@ -77,7 +78,7 @@ def _main(arguments: Sequence[str], environment: dict[str, str], folder: Path) -
     from vqmm.training import setup
 
     setup.STARTS["ddp_spawn"] = "fork"  # what was imported before is there; spawned ones have a test of their own
-    train.write_report = empty_page
+    train.write_page = empty_page
     os.environ.update(environment, TMPDIR=str(folder))
     tempfile.tempdir = None  # look for it again
     torch.set_num_threads(1)

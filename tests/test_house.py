@@ -93,6 +93,11 @@ def test_imports_go_down_the_floors():
     assert upward == []
 
 
+def test_training_knows_no_page():
+    """It ends with numbers; the command makes the page of them."""
+    assert "pages" not in rooms()["training"]
+
+
 def test_no_import_goes_round():
     """Neither among files nor among rooms."""
     for arrows in (graph(), rooms()):

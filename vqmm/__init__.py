@@ -62,7 +62,7 @@ _HOME = {
     "reconstruct": "vqmm.commands.reconstruct",
     "report": "vqmm.pages",
     "train": "vqmm.commands.train",
-    "train_prior": "vqmm.training.prior_run",
+    "train_prior": "vqmm.commands.prior",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.runner import TINY_CODES, Vqmm
-from vqmm.training.run import train
+from vqmm.commands.train import train
 
 
 @pytest.fixture

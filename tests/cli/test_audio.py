@@ -33,7 +33,7 @@ def tones(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def codec(tones, tmp_path_factory):
-    from vqmm.training.run import train
+    from vqmm.commands.train import train
 
     out = tmp_path_factory.mktemp("runs") / "codec"
     train("audio", tones, out, "rvq", steps=10, settings=SMALL, quiet=True)

@@ -10,7 +10,7 @@ import vqmm
 from tests.cli.runner import TINY_CODES
 from vqmm.commands.decode import decode
 from vqmm.commands.encode import encode
-from vqmm.training.run import train
+from vqmm.commands.train import train
 
 RVQ = [
     "quantizer.codebook_size=16",

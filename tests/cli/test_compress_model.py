@@ -7,7 +7,7 @@ from PIL import Image
 
 import vqmm
 from tests.cli.runner import TINY_CODES
-from vqmm.training.run import train
+from vqmm.commands.train import train
 
 PRIOR = ["prior.name=pixelcnn", "prior.width=8", "prior.depth=1", "train.batch_size=4", "train.evaluate_samples=4"]
 SIDE = 24

@@ -1,5 +1,8 @@
 """What a person can get wrong about a training run: one line, exit code 2, and no run folder."""
 
+import subprocess
+import sys
+
 import pytest
 from PIL import Image
 
@@ -103,6 +106,35 @@ def test_data_that_is_not_there_or_not_pictures(vqmm, tmp_path):
     (texts / "b.png").write_bytes(b"no picture")
     assert "none of the 1 samples can be read" in vqmm.refuses("train", "image", "--data", texts, *out)
     assert list(tmp_path.iterdir()) == [texts]
+
+
+SAID_BEFORE = """
+import sys
+from vqmm.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print([name for name in ("torch", "lightning_fabric") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["train", "image", "--data", "gone", "--out", "run"], "there is nothing at gone"),
+        (["train", "image", "--data", "builtin:digit", "--out", "run"], "Did you mean 'digits'?"),
+        (["train", "image", "--data", ".", "--out", "."], "the run folder . exists already"),
+        (["prior", "gone", "--tokens", ".", "--out", "run"], "/gone: give the folder of a run"),
+        (["prior", ".", "--tokens", "gone", "--out", "run"], "/gone: give a folder of tokens"),
+        (["prior", ".", "--pairs", "gone.csv", "--out", "run"], "there is nothing at gone.csv: give a CSV of pairs"),
+    ],
+)
+def test_what_is_not_there_is_named_before_anything_heavy_is_imported(tmp_path, typed, said):
+    (tmp_path / "file").touch()
+    program = [sys.executable, "-c", SAID_BEFORE, *typed]
+    ended = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 2 and ended.stderr.startswith("vqmm: ") and said in ended.stderr, ended.stderr
+    assert ended.stdout == "[]\n" and [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_run_folder_that_exists_is_left_alone(vqmm, pictures, tmp_path):

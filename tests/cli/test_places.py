@@ -12,8 +12,8 @@ import pytest
 import vqmm as package
 from tests.cli.runner import TINY_CODES
 from vqmm.cli import app
-from vqmm.training.prior_run import train_prior
-from vqmm.training.run import train
+from vqmm.commands.prior import train_prior
+from vqmm.commands.train import train
 from vqmm.utils.errors import UserError
 from vqmm.utils.files import ROOM_BYTES
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from tests.cli.runner import TINY
+from vqmm.commands.train import train
 from vqmm.generation.generator import Generator
-from vqmm.training.run import train
 
 SMALL = ("--set", "prior.width=16", "--set", "prior.depth=1", "--set", "train.evaluate_every=2")
 SMALL += ("--set", "train.batch_size=4")
@@ -48,8 +48,10 @@ def test_the_result_as_json_and_going_on_when_there_is_nothing_left(vqmm, run, t
 WRONG = {
     "neither tokens nor pairs": ([], ["0 folders of tokens", "--tokens", "--pairs"]),
     "tokens and pairs": (["TOKENS", "--pairs", "a.csv"], ["1 folders of tokens", "a.csv"]),
-    "no tokens there": (["--tokens", "no"], ["no", "holds no token shards"]),
-    "no pairs there": (["--pairs", "no.csv"], ["no.csv", "1 run was given (image)", "two or more"]),
+    "no tokens there": (["--tokens", "no"], ["there is nothing at", "/no: give a folder of tokens"]),
+    "no tokens in there": (["--tokens", __file__], [__file__, "holds no token shards"]),
+    "no pairs there": (["--pairs", "no.csv"], ["there is nothing at no.csv: give a CSV of pairs"]),
+    "pairs of one run": (["--pairs", __file__], [__file__, "1 run was given (image)", "two or more"]),
     "an unknown part": (["TOKENS", "--set", "trian.steps=1"], ["'trian'", "Did you mean 'train'?"]),
     "an unknown option": (["TOKENS", "--set", "train.stepz=1"], ["train.stepz", "Did you mean 'steps'?"]),
     "several devices": (["TOKENS", "--set", "train.devices=2"], ["train.devices", "no such option", "device"]),
@@ -67,7 +69,8 @@ WRONG = {
     "windows of pictures": (["TOKENS", "--set", "cut=windows"], ["windows", "longest is None"]),
     "tokens twice": (["TOKENS", "TOKENS"], ["are tokens of one tokenizer"]),
     "one run twice": (["RUN", "TOKENS"], ["given twice"]),
-    "a run that is none": (["no-run", "TOKENS"], ["no-run", "holds no tokenizer"]),
+    "a run that is not there": (["no-run", "TOKENS"], ["there is nothing at", "/no-run: give the folder of a run"]),
+    "a run that is none": ([__file__, "TOKENS"], [__file__, "holds no tokenizer: give the folder of a run"]),
     "a run without codes": (["PLAIN", "TOKENS"], ["has no codes", "'none'", "vqvae-ema"]),
     "nothing to resume": (["TOKENS", "--resume"], ["no run to resume"]),
 }

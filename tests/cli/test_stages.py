@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.runner import TINY
-from vqmm.training.run import train
+from vqmm.commands.train import train
 
 OPTIONS = [*TINY[1::2], "quantizer.stages=3", "quantizer.codebook_size=8"]
 

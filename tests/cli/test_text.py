@@ -28,7 +28,7 @@ def poems(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small(poems, tmp_path_factory):
-    from vqmm.training.run import train
+    from vqmm.commands.train import train
 
     out = tmp_path_factory.mktemp("runs") / "small"
     train("text", poems, out, steps=4, settings=SMALL, quiet=True)
@@ -37,7 +37,7 @@ def small(poems, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lossless(poems, tmp_path_factory):
-    from vqmm.training.run import train
+    from vqmm.commands.train import train
 
     out = tmp_path_factory.mktemp("runs") / "lossless"
     settings = ["modality.front=subwords", "modality.vocabulary=290"]

@@ -10,13 +10,13 @@ from tests.cli.runner import Vqmm
 from tests.clicks import Clicks
 from tests.fakes import TwoMaps
 from vqmm.commands.bitrate import Rate, choose_rate, offered_kbps
+from vqmm.commands.train import train
 from vqmm.decoders.direct import DirectDecoder
 from vqmm.plugins.image import Image
 from vqmm.quantizers.none import NoQuantizer
 from vqmm.quantizers.residual import ResidualQuantizer
 from vqmm.quantizers.vector import VectorQuantizer
 from vqmm.tokenizer.tokenizer import Tokenizer
-from vqmm.training.run import train
 from vqmm.utils.errors import UserError
 
 PLUGIN = "tests.clicks"

@@ -77,8 +77,10 @@ def test_nothing_is_chosen_by_held_out_items(made):
 
 def test_the_seed_reaches_every_run(tmp_path, monkeypatch):
     settings = []
-    monkeypatch.setattr("vqmm.training.run.train", lambda *a, settings=(), **k: settings_of(settings, {"metrics": {}}))
-    monkeypatch.setattr("vqmm.training.prior_run.train_prior", lambda *a, settings=(), **k: settings_of(settings, {}))
+    monkeypatch.setattr(
+        "vqmm.commands.train.train", lambda *a, settings=(), **k: settings_of(settings, {"metrics": {}})
+    )
+    monkeypatch.setattr("vqmm.commands.prior.train_prior", lambda *a, settings=(), **k: settings_of(settings, {}))
     for name in ("encode", "decode"):
         monkeypatch.setattr(f"vqmm.commands.{name}.{name}", lambda *a, **k: {"codes": 0})
     monkeypatch.setattr("vqmm.commands.demo_parts._write_held_out", lambda *a: None)

@@ -146,7 +146,7 @@ def test_an_unfinished_run_is_resumed_and_ends_the_same(made, trained, tmp_path,
     train_step = Loop.train_step
 
     def killed(loop, stop=0):
-        if loop.recipe.seed == 1 and loop.step == 3:
+        if loop.plan.seed == 1 and loop.step == 3:
             raise KeyboardInterrupt
         return train_step(loop, stop)
 

@@ -10,11 +10,11 @@ from tests.cli.runner import Vqmm
 from tests.evaluation.marked_notes import Marked, MarkedEvaluation, NearestMean
 from tests.fakes import Notes
 from vqmm.commands.evaluate import eval
+from vqmm.commands.train import train
 from vqmm.data.source import Source
 from vqmm.evaluation import labels as module
 from vqmm.evaluation.labels import label_survival, wilson_interval
 from vqmm.registry import Registry
-from vqmm.training.run import train
 from vqmm.utils.errors import UserError
 
 REGISTRY = Registry.discover()

@@ -6,13 +6,12 @@ import sys
 
 import torch
 
-import vqmm
 from tests.fakes import Notes
 from vqmm.contracts.batch import Codes
 from vqmm.evaluation.evaluate import EvaluationResult
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.pages import charts
-from vqmm.pages.heldout import HeldOut, evaluate_held_out, load_tokenizer
+from vqmm.pages.heldout import evaluate_again, load_tokenizer
 from vqmm.pages.page import _codebooks, _shown
 from vqmm.pages.record import Record, read_record, series
 from vqmm.registry import Registry
@@ -49,46 +48,33 @@ assert matplotlib.rcParams.copy() == before and "matplotlib.pyplot" not in sys.m
     subprocess.run([sys.executable, "-c", told], check=True)
 
 
-def look_with(usage: CodeUsage, modality=None, shown=()) -> HeldOut:
-    class Held:
-        pass
-
-    held = Held()
-    held.modality = modality
-    found = EvaluationResult(count=1, shown=shown)
-    return HeldOut(held, usage, "all", 1, evaluation=found, keys=["a", "b"])
-
-
 def test_every_map_and_stage_has_its_picture():
     usage = CodeUsage(((4, 4), (8,)))
     usage.update(Codes((torch.zeros(1, 2, 3).long(), torch.arange(8).reshape(1, 1, 8)), torch.tensor([[8]])))
     usage.counts[0][0][:] = torch.tensor([3, 0, 1, 0])
-    books = _codebooks(look_with(usage))
+    books = _codebooks(EvaluationResult(code_counts=[[each.tolist() for each in stages] for stages in usage.counts]))
     assert [book["title"] for book in books] == ["map 0, stage 0", "map 0, stage 1", "map 1"]
     assert [book["said"][0] for book in books] == ["2 of 4 codes used", "1 of 4 codes used", "8 of 8 codes used"]
 
 
 def test_a_fragment_is_taken_as_it_is():
     class Written(Notes):
-        def evaluation(self):
-            return Fragments()
-
-    class Fragments(vqmm.Evaluation):
         def show(self, *rows, names=None):
             return "<ol><li>do re mi</li></ol>"
 
     samples = [torch.zeros(1, 4)] * 2
-    (figure,) = _shown(look_with(CodeUsage(()), Written(), (samples, samples)))
+    (figure,) = _shown(Written(), EvaluationResult(keys=["a", "b"], shown=(samples, samples)))
     assert str(figure["fragment"]) == "<ol><li>do re mi</li></ol>" and figure["keys"] == ["a", "b"]
 
 
 def test_the_look_counts_every_code_and_notes_the_first_keys(run):
     record = read_record(run)
-    seen = evaluate_held_out(record, load_tokenizer(record, Registry.discover()))
-    assert seen.evaluation.count == 64 and seen.available == 176
-    assert int(seen.usage.counts[0][0].sum()) == 64 * 16
-    assert seen.usage.use() == seen.evaluation.metrics["codebook_usage"]
-    assert len(seen.keys) == len(seen.evaluation.shown[0]) == 8 and len(set(seen.keys)) == 8
+    seen = evaluate_again(record, load_tokenizer(record, Registry.discover()))
+    assert seen.count == 64 and seen.looked_at.startswith("64 of 176 samples; the held-out tenth; ")
+    ((counts,),) = seen.code_counts
+    assert sum(counts) == 64 * 16
+    assert sum(count > 0 for count in counts) / len(counts) == seen.metrics["codebook_usage"]
+    assert len(seen.keys) == len(seen.shown[0]) == 8 and len(set(seen.keys)) == 8
 
 
 def test_training_time_is_steps_times_samples_over_speed(tmp_path):

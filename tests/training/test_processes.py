@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,7 +92,8 @@ def test_two_nodes_equal_one_process_that_accumulates(tmp_path):
 def test_every_way_of_starting_processes_gives_the_same_bits(tmp_path):
     """Spawned (the default), started as the command once more, and forked."""
     data, plan = "builtin:digits", [*PLAN, "train.devices=2"]
-    vqmm.train("image", data, tmp_path / "spawned", steps=6, settings=plan, quiet=True)  # the default
+    told = vqmm.train("image", data, tmp_path / "spawned", steps=6, settings=plan, quiet=True)  # the default
+    assert Path(told["shown"]).is_file(), "the process that has judged hands over what it saw"
     out = str(tmp_path / "started")  # "ddp" starts the same command again, so there must be one
     command = [sys.executable, "-m", "vqmm", "train", "image", "--data", data, "--out", out, "--steps", "6", "--json"]
     command += [*words(*plan, "train.strategy=ddp"), "--no-report"]

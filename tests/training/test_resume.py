@@ -148,7 +148,9 @@ def test_data_that_changed_is_refused(tmp_path):
     options = {"settings": settings, "steps": 5, "quiet": True}
     vqmm.train("image", pictures, tmp_path / "run", **options)
     (pictures / "3.png").unlink()
-    with pytest.raises(vqmm.UserError, match="holds other samples than when the run began"):
+    with pytest.raises(
+        vqmm.UserError, match=r"run was begun with other data \(fingerprint [0-9a-f]{16}, now [0-9a-f]{16}\)"
+    ):
         vqmm.train("image", pictures, tmp_path / "run", **options, resume=True)
 
 

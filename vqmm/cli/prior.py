@@ -28,7 +28,7 @@ def prior(
     as_json: Json = False,
 ) -> None:
     """Train a prior over the tokens of one tokenizer, or of several together."""
-    from vqmm.training.prior_run import train_prior
+    from vqmm.commands.prior import train_prior
 
     result = train_prior(
         runs,

@@ -50,12 +50,12 @@ class JointPart:
     def train(self, out: Path, seed: int, runs: Mapping[str, Path]) -> Path:
         """The prior's run below `out`, in a process of one torch thread. `runs`: the tokenizers, by modality."""
         from vqmm.commands.encode import encode
-        from vqmm.training.prior_run import train_prior
-        from vqmm.training.run import train
+        from vqmm.commands.prior import train_prior
+        from vqmm.commands.train import train
 
         folder = out / self.name
         names, tokens, prior = folder / "names", folder / "names-tokens", folder / "prior"
-        train(NAMES, self.names, names, "identity", settings=self.names_settings, quiet=True, show=False)
+        train(NAMES, self.names, names, "identity", settings=self.names_settings, quiet=True, report=False)
         encode(names, self.names, tokens)
         once = f"train.evaluate_every={self.steps}"  # at the end: nothing is chosen by held-out samples
         train_prior(

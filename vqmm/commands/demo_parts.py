@@ -32,7 +32,7 @@ class TokenizerPart:
         """All but the page, below `out`, in a process of one torch thread."""
         from vqmm.commands.decode import decode
         from vqmm.commands.encode import encode
-        from vqmm.training.run import train
+        from vqmm.commands.train import train
 
         start = time.perf_counter()
         folder = out / self.name
@@ -40,7 +40,7 @@ class TokenizerPart:
         once = f"train.evaluate_every={self.steps}"  # at the end: nothing is chosen by held-out samples
         settings = [*self.settings, *self.small, once, f"train.seed={seed}"]
         trained = train(
-            self.modality, self.data, run, self.recipe, steps=self.steps, settings=settings, quiet=True, show=False
+            self.modality, self.data, run, self.recipe, steps=self.steps, settings=settings, quiet=True, report=False
         )
         _write_held_out(run, self.data, originals)
         encoded = encode(run, originals, tokens)

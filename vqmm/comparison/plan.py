@@ -14,7 +14,7 @@ from vqmm.data.source import Source, evaluation_samples
 from vqmm.recipe import Recipe, read_recipe
 from vqmm.registry import Registry
 from vqmm.tokenizer.storage import build_modality
-from vqmm.training.setup import must_be_same
+from vqmm.training.run_folder import must_be_same
 from vqmm.utils.errors import UserError
 from vqmm.utils.files import must_be_free, must_be_writable, write_text
 

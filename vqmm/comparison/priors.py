@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vqmm.commands.prior import train_prior
 from vqmm.comparison.compare import EVALUATION, Record, row_of
 from vqmm.comparison.page import write_page
 from vqmm.comparison.plan import (
@@ -27,7 +28,6 @@ from vqmm.registry import Registry
 from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.tokens.shards import HELD_OUT
 from vqmm.tokens.token_set import TokenSet
-from vqmm.training.prior_run import train_prior
 from vqmm.utils.errors import Stopped, UserError
 from vqmm.utils.files import must_be_free, write_text
 from vqmm.utils.machine import machine

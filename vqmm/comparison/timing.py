@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import yaml
 
+from vqmm.commands.train import train
 from vqmm.contracts.batch import Batch
 from vqmm.recipe import Train
 from vqmm.tokenizer.tokenizer import Tokenizer
-from vqmm.training.run import train
 from vqmm.training.setup import REPORT_EVERY
 
 TIMED_STEPS = REPORT_EVERY  # after as many others that are not timed: the first ones allocate, and compile kernels
@@ -41,7 +41,8 @@ def calibrate(
     short = [f"train.evaluate_every={steps}", f"train.checkpoint_every={steps}", "train.evaluate_samples=1"]
     with tempfile.TemporaryDirectory(prefix="vqmm-") as folder:
         run = Path(folder) / "run"
-        train(modality, data, run, recipe, steps=steps, settings=[*settings, *short], plugins=plugins, quiet=True)
+        budget = [*settings, *short]
+        train(modality, data, run, recipe, steps=steps, settings=budget, plugins=plugins, quiet=True, report=False)
         plan = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["train"]
         each = step_seconds(run, Train(**plan))[-1][1]
     return {"steps": max(int(seconds / each), 1), "seconds_per_step": each, "timed_steps": TIMED_STEPS}

@@ -19,6 +19,7 @@ import numpy as np
 
 from vqmm.data.drawn import draw_digits
 from vqmm.utils.errors import UserError, unknown
+from vqmm.utils.files import must_exist
 
 BUILTIN = "builtin:"  # how such a source is written where a path is expected
 
@@ -41,11 +42,20 @@ LONG = 4096  # values; waves of so many are kept
 OFF = 0.015  # the most that a frequency is off; Q.23 allows a telephone 1.8 %
 
 
+def source_must_exist(path: str | Path) -> None:
+    """A `UserError` where there is nothing at a path: no file, no folder, no built-in data set of that name."""
+    name = str(path).removeprefix(BUILTIN)
+    if name != str(path):
+        if name not in MAKERS:
+            raise unknown("built-in data set", name, MAKERS)
+    else:
+        must_exist(path, f"give a file or folder, or {' or '.join(BUILTIN + each for each in MAKERS)}")
+
+
 @cache
 def builtin(name: str) -> Path:
     """The file or folder of a built-in data set, in a temporary folder that goes when this process ends."""
-    if name not in MAKERS:
-        raise unknown("built-in data set", name, MAKERS)
+    source_must_exist(f"{BUILTIN}{name}")
     folder = tempfile.mkdtemp(prefix="vqmm-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return MAKERS[name](Path(folder))

@@ -1,7 +1,6 @@
 """Source: all samples of one place, split into what is trained on and what is held out."""
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from vqmm.contracts.labels import check_labels
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.sample import Sample
-from vqmm.data.builtin import BUILTIN, MAKERS, builtin
+from vqmm.data.builtin import BUILTIN, builtin, source_must_exist
 from vqmm.utils.errors import UserError
 
 HELD_OUT = 0.1  # the share of a source without a split of its own that is held out
@@ -25,15 +24,12 @@ class Source:
     """
 
     def __init__(self, modality: Modality, path: str | Path):
+        source_must_exist(path)
         self.path = str(path)
         if self.path.startswith(BUILTIN):
             where = builtin(self.path.removeprefix(BUILTIN))
         else:
             where = Path(path)
-            # Path.exists raises below a folder that one may not enter.
-            if not os.path.exists(where):  # noqa: PTH110
-                builtins = " or ".join(BUILTIN + each for each in MAKERS)
-                raise UserError(f"there is nothing at {path}: give a file or folder, or {builtins}")
             self.path = str(where.resolve())
         self.samples = list(modality.samples(where))
         if not self.samples:

@@ -15,7 +15,7 @@ from vqmm.contracts.batch import Batch, Codes
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.sample import Sample
 from vqmm.data.degrade import Degradation
-from vqmm.data.loader import Loaded, Views
+from vqmm.data.loader import Loaded, Views, evaluation_batches
 from vqmm.data.source import label_numbers
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.tokenizer.long_signals import reconstruct_long
@@ -44,8 +44,15 @@ PAGE = """<!doctype html>
 
 @dataclass
 class EvaluationResult:
-    """What a pass has found: `metrics` by name with `rules` for each, how many samples, and which could not be read;
-    `stages`: how each stage of each map was used (see `CodeUsage.stages`).
+    """What a pass has found.
+
+    Attributes:
+        metrics, rules: by name: values, and how each comes about.
+        count: of the samples that could be read; `unreadable` names the others.
+        stages: how each stage of each map was used (see `CodeUsage.stages`).
+        code_counts: for each stage of each map, how often each code came.
+        keys: of the samples in `rows`.
+        looked_at: which samples these were, in words, where `evaluate_held_out` has chosen them.
     """
 
     metrics: dict[str, float | None] = field(default_factory=dict)
@@ -53,6 +60,9 @@ class EvaluationResult:
     count: int = 0
     unreadable: list[str] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)
+    code_counts: list[list[list[int]]] = field(default_factory=list)
+    looked_at: str = ""
+    keys: list[str] = field(default_factory=list)
     shown: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))  # originals, reconstructions
     inputs: list[Tensor] = field(default_factory=list)  # what the shown ones were made from, where that was degraded
 
@@ -89,6 +99,18 @@ def evaluate(
         if batch is not None:
             evaluation_pass.add(batch.to(tokenizer.device))
     return evaluation_pass.finished()
+
+
+def evaluate_held_out(
+    tokenizer: Tokenizer, views: Views, split: str, batch_size: int, limit: int | None = None
+) -> EvaluationResult:
+    """Evaluate on the views of held-out samples, at most `limit` of them, spread evenly; `split` says what they are."""
+    result = evaluate(tokenizer, evaluation_batches(views, batch_size, limit))
+    available = len(views.samples)
+    of_all = f" of {available:,}" if result.count < available else ""
+    degraded = "" if views.degrade is None else f", {views.degrade.said}"
+    result.looked_at = f"{result.count:,}{of_all} samples; {split}; {views.modality.evaluation().view}{degraded}"
+    return result
 
 
 class _Pass:
@@ -152,6 +174,7 @@ class _Pass:
             for metric in self.metrics.values():
                 metric.update(some_outputs, some_originals)
         room = max(self.show - len(self.result.shown[0]), 0)
+        self.result.keys.extend(batch.key[:room])
         self.result.shown[0].extend(originals[:room])
         self.result.shown[1].extend(outputs[:room])
         if batch.target is not None:
@@ -183,6 +206,7 @@ class _Pass:
         unit = self.evaluation.rate_unit
         has_codes = bool(tokenizer.quantizer.sizes)
         result.stages = self.usage.stages()
+        result.code_counts = [[counts.tolist() for counts in stages] for stages in self.usage.counts]
         result.metrics |= {
             f"bits_per_{unit}": self.usage.bits / self.amount if has_codes else None,
             f"entropy_bits_per_{unit}": self.usage.entropy_bits() / self.amount if has_codes else None,

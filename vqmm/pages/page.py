@@ -18,9 +18,8 @@ from vqmm.utils.errors import UserError
 from vqmm.utils.files import must_be_writable, write_text
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vqmm.pages.heldout import HeldOut
+    from vqmm.contracts.modality import Modality
+    from vqmm.evaluation.evaluate import EvaluationResult
     from vqmm.tokenizer.tokenizer import Tokenizer
 
 COLUMNS = 4  # samples side by side in one picture: on a phone they are still large enough to judge
@@ -39,34 +38,49 @@ def report(run: str | Path, *, plugins: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: the folder is no run; its recipe.yaml is damaged; a plugin in `plugins` does not load.
     """
+    from vqmm.pages.heldout import evaluate_again, load_tokenizer
     from vqmm.registry import Registry
 
     record = read_record(Path(run))
     must_be_writable(record.folder, "the run folder")
-    page = render(record, Registry.discover(plugins))
-    path = record.folder / "report.html"
-    write_text(path, page.encode(errors="backslashreplace").decode())  # a folder's name need not be UTF-8
-    return {"report": str(path)}
+    tokenizer, evaluation, lacking = None, None, ""
+    try:
+        tokenizer = load_tokenizer(record, Registry.discover(plugins))
+        evaluation = evaluate_again(record, tokenizer)
+    except UserError as error:
+        lacking = str(error)
+    return {"report": str(write_page(record, tokenizer, evaluation, lacking))}
 
 
-def render(record: Record, registry: Any) -> str:
-    """The page of a run, as text."""
-    tokenizer, seen, notes = _held_out(record, registry)
-    shown = [] if seen is None else _shown(seen)
-    return template("page.html").render(
+def write_page(
+    record: Record, tokenizer: "Tokenizer | None", evaluation: "EvaluationResult | None", lacking: str = ""
+) -> Path:
+    """Write `report.html` into a run's folder.
+
+    Args:
+        tokenizer: the one that the run has saved; None where there is none.
+        evaluation: of that tokenizer on held-out data; None where that is gone.
+        lacking: why one of them is None.
+    """
+    seen = evaluation
+    if seen is not None and not seen.count:
+        lacking = f"none of the samples can be read; the first: {seen.unreadable[0]}"
+        seen = None
+    shown = [] if tokenizer is None or seen is None else _shown(tokenizer.modality, seen)
+    page = template("page.html").render(
         name=record.folder.resolve().name,
         subtitle=_subtitle(record),
         about=record.recipe.get("about") or "",
-        notes=notes,
+        notes=_notes(record, tokenizer, lacking),
         tiles=_tiles(record, tokenizer, seen),
         shown=shown,
         heading=_heading(seen, shown),
         small=SMALL,
-        looked_at=None if seen is None else seen.what,
+        looked_at=None if seen is None else seen.looked_at,
         curves=_training_curves(record) + _held_out_curves(record),
         codebooks=[] if seen is None else _codebooks(seen),
         metrics=_metrics(record, tokenizer, seen),
-        unreadable=[] if seen is None else seen.evaluation.unreadable,
+        unreadable=[] if seen is None else seen.unreadable,
         named=UNREADABLE,
         health=record.of_kind("health"),
         finished=record.steps is not None and record.step >= record.steps,
@@ -77,24 +91,21 @@ def render(record: Record, registry: Any) -> str:
         version=__version__,
         date=datetime.date.today().isoformat(),
     )
+    path = record.folder / "report.html"
+    write_text(path, page.encode(errors="backslashreplace").decode())  # a folder's name need not be UTF-8
+    return path
 
 
-def _held_out(record: Record, registry: Any) -> "tuple[Tokenizer | None, HeldOut | None, list[str]]":
-    """The tokenizer and an evaluation on held-out data as far as they can be had, and sentences for what cannot."""
-    from vqmm.pages.heldout import evaluate_held_out, load_tokenizer
-
+def _notes(record: Record, tokenizer: "Tokenizer | None", lacking: str) -> list[str]:
+    """A sentence for each thing that the page of a whole run would have."""
     notes = []
     if record.steps is not None and record.step < record.steps:
         notes.append(f"This run is unfinished: {record.step:,} of {record.steps:,} steps so far.")
-    try:
-        tokenizer = load_tokenizer(record, registry)
-    except UserError as error:
-        return None, None, [*notes, f"Without its tokenizer a run shows no reconstructions and no codes: {error}."]
-    try:
-        return tokenizer, evaluate_held_out(record, tokenizer), notes
-    except UserError as error:
-        said = f"Reconstructions and codebook use are left out, as the held-out data cannot be read: {error}."
-        return tokenizer, None, [*notes, said]
+    if lacking and tokenizer is None:
+        notes.append(f"Without its tokenizer a run shows no reconstructions and no codes: {lacking}.")
+    elif lacking:
+        notes.append(f"Reconstructions and codebook use are left out, as the held-out data cannot be read: {lacking}.")
+    return notes
 
 
 def _subtitle(record: Record) -> str:
@@ -115,7 +126,7 @@ def _subtitle(record: Record) -> str:
     return " · ".join(phrases)
 
 
-def _tiles(record: Record, tokenizer: "Tokenizer | None", seen: "HeldOut | None") -> list[dict[str, str]]:
+def _tiles(record: Record, tokenizer: "Tokenizer | None", seen: "EvaluationResult | None") -> list[dict[str, str]]:
     """The few numbers to read first."""
     metrics = _values(record, seen)
     main_metric = None if tokenizer is None else tokenizer.modality.evaluation().main_metric
@@ -146,35 +157,35 @@ def number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if 1e3 <= abs(value) < 1e12 else f"{value:.4g}"
 
 
-def _values(record: Record, seen: "HeldOut | None") -> dict[str, Any]:
-    """The metrics of the evaluation just made, else of the last one in the log."""
+def _values(record: Record, seen: "EvaluationResult | None") -> dict[str, Any]:
+    """The metrics of the evaluation that is at hand, else of the last one in the log."""
     if seen is not None:
-        return seen.evaluation.metrics
+        return seen.metrics
     evaluations = record.of_kind("held-out")
     return dict(evaluations[-1].get("metrics") or {}) if evaluations else {}
 
 
-def _metrics(record: Record, tokenizer: "Tokenizer | None", seen: "HeldOut | None") -> list[dict[str, str]]:
+def _metrics(record: Record, tokenizer: "Tokenizer | None", seen: "EvaluationResult | None") -> list[dict[str, str]]:
     """The table of rate and distortion: name, value, rule."""
     rules: dict[str, str] = {}
     if seen is not None:
-        rules = seen.evaluation.rules
+        rules = seen.rules
     elif tokenizer is not None:
         rules = {name: metric.rule for name, metric in tokenizer.modality.evaluation().metrics().items()}
     values = _values(record, seen)
     return [{"name": name, "value": number(value), "rule": rules.get(name, "")} for name, value in values.items()]
 
 
-def _shown(seen: "HeldOut") -> list[dict[str, Any]]:
+def _shown(modality: "Modality", seen: "EvaluationResult") -> list[dict[str, Any]]:
     """Rows of samples as the modality shows them: pictures of a few samples each, or one fragment."""
-    rows, show = seen.evaluation.rows, seen.tokenizer.modality.evaluation().show
-    whole = show(*rows)
+    rows = seen.rows
+    whole = modality.evaluation().show(*rows)
     if isinstance(whole, str):  # a fragment arranges its samples itself; its plugin has escaped what is in it
         return [{"fragment": Markup(whole), "keys": seen.keys}]
     figures = []
     for start in range(0, len(rows[0]), COLUMNS):
         some = slice(start, start + COLUMNS)
-        picture = show(*(row[some] for row in rows))
+        picture = modality.evaluation().show(*(row[some] for row in rows))
         assert not isinstance(picture, str)  # it was a picture a moment ago
         file = io.BytesIO()
         picture.save(file, format="PNG", optimize=True)
@@ -184,9 +195,9 @@ def _shown(seen: "HeldOut") -> list[dict[str, Any]]:
     return figures
 
 
-def _heading(seen: "HeldOut | None", shown: Sequence[Mapping[str, Any]]) -> str:
+def _heading(seen: "EvaluationResult | None", shown: Sequence[Mapping[str, Any]]) -> str:
     """What the rows are; a fragment need not put them one above the other."""
-    if seen is not None and seen.evaluation.inputs:
+    if seen is not None and seen.inputs:
         return "Degraded inputs, reconstructions, originals"
     beside = any("fragment" in each for each in shown)
     return f"Originals {'and' if beside else 'over'} reconstructions"
@@ -219,29 +230,29 @@ def _curve(title: str, lines: Mapping[str, Series], decays: bool = False) -> dic
     }
 
 
-def _codebooks(seen: "HeldOut") -> list[dict[str, Any]]:
+def _codebooks(seen: "EvaluationResult") -> list[dict[str, Any]]:
     """A picture for every stage of every map."""
     books = []
-    maps = seen.usage.counts
+    maps = seen.code_counts
     for m, stages in enumerate(maps):
         for s, counts in enumerate(stages):
             where = [f"map {m}"] * (len(maps) > 1) + [f"stage {s}"] * (len(stages) > 1)
             title = ", ".join(where) or "codebook"
-            svg = charts.counts_picture(f"counts of every code, {title}", counts.tolist())
+            svg = charts.counts_picture(f"counts of every code, {title}", counts)
             books.append({"title": title, "svg": svg, "said": _said_of(counts)})
     return books
 
 
-def _said_of(counts: "Tensor") -> list[str]:
-    total = max(int(counts.sum()), 1)
+def _said_of(counts: Sequence[int]) -> list[str]:
+    total = max(sum(counts), 1)
     return [
-        f"{int((counts > 0).sum()):,} of {len(counts):,} codes used",
-        f"the most used takes {int(counts.max()) / total:.1%} of all, an even share is {1 / len(counts):.1%}",
+        f"{sum(count > 0 for count in counts):,} of {len(counts):,} codes used",
+        f"the most used takes {max(counts) / total:.1%} of all, an even share is {1 / len(counts):.1%}",
         f"{total:,} codes counted",
     ]
 
 
-def _times(record: Record, seen: "HeldOut | None") -> list[tuple[str, str]]:
+def _times(record: Record, seen: "EvaluationResult | None") -> list[tuple[str, str]]:
     rows = []
     seconds = record.training_seconds()
     if seconds is not None:
@@ -250,8 +261,8 @@ def _times(record: Record, seen: "HeldOut | None") -> list[tuple[str, str]]:
     if speeds:
         rows.append(("samples/s in training, median", number(sorted(speeds)[len(speeds) // 2])))
     if seen is not None:
-        rule = seen.evaluation.rules["samples_per_second"]
-        rows.append((f"samples/s, {rule}", number(seen.evaluation.metrics["samples_per_second"])))
+        rule = seen.rules["samples_per_second"]
+        rows.append((f"samples/s, {rule}", number(seen.metrics["samples_per_second"])))
     return rows
 
 

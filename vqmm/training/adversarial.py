@@ -14,6 +14,7 @@ from vqmm.contracts.batch import Batch
 from vqmm.recipe import Train
 from vqmm.tokenizer.tokenizer import Output, Tokenizer
 from vqmm.training.balance import Balance
+from vqmm.training.base_loop import descend
 from vqmm.training.checkpoint import load_optimizer_state, optimizer_state, prefixed, unprefixed
 from vqmm.training.critic_schedule import CriticSchedule
 from vqmm.training.health import Event
@@ -211,20 +212,12 @@ class AdversarialTrainer:
         return events
 
     def _descend(self) -> None:
-        try:
-            norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.plan.clip)
-        except RuntimeError as error:
-            if "non-finite" not in str(error):
-                raise
-            rate = self.adversary.options.learning_rate
-            raise UserError(
-                f"the critic's gradient at step {self.step} is not finite: lower adversary.learning_rate (it is "
-                f"{rate:g}) or take adversary.spectral_norm=true; what was saved before is good"
-            ) from None
-        assert norm is not None  # None is for strategies that clip inside the optimizer
-        self.gradient_norm = float(norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        not_finite = (
+            f"the critic's gradient at step {self.step} is not finite: lower adversary.learning_rate (it is "
+            f"{self.adversary.options.learning_rate:g}) or take adversary.spectral_norm=true; what was saved before is "
+            "good"
+        )
+        self.gradient_norm = float(descend(self.fabric, self.model, self.optimizer, self.plan.clip, not_finite))
 
     def figures(self) -> dict[str, float]:
         """How the contest stands, for people: margin, share told apart, gradient norms, the terms' factors."""

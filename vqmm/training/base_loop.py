@@ -47,7 +47,7 @@ class BaseLoop:
     """
 
     def __init__(self, forward: nn.Module, module: nn.Module, plan: Optimisation, fabric: "Fabric"):
-        self.plan, self.fabric = plan, fabric
+        self.module, self.plan, self.fabric = module, plan, fabric
         optimizer = torch.optim.AdamW(
             parameter_groups(module, plan.weight_decay), lr=plan.learning_rate, betas=(0.9, 0.99), fused=True
         )
@@ -69,27 +69,15 @@ class BaseLoop:
         return factor
 
     def descend(self, keys: Sequence[str] = ()) -> Tensor:
-        """Clip the gradient, and let the optimizer make its step. Returns the norm that the gradient had before.
-
-        Raises:
-            UserError: it is not finite; `keys`, the samples of the step, are named.
-        """
+        """One step of the optimizer; an error over a gradient that is not finite names `keys`, the step's samples."""
         plan = self.plan
-        try:
-            norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=plan.clip)
-        except RuntimeError as error:
-            if "non-finite" not in str(error):
-                raise
-            some = f"{', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
-            raise UserError(
-                f"the gradient at step {self.step} is not finite: lower train.learning_rate (it is "
-                f"{plan.learning_rate:g}) or raise train.warmup (it is {plan.warmup:g}); what was saved before is good"
-                f"{f'; the {len(keys)} samples of that step: {some}' if keys else ''}"
-            ) from None
-        assert norm is not None  # None is for strategies that clip inside the optimizer
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        some = f"{', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
+        not_finite = (
+            f"the gradient at step {self.step} is not finite: lower train.learning_rate (it is {plan.learning_rate:g}) "
+            f"or raise train.warmup (it is {plan.warmup:g}); what was saved before is good"
+            f"{f'; the {len(keys)} samples of that step: {some}' if keys else ''}"
+        )
+        return descend(self.fabric, self.model, self.optimizer, plan.clip, not_finite)
 
     def advance(self, samples: int) -> None:
         """The end of an optimizer step over so many samples."""
@@ -125,6 +113,26 @@ class BaseLoop:
             states["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
         gathered = {name: self.fabric.all_gather(state.to(self.fabric.device)).cpu() for name, state in states.items()}
         return {name: each.reshape(self.fabric.world_size, -1) for name, each in gathered.items()}
+
+
+def descend(
+    fabric: "Fabric", model: nn.Module, optimizer: torch.optim.Optimizer, clip: float, not_finite: str
+) -> Tensor:
+    """Clip the gradient, and let the optimizer make its step. Returns the norm that the gradient had before.
+
+    Raises:
+        UserError: it is not finite; `not_finite` is what the error says.
+    """
+    try:
+        norm = fabric.clip_gradients(model, optimizer, max_norm=clip)
+    except RuntimeError as error:
+        if "non-finite" not in str(error):
+            raise
+        raise UserError(not_finite) from None
+    assert norm is not None  # None is for strategies that clip inside the optimizer
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

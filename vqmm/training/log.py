@@ -10,17 +10,23 @@ from vqmm.utils.files import write_text
 
 
 class MetricsLog:
-    """Appends as things happen; a run that goes on from an earlier step forgets what came after it."""
+    """Appends as things happen; a run that goes on from an earlier step forgets what came after it.
 
-    def __init__(self, path: Path, step: int = 0, tensorboard: bool = False):
+    Args:
+        path: None: nothing is written (by all processes but the first).
+    """
+
+    def __init__(self, path: Path | None, step: int = 0, tensorboard: bool = False):
         self.path = path
-        self._writer = summary_writer(path.parent / "tensorboard", step) if tensorboard else None
-        if path.is_file():
+        self._writer = summary_writer(path.parent / "tensorboard", step) if path and tensorboard else None
+        if path is not None and path.is_file():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
             write_text(path, "".join(f"{line}\n" for line in kept))
 
     def write(self, kind: str, **values: Any) -> None:
         """Append a line; `values` must hold `step`. TensorBoard, where wanted, gets its numbers too."""
+        if self.path is None:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, **values}) + "\n")
         if self._writer is not None:

@@ -92,7 +92,7 @@ class Loop(BaseLoop):
         self.profile.watch(tokenizer.quantizer, "quantizer", within="forward")
         self.usage = CodeUsage(tokenizer.quantizer.sizes)  # of this process, since the epoch began
         self.unreadable: dict[str, None] = {}  # in the order in which they were met
-        self.events: list[Event] = []  # of the critic
+        self.events: list[Event] = []  # of the critic, for whoever takes them
 
     @cached_property
     def _batches(self) -> Iterator[Loaded]:
@@ -172,11 +172,6 @@ class Loop(BaseLoop):
     def samples_per_step(self) -> int:
         """How many samples all processes together draw for one optimizer step, damaged ones counted."""
         return self.plan.batch_size * self.plan.accumulate * self.fabric.world_size
-
-    def take_events(self) -> list[Event]:
-        """What the critic had to say since the last call."""
-        events, self.events = self.events, []
-        return events
 
     def close_epoch(self) -> tuple[int, CodeUsage] | None:
         """After the step that ends an epoch: its number from 1, and the use of codes in it by all processes."""

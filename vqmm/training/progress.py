@@ -2,13 +2,14 @@
 
 import sys
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class RunProgress:
-    """step, loss, the main metric and codebook use of the last held-out evaluation, samples/s, time left."""
+    """step, what training says, what the last held-out evaluation says, samples/s, time left."""
 
     def __init__(self, steps: int, quiet: bool = False):
         self.steps, self.quiet = steps, quiet
@@ -17,13 +18,13 @@ class RunProgress:
         self._bar = Progress(
             TextColumn("step {task.completed:>6} of {task.total}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[said]}"),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.live,
         )
-        self._task = self._bar.add_task("", total=steps, told="")
-        self._loss, self._speed, self._judged = "", "", ""
+        self._task = self._bar.add_task("", total=steps, said="")
+        self._trained, self._speed, self._judged = "", "", ""
         self._started = time.monotonic()
 
     def __enter__(self) -> "RunProgress":
@@ -33,19 +34,17 @@ class RunProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def trained(self, step: int, loss: float, samples_per_second: float) -> None:
-        """After some steps, with their mean loss: for the live line, or the plain one of the next evaluation."""
-        self._loss, self._speed = f"loss {loss:.4f}  ", f"{samples_per_second:.0f} samples/s"
-        self._bar.update(self._task, completed=step, told=self._loss + self._judged + self._speed)
+    def trained(self, step: int, said: str, samples_per_second: float) -> None:
+        """After some steps, `said` of them: for the live line, or the plain one of the next evaluation."""
+        self._trained, self._speed = f"{said}  ", f"{samples_per_second:.0f} samples/s"
+        self._bar.update(self._task, completed=step, said=self._trained + self._judged + self._speed)
 
-    def evaluated(self, step: int, main_metric: str, value: float | None, use: float | None) -> None:
+    def evaluated(self, step: int, said: Sequence[str]) -> None:
         """After an evaluation: a plain line, where there is no live one."""
-        self._judged = ("" if value is None else f"{main_metric} {value:.4g}  ") + (
-            "" if use is None else f"codes used {use:.0%}  "
-        )
+        self._judged = "".join(f"{each}  " for each in said)
         if not self.live:
             left = (time.monotonic() - self._started) * (self.steps - step) / max(step, 1)
-            self.say(f"step {step} of {self.steps}  {self._loss}{self._judged}{self._speed}  {left:.0f} s left")
+            self.say(f"step {step} of {self.steps}  {self._trained}{self._judged}{self._speed}  {left:.0f} s left")
 
     def say(self, line: str) -> None:
         """Print a line to standard error, above the live one; nothing where `quiet`."""

@@ -1,14 +1,9 @@
-"""What runs of tokenizers and of priors start with: processes and precision, what was typed, the recipe of before."""
+"""Processes and precision: what Fabric is asked for."""
 
 import logging
-import shlex
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-import yaml
-from pydantic import BaseModel
 
 from vqmm.recipe import Train
 from vqmm.utils.errors import UserError
@@ -21,15 +16,6 @@ for _name in ("distributed", "rank_zero"):  # they greet once per process; the l
 
 STARTS: dict[str, Literal["spawn", "fork", "popen"]] = {"ddp_spawn": "spawn", "ddp_fork": "fork", "ddp": "popen"}
 REPORT_EVERY = 20  # steps between lines of metrics.jsonl
-# in a resumed run: they change no weight
-MAY_DIFFER = ("train.device", "train.workers", "train.cache_mb", "train.profile")
-
-
-def command_line() -> str:
-    """What was typed to get here."""
-    program = Path(sys.argv[0])
-    module = program.name == "__main__.py"
-    return shlex.join([*(["python", "-m", program.parent.name] if module else [program.name]), *sys.argv[1:]])
 
 
 def make_fabric(plan: Train) -> "Fabric":
@@ -51,22 +37,3 @@ def make_fabric(plan: Train) -> "Fabric":
     return Fabric(
         accelerator=accelerator, devices=plan.devices, num_nodes=plan.nodes, strategy=strategy, precision=precision
     )
-
-
-def must_be_same(out: Path, recipe: BaseModel) -> None:
-    """Refuse to go on with another recipe; a `UserError` that names the fields that differ."""
-    file = out / "recipe.yaml"
-    if not file.is_file():
-        raise UserError(f"{out} is no run to resume: it has no recipe.yaml; start it without --resume")
-    was, now = _flat(yaml.safe_load(file.read_text(encoding="utf-8"))), _flat(recipe.model_dump(mode="json"))
-    differ = [name for name in sorted(was | now) if was.get(name) != now.get(name) and name not in MAY_DIFFER]
-    if differ:
-        changes = ", ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in differ)
-        raise UserError(f"{out} was begun with another recipe: {changes}: repeat the command it was begun with")
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

@@ -62,6 +62,12 @@ def new_folder(path: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
+def must_exist(path: Path | str, right: str) -> None:
+    """A `UserError` where there is neither file nor folder; `right`: what to give."""
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises below a folder that one may not enter
+        raise UserError(f"there is nothing at {path}: {right}")
+
+
 def must_be_free(path: Path, what: str, room_bytes: int = ROOM_BYTES) -> None:
     """Refuse to write over a file or over a folder that holds anything; and what `must_be_writable` refuses."""
     with _said(path, what):
