@@ -16,6 +16,7 @@ from vqmm.nn import Network, as_network
 from vqmm.plugins.image import Image
 from vqmm.quantizers.none import NoQuantizer
 from vqmm.quantizers.vector import VectorQuantizer
+from vqmm.tokenizer import long_signals
 from vqmm.tokenizer.streaming import Stream, StreamingDecoder, StreamingEncoder
 from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.utils.errors import UserError
@@ -231,6 +232,31 @@ def test_a_lookahead_that_is_no_whole_number_of_codes():
     network.lookahead = 7
     with pytest.raises(ValueError, match="7 samples are no multiple of the 12 of a code"):
         Stream(network, CODE, 1)
+
+
+class Soft(Line):
+    """A line whose outputs can be brought softly into the range of samples."""
+
+    def output_activation(self, output):
+        return output.tanh()
+
+
+@pytest.mark.parametrize("modality", [Soft(), type("SoftAhead", (Soft, Ahead), {})()], ids=["prompt", "late"])
+def test_outputs_are_bounded_in_streams_and_pieces_as_in_the_whole(modality, monkeypatch):
+    torch.manual_seed(0)
+    decoder = DirectDecoder(modality, DIM, DirectDecoder.Options(bounded=True))
+    tokenizer = Tokenizer(modality, vectors(), decoder).eval()
+    codes = torch.randint(16, (1, 20))
+    whole = vqmm.Codes((codes[None],), torch.tensor([[20 * CODE]]))
+    (expected,) = tokenizer.decode(whole)
+    assert expected.abs().max() > 0.3, "loud enough for what is bounded to differ from what is not"
+    stream = StreamingDecoder(tokenizer)
+    torch.testing.assert_close(
+        torch.cat([stream.push(codes[:, :7]), stream.flush(codes[:, 7:])], dim=1), expected, **CLOSE
+    )
+    monkeypatch.setattr(long_signals, "PIECE_VALUES", 60)
+    (pieced,) = long_signals.decode_long(tokenizer, whole)
+    torch.testing.assert_close(pieced, expected, **CLOSE)
 
 
 def made(modality, quantizer, decoder=DirectDecoder):

@@ -33,14 +33,17 @@ class DirectDecoder(Decoder):
 
         With the option `bounded` both are of the output brought into the range of samples. The output has a gradient.
         """
-        output = self._output(vectors, grid_mask(batch, vectors))
+        output = self._bounded(call_masked(self.network, vectors, grid_mask(batch, vectors)))
         target = self.modality.target(batch.target_or_x)
         return self.modality.reconstruction_loss(output.float(), target, batch.mask), output
 
     def sample(self, vectors: Tensor, size: Tensor, seed: int, mask: Tensor | None = None) -> list[Tensor]:
         """One pass of the network, finished by the modality and cut to each size; `seed` changes nothing."""
-        return cut(self.modality.postprocess(self._output(vectors, mask)), size)
+        return cut(self.finish(call_masked(self.network, vectors, mask)), size)
 
-    def _output(self, vectors: Tensor, mask: Tensor | None) -> Tensor:
-        output = call_masked(self.network, vectors, mask)
+    def finish(self, output: Tensor) -> Tensor:
+        """What the network gave -> finished samples (B, C, *extent), not cut to their sizes."""
+        return self.modality.postprocess(self._bounded(output))
+
+    def _bounded(self, output: Tensor) -> Tensor:
         return self.modality.output_activation(output) if self.options.bounded else output

@@ -106,7 +106,7 @@ def _decoded(tokenizer: Tokenizer, vectors: Tensor, codes: Codes) -> list[Tensor
     cell = tokenizer.modality.strides[0]
     parts = pieces(tokenizer.decoder.network, vectors, codes.mask, 1, cell, at_once, tokenizer.device)
     output = torch.cat([part.cpu() for part in parts], dim=2)
-    return cut(tokenizer.modality.postprocess(output), codes.size)
+    return cut(tokenizer.decoder.finish(output), codes.size)
 
 
 def pieces(

@@ -181,9 +181,9 @@ class StreamingDecoder:
         _require_line(tokenizer)
         if not isinstance(tokenizer.decoder, DirectDecoder):
             raise UserError(f"the decoder {tokenizer.decoder.name!r} does not stream: the decoder direct does")
-        self.tokenizer, self.size = tokenizer, 0
+        self.tokenizer, self._decoder, self.size = tokenizer, tokenizer.decoder, 0
         self._code = tokenizer.modality.strides[0]
-        self._stream = Stream(_stepping(tokenizer.decoder.network, "decoder", tokenizer), 1, self._code)
+        self._stream = Stream(_stepping(self._decoder.network, "decoder", tokenizer), 1, self._code)
         self._label = _label_number(tokenizer, label)
         self._ended = False
 
@@ -223,7 +223,7 @@ class StreamingDecoder:
         with _at_rest(self.tokenizer):
             late = self._stream.flush(self.tokenizer.quantizer.options.dim, self.tokenizer.device)
             if late is not None:
-                parts.append(self.tokenizer.modality.postprocess(late)[0])
+                parts.append(self._decoder.finish(late)[0])
         samples = torch.cat(parts, dim=1)
         end = before + samples.shape[1]
         if size is not None and not before <= size <= end:
@@ -244,7 +244,7 @@ class StreamingDecoder:
         with _at_rest(tokenizer):
             vectors = tokenizer.quantizer.lookup(Codes(maps, torch.tensor([[codes.shape[1] * self._code]])))
             output = self._stream.push(tokenizer.conditioned(vectors, self._label))
-            return tokenizer.modality.postprocess(output)[0]
+            return self._decoder.finish(output)[0]
 
     def _no_codes(self) -> Tensor:
         return torch.zeros(self.tokenizer.quantizer.stages, 0, dtype=torch.int64)
