@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from torch import nn
 
 import vqmm
 
@@ -213,3 +214,22 @@ def test_files_that_are_listed_by_name_are_there():
     assert [name for name in FIRST if len([*(TOP / "tests").rglob(name)]) != 1] == []
 
     assert [name for name in OLDEST if not (TOP / "tests" / "kernels" / name).is_file()] == []
+
+
+def test_networks_are_asked_by_their_class():
+    """What `vqmm.nn.Network` says with a default is never probed for by `getattr` or `hasattr`."""
+    from vqmm.nn import Network
+
+    asked = {name for name in dir(Network) if not hasattr(nn.Module, name)}
+    assert {"takes_mask", "causal", "receptive_field", "lookahead", "start", "step", "seen"} <= asked
+    probed = [
+        f"{module_of(file)}: {ast.unparse(node)}"
+        for file in FILES
+        for node in ast.walk(parsed(file))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("getattr", "hasattr")
+        and isinstance(node.args[1], ast.Constant)
+        and node.args[1].value in asked | {"network"}
+    ]
+    assert probed == []

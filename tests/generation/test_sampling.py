@@ -215,7 +215,7 @@ PICTURE = dict(want="picture")
         (dict(**PICTURE, given=[TEXT, LABEL]), "2 given sequences for 1 samples"),
         (dict(**PICTURE, draw=Draw(guidance=2)), "guidance 2 without a condition"),
         (dict(**PICTURE, given=torch.full((3,), NULL), draw=Draw(guidance=2)), "without a condition"),
-        (dict(**PICTURE, given=torch.full((30,), NULL)), "30 given ids and 12 of 'picture' make 42"),
+        (dict(**PICTURE, given=torch.full((30,), NULL)), "30 given ids and 12 of 'picture', a sequence of 42 ids"),
         (dict(**PICTURE, known=torch.zeros(2, 3).long()), "known ids of shape (2, 3) for 1 blocks"),
         (dict(**PICTURE, known=torch.zeros(1, 11).long()), "at most 10"),
         (dict(**PICTURE, known=torch.tensor([[1]])), "known id 1 at place 0 of 'picture': must be from"),
