@@ -6,6 +6,7 @@ import sys
 
 import torch
 
+import vqmm
 from tests.fakes import Notes
 from vqmm.contracts.batch import Codes
 from vqmm.evaluation.evaluate import EvaluationResult
@@ -58,12 +59,16 @@ def test_every_map_and_stage_has_its_picture():
 
 
 def test_a_fragment_is_taken_as_it_is():
-    class Written(Notes):
+    class Written(vqmm.Evaluation):
         def show(self, *rows, names=None):
             return "<ol><li>do re mi</li></ol>"
 
+    class WrittenNotes(Notes):
+        def evaluation(self):
+            return Written()
+
     samples = [torch.zeros(1, 4)] * 2
-    (figure,) = _shown(Written(), EvaluationResult(keys=["a", "b"], shown=(samples, samples)))
+    (figure,) = _shown(WrittenNotes(), EvaluationResult(keys=["a", "b"], shown=(samples, samples)))
     assert str(figure["fragment"]) == "<ol><li>do re mi</li></ol>" and figure["keys"] == ["a", "b"]
 
 

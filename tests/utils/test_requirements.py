@@ -27,8 +27,9 @@ def stub(tmp_path) -> dict[str, str]:
 
 
 def test_a_verb_of_sound_says_it_before_anything_is_read_or_made(stub, tmp_path):
-    """There are not even data: what is wrong with the machine comes first."""
-    words = ["train", "audio", "--data", str(tmp_path / "nothing"), "--out", str(tmp_path / "run")]
+    """The data are damaged: what is wrong with the machine comes first. Only that they are not there is said sooner."""
+    (tmp_path / "site" / "damaged.wav").write_bytes(b"RIFF")
+    words = ["train", "audio", "--data", str(tmp_path / "site" / "damaged.wav"), "--out", str(tmp_path / "run")]
     done = subprocess.run([sys.executable, "-m", "vqmm", *words], capture_output=True, text=True, env=stub)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr == f"vqmm: the modality 'audio' needs {SAID}\n"
@@ -65,7 +66,7 @@ def test_the_check_comes_before_what_trains_is_imported(stub):
     code = f"""
 import sys, vqmm
 try:
-    vqmm.train("audio", "nothing", {str(Path(stub["PYTHONPATH"]) / "run")!r})
+    vqmm.train("audio", "builtin:tones", {str(Path(stub["PYTHONPATH"]) / "run")!r})
 except vqmm.UserError as error:
     print([name for name in ("lightning_fabric", "torchmetrics", "matplotlib", "scipy") if name in sys.modules], error)
 """
