@@ -5,7 +5,7 @@
 
 `rvq+critic` is a recipe with an adversary put in, `rvq:5600` one with its own number of steps, for equal time.
 
-Every run is judged by the metrics of `vqmm eval`, and by `vqmm.evaluation.realism` with one set of features for all.
+Every run is evaluated by the metrics of `vqmm eval`, and by `vqmm.evaluation.realism` with one set of features for all.
 Beside them the seconds of the processor that a run took, and how far it fell below its own best before the critic
 counted: by how much of the main metric at the most, and for what share of its evaluations by more than `--fall`.
 """
@@ -72,8 +72,8 @@ def trained(args: argparse.Namespace, recipe: str, seed: int, folder: Path) -> t
     seconds = round(time.process_time() - begun, 1)
     tokenizer = vqmm.Tokenizer.load(folder)
     evaluation = tokenizer.modality.evaluation()
-    judge = evaluation.metrics()[evaluation.main_metric]
-    fell = falls(folder, evaluation.main_metric, bool(judge.higher_is_better), args.fall)
+    metric = evaluation.metrics()[evaluation.main_metric]
+    fell = falls(folder, evaluation.main_metric, bool(metric.higher_is_better), args.fall)
     told_of_it = {"recipe": recipe, "seed": seed, "steps": steps, "weights": made["weights"], "cpu_seconds": seconds}
     return tokenizer, {**told_of_it, **fell}
 
@@ -85,8 +85,11 @@ def row_of(
     compared where the modality (text, say) offers nothing to compare them by."""
     tokenizer, row = trained(args, recipe, seed, folder)
     shown = args.out / f"adversaries-{args.name}-{folder.name}"
-    judged = vqmm.eval(folder, args.data, show=None if seed else shown)
-    figures, rules = {name: value for name, value in judged["metrics"].items() if value is not None}, judged["rules"]
+    evaluated = vqmm.eval(folder, args.data, show=None if seed else shown)
+    figures, rules = (
+        {name: value for name, value in evaluated["metrics"].items() if value is not None},
+        evaluated["rules"],
+    )
     if tokenizer.modality.evaluation().features() is not None:
         source = Source(tokenizer.modality, args.data)
         features = features or features_of(tokenizer, source)

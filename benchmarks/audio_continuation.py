@@ -3,7 +3,7 @@
     python -m vqmm.benchmarks.audio_continuation runs/any/prior fsdd.tar.bz2 --name fsdd --show continued.html
 
 Takes a trained prior that speaks audio (one of `any_to_any`, say) and labelled sounds. Of each unseen sound the first
-share of its codes is kept and the rest is drawn. A frozen judge that has learnt from real training sounds names the
+share of its codes is kept and the rest is drawn. A frozen classifier, fitted to real training sounds, names the
 results; as sets they are compared with the originals. Beside them stand what the codes alone can keep, the beginnings
 without more, and real training sounds.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vqmm.contracts.sample import Sample
 from vqmm.data.source import Source
-from vqmm.evaluation.coherence import JUDGED, read_items
+from vqmm.evaluation.coherence import EVALUATED, read_items
 from vqmm.evaluation.distances import frechet_distance
 from vqmm.evaluation.labels import wilson_interval
 from vqmm.generation.generator import Generator
@@ -29,7 +29,7 @@ from vqmm.utils.machine import machine
 
 SHOWN = 8
 RULES = {
-    "agreement": "share that a frozen judge gives the original's label, with a 95% interval (Wilson)",
+    "agreement": "share that a frozen classifier gives the original's label, with a 95% interval (Wilson)",
     "frechet_distance": "between Gaussians fitted to features of the originals and of these",
     "seconds": "mean length",
 }
@@ -45,16 +45,16 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     source = Source(modality, args.data)
     labels = list(source.labels)
     training = read_items(modality, source.training(), labels, [])
-    held_out = read_items(modality, evenly(source.held_out(), min(args.count, JUDGED)), labels, [])
+    held_out = read_items(modality, evenly(source.held_out(), min(args.count, EVALUATED)), labels, [])
     evaluation = modality.evaluation()
-    judge, features = evaluation.label_classifier(), evaluation.features()
-    assert judge is not None and features is not None  # sounds have both
-    judge.fit([sample for sample, _ in training], [label for _, label in training])
+    classifier, features = evaluation.label_classifier(), evaluation.features()
+    assert classifier is not None and features is not None  # sounds have both
+    classifier.fit([sample for sample, _ in training], [label for _, label in training])
     originals, goals = [sample for sample, _ in held_out], [label for _, label in held_out]
     expected = features.features(originals)
 
     def row(name: str, sounds: Sequence[Tensor]) -> dict[str, Any]:
-        right = sum(a == b for a, b in zip(judge.predict(sounds), goals, strict=True))
+        right = sum(a == b for a, b in zip(classifier.predict(sounds), goals, strict=True))
         metrics = {"agreement": right / len(goals), "interval": wilson_interval(right, len(goals))}
         metrics |= {"frechet_distance": frechet_distance(expected, features.features(sounds))}
         return {"sounds": name, **metrics, "seconds": sum(map(evaluation.size_in_units, sounds)) / len(sounds)}
@@ -78,7 +78,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         columns = [side[:: max(len(made) // SHOWN, 1)][:SHOWN] for side in (originals, starts, made)]
         write_text(args.show, str(evaluation.show(*columns, names=("original", "beginning", "gone on with"))))
     result = {"question": "audio_continuation", "data": args.name, "keep": args.keep, "temperature": args.temperature}
-    rules = {**RULES, "judge": judge.rule, "features": features.rule}
+    rules = {**RULES, "classifier": classifier.rule, "features": features.rule}
     return {**result, "count": len(goals), "rules": rules, "rows": [*rows, real], **machine()}
 
 

@@ -4,7 +4,7 @@
         --set quantizer.codebook_size=64 --priors pixelcnn,pixelsnail,lstm,transformer --prior-steps 3000 --seeds 0,1,2
 
 Trains a tokenizer, encodes its data, and trains every prior by class on the codes: a rate is never without the error of
-the reconstructions that it is for. Of each prior's first seed samples are drawn by class, named by a frozen judge,
+the reconstructions that it is for. Of each prior's first seed samples are drawn by class, named by a frozen classifier,
 and compared with the training codes. With `--bytes` also what test pictures take as files. On one thread; called again
 it goes on where it was stopped.
 """
@@ -52,8 +52,8 @@ def tokenized(args: argparse.Namespace) -> dict[str, Any]:
     return {"recipe": args.recipe, "settings": args.settings, "weights": made["weights"], "seconds": seconds, **figures}
 
 
-def judged(args: argparse.Namespace, run: Path, picture: Path) -> dict[str, Any]:
-    """What a judge makes of samples by class, and how near they are to the training codes."""
+def evaluated(args: argparse.Namespace, run: Path, picture: Path) -> dict[str, Any]:
+    """What a classifier makes of samples by class, and how near they are to the training codes."""
     generator, draw = Generator.load(run), Draw(guidance=args.guidance, temperature=args.temperature)
     report = vqmm.coherence(run, {args.modality: args.data}, count=args.count, draw=draw)
     labels = report["labels"]
@@ -72,7 +72,7 @@ def judged(args: argparse.Namespace, run: Path, picture: Path) -> dict[str, Any]
         "agreement": report["coherence"]["label"][args.modality],
         "interval": interval,
         "control": report["control"]["label"][args.modality],
-        "judge": report["judges"][args.modality],
+        "classifier": report["classifiers"][args.modality],
         **{k: v for k, v in memorisation(codes, args.run / "tokens").items() if k not in ("rules", "counts")},
     }
 
@@ -123,7 +123,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         runs = [run for run in row["runs"] if run["run"] and not run["error"]]
         if runs:
             first = args.run / "priors" / runs[0]["run"]
-            row["samples"] = judged(args, first, args.out / f"class_priors-{args.name}-{row['recipe']}")
+            row["samples"] = evaluated(args, first, args.out / f"class_priors-{args.name}-{row['recipe']}")
             if args.bytes:
                 row["bytes_of_files"] = file_sizes(args, first)
             print(row["recipe"], json.dumps({k: row.get(k) for k in ("bits_per_sample", "samples", "bytes_of_files")}))
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--prior-steps", type=int, default=3000)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--set-prior", dest="prior_settings", action="append", default=[], metavar="PART.OPTION=VALUE")
-    parser.add_argument("--count", type=int, default=500, help="samples that the judge sees")
+    parser.add_argument("--count", type=int, default=500, help="samples that the classifier sees")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--bytes", action="store_true", help="also what test pictures take as files")

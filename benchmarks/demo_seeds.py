@@ -45,7 +45,7 @@ def run(seeds: list[int], validation: bool) -> dict[str, Any]:
 
 
 def on_validation(parts: Parts) -> Parts:
-    """The same parts, judged by the third split."""
+    """The same parts, evaluated on the third split."""
     image, audio = (
         None if part is None else replace(part, data=f"{part.data}-validation") for part in (parts.image, parts.audio)
     )
@@ -62,7 +62,7 @@ def processor_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1,2,3,4", help="comma-separated")
-    parser.add_argument("--validation", action="store_true", help="judge by the split that settings are chosen by")
+    parser.add_argument("--validation", action="store_true", help="evaluate on the split that settings are chosen by")
     parser.add_argument("--out", type=Path, help="a JSON file; without it only lines are printed")
     given = parser.parse_args()
     result = run([int(seed) for seed in given.seeds.split(",")], given.validation)

@@ -5,7 +5,7 @@
     python -m vqmm.benchmarks.features tokens/ mnist/ --name mnist --out benchmarks/results
 
 Logistic regression (scikit-learn, features scaled to unit variance) on pictures with labels: on raw pixels, on how
-often each code occurs, on the mean of the vectors, on both, and on all vectors in their places. Judged on the test
+often each code occurs, on the mean of the vectors, on both, and on all vectors in their places. Evaluated on the test
 split.
 """
 
@@ -65,7 +65,7 @@ def tables(header: Header, rows: Iterable[Row], pixels: np.ndarray) -> dict[str,
     return {name: table.astype(np.float32) for name, table in features.items()}
 
 
-def judge(train: np.ndarray, labels: np.ndarray, test: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+def fit_and_count(train: np.ndarray, labels: np.ndarray, test: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     """The share of test samples that logistic regression puts in their class."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -96,7 +96,7 @@ def bench(tokens: Path, data: Path, trained: int, tested: int, tell: Callable[[d
     results = []
     for name in train:
         row = {"features_of": name, "train": len(labels), "test": len(right)}
-        results.append(row | judge(train[name], labels, test[name], right))
+        results.append(row | fit_and_count(train[name], labels, test[name], right))
         tell(results[-1])
     return results
 

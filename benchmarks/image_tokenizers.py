@@ -2,7 +2,7 @@
 
     python -m vqmm.benchmarks.image_tokenizers cifar10_subset.npz --name cifar10 --steps 3000 --out benchmarks/results
 
-Trains each recipe on the source's training split on one thread and judges it on all of its test split.
+Trains each recipe on the source's training split on one thread and evaluates it on all of its test split.
 """
 
 import argparse
@@ -21,7 +21,7 @@ RECIPES = ("ae", "vae", "vqvae", "vqvae-ema")
 
 
 def measure(recipe: str, data: str, steps: int, settings: list[str], folder: Path) -> dict[str, Any]:
-    """Train and judge one recipe; a row of the table."""
+    """Train and evaluate one recipe; a row of the table."""
     start = time.perf_counter()
     trained = vqmm.train("image", data, folder / recipe, recipe, steps=steps, settings=settings)
     seconds = time.perf_counter() - start

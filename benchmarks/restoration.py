@@ -4,7 +4,7 @@
 
 Denoising against Gaussian and median filters, super-resolution against bicubic and Lanczos resampling, inpainting
 against interpolation that is told which pixels are hidden (the tokenizer is not). Every method is given the same
-degraded test pictures and judged by the same rule; what a filter leaves to choose is chosen on degraded training
+degraded test pictures and evaluated by the same rule; what a filter leaves to choose is chosen on degraded training
 pictures. Needs scipy, which scikit-learn brings.
 """
 
@@ -123,7 +123,7 @@ def _griddata(method: str) -> Restore:
     return restore
 
 
-def judged(modality: Modality, batches: Sequence[Batch], restore: Restore) -> dict[str, float]:
+def evaluated(modality: Modality, batches: Sequence[Batch], restore: Restore) -> dict[str, float]:
     """PSNR and SSIM of what a method gives, by the modality's own rules."""
     metrics = {name: metric for name, metric in modality.evaluation().metrics().items() if name in ("psnr_db", "ssim")}
     for batch in batches:
@@ -142,18 +142,18 @@ def pictures(source: Source, modality: Modality, degrade: Degradation, training:
 
 def filtered(task: str, modality: Modality, choice: list[Batch], test: list[Batch]) -> Iterator[dict[str, Any]]:
     """A row for the degraded pictures as they are, and one for each filter at its best setting."""
-    yield {"task": task, "method": "nothing", **judged(modality, test, lambda batch: batch.x)}
+    yield {"task": task, "method": "nothing", **evaluated(modality, test, lambda batch: batch.x)}
     for name, settings in filters(task).items():
-        scores = {said: judged(modality, choice, restore)["psnr_db"] for said, restore in settings.items()}
+        scores = {said: evaluated(modality, choice, restore)["psnr_db"] for said, restore in settings.items()}
         best = max(scores, key=lambda said: scores[said])
-        row = {"task": task, "method": name, "setting": best, **judged(modality, test, settings[best])}
+        row = {"task": task, "method": name, "setting": best, **evaluated(modality, test, settings[best])}
         yield {**row, "chosen_by_psnr_db": scores}
 
 
 def learnt(
     task: str, name: str, data: str, steps: int, folder: Path, test: list[Batch], settings: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Train a recipe to undo the degradation, and judge it on the test pictures."""
+    """Train a recipe to undo the degradation, and evaluate it on the test pictures."""
     recipe, overrides = RECIPES[name]
     settings = [f"train.degrade={task}", f"train.evaluate_every={steps}", *overrides, *settings]
     start = time.perf_counter()
@@ -174,13 +174,13 @@ def learnt(
         "bits_per_pixel": rate,
     }
     row |= {"weights": trained["weights"], "train_seconds": seconds}
-    yield {**row, **judged(tokenizer.modality, test, restore)}
+    yield {**row, **evaluated(tokenizer.modality, test, restore)}
     if task == "mask":
 
         def kept(batch: Batch) -> Tensor:
             return torch.where(hidden(batch), restore(batch), batch.x)
 
-        yield {**row, "method": f"{name}, visible pixels kept", **judged(tokenizer.modality, test, kept)}
+        yield {**row, "method": f"{name}, visible pixels kept", **evaluated(tokenizer.modality, test, kept)}
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python -m vqmm.benchmarks.sound_tokenizers fsdd.tar.bz2 --name fsdd --run runs/fsdd --steps 12000 \\
         --set modality.sample_rate_hz=8000 --set modality.stride=80 --set 'modality.test=_[0-4]\\.wav$'
 
-Trains `rvq` with eight stages on one thread (called again it goes on where it was stopped), then judges it with its
+Trains `rvq` with eight stages on one thread (called again it goes on where it was stopped), then evaluates it with its
 first 1, 2, 4 and 8 stages, and the baselines of the modality beside it, on the same held-out files: all of them, and
 with `--kinds` those of each top folder of their keys by themselves.
 """

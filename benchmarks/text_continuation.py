@@ -79,7 +79,7 @@ def continued(generator: Generator, texts: Sequence[str], longest: int, count: i
     return examples
 
 
-def judged(parts: Sequence[dict[str, str]], training: str) -> dict[str, float]:
+def evaluated(parts: Sequence[dict[str, str]], training: str) -> dict[str, float]:
     """Diversity, length and copying."""
     figures: dict[str, float] = {}
     for side, name in (("drawn", ""), ("original", "_original")):
@@ -119,7 +119,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     figures = {
         "bits_per_char": bits_per_char(generator, held_out, args.longest),
         "bits_per_char_context": bits_per_char(generator, held_out, args.longest, args.longest // 2),
-        **judged(parts, "".join(training)),
+        **evaluated(parts, "".join(training)),
     }
     bits = {name: value for name, value in trained["modalities"]["text"].items() if value is not None}
     return {

@@ -5,7 +5,7 @@
 
 A point `2x512` is a tokenizer whose codes span 2 ids each, of a codebook of 512; `4x1024x2` has two stages of codes,
 and `subwords-2048` is no network but the lossless front, whose ids are the codes. Each is trained on one thread (called
-again it goes on where it was stopped), judged on the held-out part, and timed: bytes of UTF-8 encoded a second.
+again it goes on where it was stopped), evaluated on the held-out part, and timed: bytes of UTF-8 encoded a second.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def recipe_of(point: str) -> tuple[str, list[str]]:
 
 
 def measure(point: str, data: Path, run: Path, steps: int, settings: Sequence[str], labels: bool) -> dict[str, Any]:
-    """Train and judge one point; a row of the table."""
+    """Train and evaluate one point; a row of the table."""
     recipe, overrides = recipe_of(point)
     resumed, start = run.exists(), time.process_time()
     trained = vqmm.train("text", data, run, recipe, steps=steps, settings=[*overrides, *settings], resume=resumed)

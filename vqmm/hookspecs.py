@@ -29,7 +29,7 @@ hookimpl = pluggy.HookimplMarker("vqmm")
 
 @hookspec
 def register_modalities(register: "Callable[[type[Modality]], None]") -> None:
-    """Offer kinds of signal: a `vqmm.Modality` says how one is read, encoded, decoded, judged and written."""
+    """Offer kinds of signal: a `vqmm.Modality` says how one is read, encoded, decoded, evaluated and written."""
 
 
 @hookspec

@@ -32,7 +32,7 @@ class Optimisation(PartOptions):
     warmup: float = Field(0.02, ge=0, lt=1, description="the share of the steps over which the rate rises")
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    average: float | None = Field(None, gt=0, lt=1, description="decay of averaged weights to judge and save; 0.999")
+    average: float | None = Field(None, gt=0, lt=1, description="decay of averaged weights to evaluate and save; 0.999")
     seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"

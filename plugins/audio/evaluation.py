@@ -1,4 +1,4 @@
-"""How sounds are judged, compared and shown."""
+"""How sounds are evaluated, compared and shown."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar

@@ -71,7 +71,7 @@ class SoundFeatures:
     """
 
     def __init__(self, sample_rate_hz: int):
-        self._judge = SoundLabelClassifier(sample_rate_hz)
+        self._classifier = SoundLabelClassifier(sample_rate_hz)
 
     @property
     def rule(self) -> str:
@@ -80,5 +80,5 @@ class SoundFeatures:
 
     def features(self, samples: Sequence[Tensor]) -> Tensor:
         """Sounds (C, T), of any lengths -> (N, 2 bands)."""
-        planes = self._judge._planes(samples)[:, 0]
+        planes = self._classifier._planes(samples)[:, 0]
         return torch.cat([planes.mean(dim=2), planes.std(dim=2)], dim=1)

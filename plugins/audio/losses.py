@@ -20,7 +20,7 @@ from vqmm.plugins.audio.spectral import mel_bank
 WINDOWS_S = (0.008, 0.016, 0.032, 0.064, 0.128)  # of the mel spectra; brought to powers of two, hops of a quarter
 SAMPLES_PER_BAND = 8  # bands grow with the window: one for so many samples, at most MOST_BANDS
 MOST_BANDS = 80
-FLOOR = 1e-9  # of a band's power, of which a full-scale sine has 1: -90 dB, a little below what is judged
+FLOOR = 1e-9  # of a band's power, of which a full-scale sine has 1: -90 dB, a little below what is evaluated
 QUIET = 1e-4  # of a batch's mean power, under which an error is not divided by it
 
 # Taal et al. 2011 (doi 10.1109/TASL.2011.2114881): third-octave bands from 150 Hz on, stretches of 384 ms

@@ -37,7 +37,7 @@ def sound_metrics(sample_rate_hz: int) -> dict[str, Metric]:
     """
     for module in ("pystoi", "torchaudio"):
         if find_spec(module) is None:
-            raise UserError(f'judging sound needs {module}, which is not installed: pip install "vqmm[audio]"')
+            raise UserError(f'evaluating sound needs {module}, which is not installed: pip install "vqmm[audio]"')
     n_fft, hop, bands = mel_settings(sample_rate_hz)
     metrics = {
         **basic_metrics(scale="[-1, 1]"),
@@ -155,7 +155,7 @@ class JoinedPieces(torchmetrics.Metric):
         return total / weight
 
     def _scored(self, piece: Tensor) -> tuple[float, int]:
-        """The score times the length, and the length; zeros where the piece cannot be judged."""
+        """The score times the length, and the length; zeros where the piece cannot be evaluated."""
         if not piece.numel():
             return 0.0, 0
         if not piece.isfinite().all():  # a network that has gone wrong; the libraries would say something else

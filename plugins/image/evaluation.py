@@ -1,4 +1,4 @@
-"""How pictures are judged, compared and shown."""
+"""How pictures are evaluated, compared and shown."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar

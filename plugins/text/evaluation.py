@@ -1,4 +1,4 @@
-"""How texts are judged, compared and shown."""
+"""How texts are evaluated, compared and shown."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar

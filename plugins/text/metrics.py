@@ -27,7 +27,7 @@ BLEU_ORDERS = 4  # the longest n-grams that BLEU counts
 def text_metrics(text_of: TextOf) -> dict[str, Metric]:
     """Fresh metrics of texts, each sample the ids (1, T) of one.
 
-    All are 0 to 1 unless their rule says otherwise, and NaN where nothing was there to be judged. Of `length_ratio`,
+    All are 0 to 1 unless their rule says otherwise, and NaN where nothing was there to be evaluated. Of `length_ratio`,
     `distinct_1` and `distinct_2`, which are best where the originals are, neither way is up.
     """
 
@@ -35,7 +35,7 @@ def text_metrics(text_of: TextOf) -> dict[str, Metric]:
         return Metric(Pooled(text_of, count), rule, higher_is_better)
 
     def distinct(n: int) -> dict[str, Metric]:
-        rule = f"distinct {n}-grams over all {n}-grams of the reconstructions; falls as more text is judged; {WORDS}"
+        rule = f"distinct {n}-grams over all {n}-grams of the reconstructions; falls as more text is evaluated; {WORDS}"
         same = f"the same of the originals: what distinct_{n} would best be"
         return {
             f"distinct_{n}": Metric(Distinct(text_of, n, "reconstructions"), rule, None),

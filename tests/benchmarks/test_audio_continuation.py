@@ -34,7 +34,7 @@ def prior(tmp_path_factory):
 
 
 def test_what_is_kept_is_judged_beside_what_is_drawn(prior, tmp_path, monkeypatch):
-    monkeypatch.setattr(classifier, "EPOCHS", 12)  # a judge good enough
+    monkeypatch.setattr(classifier, "EPOCHS", 12)  # a classifier good enough
     page = tmp_path / "continued.html"
     words = ["audio_continuation", str(prior), "builtin:tones", "--name", "tones", "--keep", "0.5", "--count", "20"]
     monkeypatch.setattr(sys, "argv", [*words, "--show", str(page), "--out", str(tmp_path)])

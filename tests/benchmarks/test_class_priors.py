@@ -17,13 +17,13 @@ SMALL = ["prior.width=8", "train.batch_size=8", "train.evaluate_every=2"]
 def told(tmp_path, monkeypatch):
     """Runs the benchmark once more in its folder, and reads its result."""
     monkeypatch.setattr(class_priors, "AS_FILES", 3)
-    monkeypatch.setattr(classifier, "EPOCHS", 8)  # a judge good enough, and one for all four tables
-    judges, fit = {}, coherence.classifier_of
+    monkeypatch.setattr(classifier, "EPOCHS", 8)  # a classifier good enough, and one for all four tables
+    classifiers, fit = {}, coherence.classifier_of
 
     def classifier_of(modality, items):
-        if len(items) not in judges:
-            judges[len(items)] = fit(modality, items)
-        return judges[len(items)]
+        if len(items) not in classifiers:
+            classifiers[len(items)] = fit(modality, items)
+        return classifiers[len(items)]
 
     monkeypatch.setattr(coherence, "classifier_of", classifier_of)
     words = ["class_priors", "image", "builtin:digits", "--name", "digits", "--run", str(tmp_path), "--steps", "5"]
@@ -54,7 +54,7 @@ def test_a_rate_stands_beside_the_error_behind_it_and_a_second_call_trains_nothi
     for row in found["rows"][:2]:
         assert row["seeds"] == [0, 1] and 0 < row["bits_per_sample"] < 16 * 8
         assert 0 <= row["samples"]["interval"][0] <= row["samples"]["agreement"] <= row["samples"]["interval"][1] <= 1
-        assert row["samples"]["judge"] > 0.9, "on real pictures"
+        assert row["samples"]["classifier"] > 0.9, "on real pictures"
         sizes = row["bytes_of_files"]
         assert sizes["pictures"] == 3 and sizes["codes"] == 16 * 3 / 8
         assert min(sizes["png"], sizes["webp"]) > sizes["vqmm"] > sizes["codes"]

@@ -35,9 +35,9 @@ def spoilt(degrade, count=4):
 def test_every_filter_restores_smooth_pictures(degrade):
     batch = spoilt(degrade)
     before = batch.x.clone()
-    nothing = restoration.judged(MODALITY, [batch], lambda batch: batch.x)["psnr_db"]
+    nothing = restoration.evaluated(MODALITY, [batch], lambda batch: batch.x)["psnr_db"]
     for name, settings in restoration.filters(degrade.name).items():
-        best = max(restoration.judged(MODALITY, [batch], restore)["psnr_db"] for restore in settings.values())
+        best = max(restoration.evaluated(MODALITY, [batch], restore)["psnr_db"] for restore in settings.values())
         assert best > nothing + 0.5, name
     assert torch.equal(batch.x, before)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import vqmm
-from vqmm.benchmarks.text_continuation import bits_per_char, continued, judged, longest_run
+from vqmm.benchmarks.text_continuation import bits_per_char, continued, evaluated, longest_run
 from vqmm.generation.generator import Generator
 from vqmm.generation.sampling import Draw
 
@@ -47,7 +47,7 @@ def test_continuations_stand_where_the_text_went_on(generator):
 
 def test_diversity_and_copying_are_counted():
     parts = [{"drawn": "to be or to be", "original": "to be or not"}, {"drawn": "to be", "original": "that is all"}]
-    told = judged(parts, "or not to be: that is")
+    told = evaluated(parts, "or not to be: that is")
     assert told["distinct_1"] == 3 / 7 and told["distinct_2"] == 3 / 5
     assert told["distinct_1_original"] == 1 and told["length_ratio"] == 19 / 23
     assert (

@@ -30,12 +30,12 @@ def test_the_matrix_with_intervals_and_controls(vqmm, joint, data):
     out = vqmm("coherence", joint, *data).out
     rows = [line.split()[0] for line in out.splitlines()[1:4]]
     assert rows == ["label", "image", "text"] and "to image" in out and out.count("control ") >= 4
-    assert "chance: 33.3%" in out and "judge of text: the same ids" in out and "held-out text: all of it" in out
+    assert "chance: 33.3%" in out and "classifier of text: the same ids" in out and "held-out text: all of it" in out
 
 
 def test_the_same_for_programs(vqmm, joint, data):
     told = vqmm("coherence", joint, *data, "--json").json
-    assert set(told["coherence"]) == {"label", "image", "text"} == {*told["judges"], "label"}
+    assert set(told["coherence"]) == {"label", "image", "text"} == {*told["classifiers"], "label"}
     assert told["control"]["image"].keys() == {"text"} and told["data"]["text"].endswith("words.csv")
 
 

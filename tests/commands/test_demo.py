@@ -37,7 +37,7 @@ def vqmm(capsys) -> Vqmm:
     return Vqmm(capsys)
 
 
-def test_it_trains_judges_encodes_decodes_and_writes_pages(made):
+def test_it_trains_evaluates_encodes_decodes_and_writes_pages(made):
     out = Path(made["out"])
     assert json.loads((out / "demo.json").read_text()) == json.loads(json.dumps(made))
     assert out.name == "my demo" and [*made["parts"]] == ["image", "audio", "text", "joint"]
@@ -51,7 +51,7 @@ def test_it_trains_judges_encodes_decodes_and_writes_pages(made):
     assert len(rows) == 960
     joint = made["parts"]["joint"]
     names = {"image", "audio", "text"}
-    assert joint["coherence"].keys() == joint["judges"].keys() == names
+    assert joint["coherence"].keys() == joint["classifiers"].keys() == names
     assert all(row.keys() == names for row in joint["coherence"].values())
     assert joint["metrics"].keys() == {"coherence", "lowest_cell"} and len(made["next"]) == 4
     page = Path(joint["report"]).read_text()

@@ -1,4 +1,4 @@
-"""What needs no network, beside the recipes: same samples, same judges, one table."""
+"""What needs no network, beside the recipes: same samples, same metrics, one table."""
 
 import json
 import re

@@ -110,13 +110,13 @@ def test_the_object_has_a_rule_for_every_figure_and_says_what_was_looked_at(made
 
 def test_a_figure_that_one_seed_lacks_has_no_mean(copied, monkeypatch):
     (copied / "runs" / "ae-seed-1" / "evaluation.json").unlink()
-    real = module.judge
+    real = module.evaluate_run
 
     def infinite(*arguments, **options):
         found = real(*arguments, **options)
         return found | {"metrics": found["metrics"] | {"mse": float("inf")}}
 
-    monkeypatch.setattr(module, "judge", infinite)
+    monkeypatch.setattr(module, "evaluate_run", infinite)
     row = call(copied)["rows"][0]
     assert [run["mse"] is None for run in row["runs"]] == [False, True], "JSON has no infinity"
     assert row["mse"] is None and "mse" not in row["spread"] and row["psnr_db"] > 0

@@ -19,12 +19,12 @@ NAMES = ("a", "b")
 
 
 class Marks:
-    """A judge of samples that say their own label."""
+    """A classifier of samples that say their own label."""
 
     rule = "what it says"
 
     def fit(self, samples, labels):
-        raise AssertionError("a judge that is given is not fitted again")
+        raise AssertionError("a classifier that is given is not fitted again")
 
     def predict(self, samples):
         return [int(sample) for sample in samples]
@@ -55,28 +55,28 @@ ITEMS = {
 
 
 def told(made, **options):
-    return coherence_of(made, {}, ITEMS, NAMES, judges=dict.fromkeys("xy", Marks()), **{"count": 6, **options})
+    return coherence_of(made, {}, ITEMS, NAMES, classifiers=dict.fromkeys("xy", Marks()), **{"count": 6, **options})
 
 
 def test_cells_are_shares_of_agreement_and_the_diagonal_is_the_judges_own():
     found = told(Pretending(xy=[0, 1, 0, 0, 1, 1], yx=[0, 1] * 3))  # conditions are a, b, a, b, a, b
     assert found["coherence"] == {"x": {"x": 1.0, "y": 4 / 6}, "y": {"x": 1.0, "y": 2 / 3}}
-    assert found["judges"] == {"x": 1.0, "y": 2 / 3}
+    assert found["classifiers"] == {"x": 1.0, "y": 2 / 3}
     assert found["intervals"]["x"]["y"] == wilson_interval(4, 6) == pytest.approx((0.300, 0.903), abs=1e-3)
     assert found["per_class"]["x"]["y"] == {
         "a": {"accuracy": 2 / 3, "f1": 2 / 3, "count": 3},
         "b": {"accuracy": 2 / 3, "f1": 2 / 3, "count": 3},
     }
     assert (found["count"], found["chance"], found["labels"]) == (6, 0.5, ["a", "b"])
-    assert found["rules"]["judge of x"] == "what it says"
+    assert found["rules"]["classifier of x"] == "what it says"
     json.dumps(found)
 
 
 def test_some_columns_alone():
     made = Pretending(xy=[0, 1] * 3)
     some = told(made, into=["y"])
-    assert some["coherence"] == {"x": {"y": 1.0}, "y": {"y": 2 / 3}} and some["judges"] == {"y": 2 / 3}
-    assert [want for _, want, *_ in made.asked] == ["y"] and "judge of x" not in some["rules"]
+    assert some["coherence"] == {"x": {"y": 1.0}, "y": {"y": 2 / 3}} and some["classifiers"] == {"y": 2 / 3}
+    assert [want for _, want, *_ in made.asked] == ["y"] and "classifier of x" not in some["rules"]
 
 
 def test_the_control_falls_to_chance_where_all_agrees_and_has_no_diagonal():
@@ -131,22 +131,21 @@ def test_figures_that_would_mislead_are_refused(options, said):
 
 def test_one_modality_is_no_pair_and_a_label_without_items_is_named():
     with pytest.raises(UserError, match="there are data of x alone: this prior speaks x, y"):
-        coherence_of(Pretending(), {}, {"x": ITEMS["x"]}, NAMES, judges={"x": Marks()})
+        coherence_of(Pretending(), {}, {"x": ITEMS["x"]}, NAMES, classifiers={"x": Marks()})
     with pytest.raises(UserError, match="no held-out x of b can be read"):
-        coherence_of(Pretending(), {}, {**ITEMS, "x": ITEMS["x"][:1]}, NAMES, judges=dict.fromkeys("xy", Marks()))
+        coherence_of(Pretending(), {}, {**ITEMS, "x": ITEMS["x"][:1]}, NAMES, classifiers=dict.fromkeys("xy", Marks()))
 
 
 # Wordings
 
 
 def test_a_wording_is_known_or_has_no_label():
-    judge = WordingClassifier()
-    judge.fit([torch.tensor([[1, 2]]), torch.tensor([[3]])], [7, 8])
-    assert judge.predict([torch.tensor([[3]]), torch.tensor([[1, 2]]), torch.tensor([[1]]), torch.tensor([[]])]) == [
-        8, 7, -1, -1,
-    ]  # fmt: skip
+    classifier = WordingClassifier()
+    classifier.fit([torch.tensor([[1, 2]]), torch.tensor([[3]])], [7, 8])
+    seen = [torch.tensor([[3]]), torch.tensor([[1, 2]]), torch.tensor([[1]]), torch.tensor([[]])]
+    assert classifier.predict(seen) == [8, 7, -1, -1]
     with pytest.raises(UserError, match="one wording has two labels, 7 and 9"):
-        judge.fit([torch.tensor([[1, 2]])], [9])
+        classifier.fit([torch.tensor([[1, 2]])], [9])
 
 
 # From files
@@ -181,10 +180,13 @@ def test_of_a_run_and_its_data(run, digits, monkeypatch):
     found = vqmm.coherence(run, digits, count=30, seed=2)
     assert list(found["coherence"]) == ["image", "text"] and found["labels"] == ["0", "1", "2"]
     assert fitted == [30], "on the training part alone"
-    assert found["judges"] == {"image": 1.0, "text": 1.0}, "brightness is seen, and words are known"
+    assert found["classifiers"] == {"image": 1.0, "text": 1.0}, "brightness is seen, and words are known"
     assert found["split"]["image"] == "the source's own test split"
     assert found["split"]["text"].startswith("all of it: its held-out part lacks 2 of 3 labels")
-    assert found["rules"]["judge of text"].startswith("the same ids") and "16 x 16" in found["rules"]["judge of image"]
+    assert (
+        found["rules"]["classifier of text"].startswith("the same ids")
+        and "16 x 16" in found["rules"]["classifier of image"]
+    )
     assert found["coherence"]["image"]["text"] < 0.5, "an untrained prior writes no words"
     assert found == vqmm.coherence(run, digits, count=30, seed=2)
     json.dumps(found)

@@ -52,8 +52,8 @@ def notes(tmp_path):
 
 
 @pytest.fixture
-def judges(monkeypatch):
-    """The judges that are made."""
+def classifiers(monkeypatch):
+    """The classifiers that are made."""
     made = []
     monkeypatch.setattr(MarkedEvaluation, "label_classifier", lambda self: made.append(NearestMean()) or made[-1])
     return made
@@ -86,12 +86,12 @@ def test_the_figures_are_shares_of_the_held_out_samples(notes, monkeypatch):
     json.dumps(told)
 
 
-def test_the_judge_learns_from_training_originals_alone(notes, judges, monkeypatch):
+def test_the_classifier_learns_from_training_originals_alone(notes, classifiers, monkeypatch):
     monkeypatch.setattr(module, "reconstruct_long", turned([]))
     told = label_survival(tokenizer_of(), source_of(notes), batch_size=3)
     assert told["metrics"]["label_agreement"] == 1
-    (judge,) = judges
-    found = sorted((label, sample.tolist()) for sample, label in judge.fitted)
+    (classifier,) = classifiers
+    found = sorted((label, sample.tolist()) for sample, label in classifier.fitted)
     high = [(0, [[9 + i % 3] * (4 + i)]) for i in range(4)]
     assert found == sorted(high + [(1, [[i % 3] * (3 + i)]) for i in range(4)]), "with their own lengths, labels sorted"
 
@@ -102,11 +102,11 @@ def test_a_network_that_knows_nothing_loses_the_labels(notes):
     assert 0 <= told["metrics"]["label_agreement"] < 1
 
 
-def test_samples_without_a_label_are_left_out(notes, judges):
+def test_samples_without_a_label_are_left_out(notes, classifiers):
     put(notes, "any", "1", 5, 5)
     put(notes, "any", "test1", 5, 5)
     told = label_survival(tokenizer_of(), source_of(notes))
-    assert len(judges[0].fitted) == 8 and told["rules"]["label_agreement"].startswith("share of 5 ")
+    assert len(classifiers[0].fitted) == 8 and told["rules"]["label_agreement"].startswith("share of 5 ")
 
 
 def test_of_a_slow_decoder_the_first_are_judged(notes):
@@ -145,8 +145,8 @@ def test_intervals_are_those_of_newcombe_1998(hits, count, low, high):
 # Mistakes
 
 
-def test_a_modality_without_a_judge(notes):
-    with pytest.raises(UserError, match="the modality 'notes' has no judge of labels: leave out --labels"):
+def test_a_modality_without_a_classifier(notes):
+    with pytest.raises(UserError, match="the modality 'notes' has no label classifier: leave out --labels"):
         label_survival(tokenizer_of(Notes()), source_of(notes, Notes()))
 
 

@@ -1,4 +1,4 @@
-"""Judges of sound: against formulas and libraries, whatever the batches are, and where nothing can be judged."""
+"""Metrics of sound: against formulas and libraries, whatever the batches are, and where nothing can be compared."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def noisy(x: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def judged(outputs, originals, rate=RATE):
-    """Values and rules of every judge, each pair given by itself."""
+    """Values and rules of every metric, each pair given by itself."""
     found = {}
     for name, metric in sound_metrics(rate).items():
         for output, original in zip(outputs, originals, strict=True):

@@ -1,4 +1,4 @@
-"""What a picture becomes on its way into a batch, to a judge and to a file."""
+"""What a picture becomes on its way into a batch, to a metric and to a file."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Judges of text: against formulas and libraries, whatever the batches are, and where nothing can be judged."""
+"""Metrics of text: against formulas and libraries, whatever the batches are, and where nothing can be compared."""
 
 import math
 import random
@@ -292,7 +292,7 @@ def test_without_scikit_learn_one_line_says_so(monkeypatch):
 
 
 def test_large_ids_arrive_whole():
-    """Judges see floats: those of 32 bits hold every integer up to 2^24."""
+    """Metrics see floats: those of 32 bits hold every integer up to 2^24."""
     high = 2**24 - 1
     metric = text_metrics(text_of)["token_accuracy"]
     metric.update(torch.tensor([[[high, high - 1]]]), torch.tensor([[[high, high]]]))

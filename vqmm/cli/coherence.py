@@ -24,14 +24,16 @@ def coherence(
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Judge a joint prior: does what it makes of a sample have the sample's label?"""
-    from vqmm.evaluation.coherence import coherence as judge
+    """Measure a joint prior: does what it makes of a sample have the sample's label?"""
+    from vqmm.evaluation.coherence import coherence as measure
     from vqmm.generation.generator import holds_prior
     from vqmm.generation.sampling import Draw
 
     if not holds_prior(run):
-        raise UserError(f"{run} holds no prior: give the folder that vqmm prior has made; vqmm eval judges tokenizers")
-    result = judge(
+        raise UserError(
+            f"{run} holds no prior: give the folder that vqmm prior has made; vqmm eval evaluates tokenizers"
+        )
+    result = measure(
         run,
         paths_by_name(data),
         count=count,
@@ -61,7 +63,7 @@ def paths_by_name(data: Sequence[str]) -> dict[str, str]:
 
 def print_coherence(result: Mapping[str, Any]) -> None:
     """The matrix, each cell with its interval and its control, and what they are."""
-    names = [*result["judges"]]
+    names = [*result["classifiers"]]
     rows = []
     for source, row in result["coherence"].items():
         cells = []

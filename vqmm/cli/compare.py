@@ -27,7 +27,7 @@ def compare(
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Train several recipes on the same data with the same budget, and judge them in one table."""
+    """Train several recipes on the same data with the same budget, and evaluate them in one table."""
     from vqmm.comparison.compare import compare as run_compare
 
     result = run_compare(

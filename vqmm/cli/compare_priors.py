@@ -23,7 +23,7 @@ def compare_priors(
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Train several priors over the tokens of one tokenizer, and judge them in one table."""
+    """Train several priors over the tokens of one tokenizer, and evaluate them in one table."""
     from vqmm.comparison.priors import compare_priors as run_compare
 
     result = run_compare(

@@ -18,7 +18,7 @@ def demo(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train small tokenizers and a joint prior on built-in data, judge and use them: no files, no network."""
+    """Train small tokenizers and a joint prior on built-in data, evaluate and use them: no files, no network."""
     from vqmm.cli.coherence import print_coherence
     from vqmm.commands.demo import demo as run_demo
 

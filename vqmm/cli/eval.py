@@ -11,7 +11,9 @@ from vqmm.cli.output import Json, Plugins, print_json, print_metrics, print_stag
 def eval(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     data: Annotated[str, typer.Option(help="A file, folder or archive of samples, or builtin:digits.")],
-    whole: Annotated[bool, typer.Option("--whole", help="Uncropped, and judged as a decoded file would be.")] = False,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Uncropped, and evaluated as a decoded file would be.")
+    ] = False,
     show: Annotated[Path | None, typer.Option(help="Write originals over reconstructions here (no suffix).")] = None,
     stages: Annotated[int | None, typer.Option(help="Use only the first so many codes of each position.")] = None,
     labels: Annotated[bool, typer.Option("--labels", help="Say whether labels survive, by a classifier.")] = False,
@@ -24,8 +26,8 @@ def eval(
     plugin: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """Judge a tokenizer on held-out data: its metrics, each with its rule."""
-    from vqmm.commands.evaluate import eval as judge
+    """Evaluate a tokenizer on held-out data: its metrics, each with its rule."""
+    from vqmm.commands.evaluate import eval as evaluate
     from vqmm.generation.generator import holds_prior
     from vqmm.utils.errors import UserError
 
@@ -33,7 +35,7 @@ def eval(
         raise UserError(f"{run} holds a prior, and eval is for tokenizers: vqmm coherence {run} --data MODALITY=PATH")
     if inception is not None and not realism:
         raise UserError(f"--inception {inception}: give --realism as well, which is what its weights are for")
-    result = judge(
+    result = evaluate(
         run,
         data,
         whole=whole,

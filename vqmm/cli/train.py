@@ -45,5 +45,5 @@ def train(
         return
     print_metrics(result)
     page = f", see {result['report']}" if report else ""
-    print(f"\n{result['weights']:,} weights, judged on {result['count']} held-out samples{page}")
+    print(f"\n{result['weights']:,} weights, evaluated on {result['count']} held-out samples{page}")
     print(f"Next: vqmm eval {out} --data {data}")

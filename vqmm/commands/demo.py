@@ -1,11 +1,11 @@
-"""`vqmm demo`: small tokenizers and a prior on built-in data, trained, judged and used in minutes, with no network.
+"""`vqmm demo`: small tokenizers and a prior on built-in data, trained, evaluated and used in minutes, with no network.
 
 What does not need each other runs side by side, in two processes:
 
     first    pictures, then the joint prior, then what it makes of pictures
     second   sounds, then the classifier of pictures, text, the pages, then what the prior makes of the others
 
-Each part of `PARTS` is small enough for one thread. No checkpoint is chosen by what the demo judges on; settings are to
+Each part of `PARTS` is small enough for one thread. No checkpoint is chosen by what the demo reports; settings are to
 be chosen on `builtin:NAME-validation`.
 """
 
@@ -59,7 +59,7 @@ NO_LOOPS = (
     "compiler (g++ or clang++) and install vqmm again"
 )
 SOUND = ("torchaudio", "soundfile", "pystoi")  # what sound needs; importing its plugin would import torch
-SHARES = {"image": 0.25, "joint": 0.6, "judging": 0.08, "pages": 0.07}  # of the time of the first process
+SHARES = {"image": 0.25, "joint": 0.6, "evaluating": 0.08, "pages": 0.07}  # of the time of the first process
 
 PARTS = Parts(
     image=TokenizerPart(
@@ -220,11 +220,11 @@ def _run(parts: Parts, out: Path, seed: int, progress: DemoProgress) -> dict[str
         prior = progress.wait(training)
         known = progress.wait(classifier)
         halves = (first, ["image"]), (second, [name for name in (*data, "text") if name != "image"])
-        judging = [lane.submit(joint.judge, prior, seed, data, known, into) for lane, into in halves]
-        for half, (_, into) in zip(judging, halves, strict=True):
-            progress.add(Stage(f"{' and '.join(into)} from the others, judged", SHARES["judging"] / 2, half))
+        evaluating = [lane.submit(joint.evaluate, prior, seed, data, known, into) for lane, into in halves]
+        for half, (_, into) in zip(evaluating, halves, strict=True):
+            progress.add(Stage(f"{' and '.join(into)} from the others, evaluated", SHARES["evaluating"] / 2, half))
         finished["text"] = progress.wait(making["text"])
-        finished["joint"] = joint.summed(prior, data, [progress.wait(half) for half in judging])
+        finished["joint"] = joint.summed(prior, data, [progress.wait(half) for half in evaluating])
         finished["joint"]["seconds"] = time.perf_counter() - start
         page = first.submit(joint.page, out, prior, data, finished)
         progress.add(Stage("the pages", SHARES["pages"], page))

@@ -68,7 +68,7 @@ class JointPart:
         )
         return prior
 
-    def judge(
+    def evaluate(
         self,
         prior: Path,
         seed: int,
@@ -81,7 +81,7 @@ class JointPart:
         Args:
             data: where held-out items are, by modality.
             pictures: a fitted classifier. Sounds are named by Goertzel's filter, names by being the same.
-            into: what is made and judged.
+            into: what is made and evaluated.
         """
         from vqmm.evaluation.coherence import classifier_of, coherence_of
         from vqmm.generation.generator import Generator
@@ -97,18 +97,18 @@ class JointPart:
             {},
             held_out,
             LABELS,
-            judges={"image": pictures, "audio": KeypadClassifier(), NAMES: names},
+            classifiers={"image": pictures, "audio": KeypadClassifier(), NAMES: names},
             count=self.count,
             draw=Draw(guidance=self.guidance, temperature=self.temperature),
             seed=seed,
             into=into,
         )
 
-    def summed(self, prior: Path, data: Mapping[str, str], judged: Sequence[Finished]) -> Finished:
-        """The part, from what `judge` gave for some modalities each."""
+    def summed(self, prior: Path, data: Mapping[str, str], halves: Sequence[Finished]) -> Finished:
+        """The part, from what `evaluate` gave for some modalities each."""
         tables: dict[str, dict[str, Any]] = {name: {} for name in ("coherence", "intervals", "control")}
         for name, table in tables.items():
-            for each in judged:
+            for each in halves:
                 for row_name, row in each[name].items():
                     table.setdefault(row_name, {}).update(row)
         cells = [
@@ -120,8 +120,8 @@ class JointPart:
             "run": str(prior),
             "metrics": metrics,
             **tables,
-            **{name: dict(ChainMap(*(each[name] for each in reversed(judged)))) for name in ("judges", "rules")},
-            "chance": judged[0]["chance"],
+            **{name: dict(ChainMap(*(each[name] for each in reversed(halves)))) for name in ("classifiers", "rules")},
+            "chance": halves[0]["chance"],
             "next": self._next(prior, [*data]),
         }
 

@@ -1,4 +1,4 @@
-"""What the demo does with one modality: a tokenizer, trained, judged and used."""
+"""What the demo does with one modality: a tokenizer, trained, evaluated and used."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ Finished = dict[str, Any]  # `about`, `metrics`, `report`, `seconds`, `next` and
 
 @dataclass(frozen=True)
 class TokenizerPart:
-    """Train a tokenizer on built-in data, judge it, encode a few held-out samples and decode them."""
+    """Train a tokenizer on built-in data, evaluate it, encode a few held-out samples and decode them."""
 
     name: str
     about: str
@@ -66,9 +66,9 @@ class TokenizerPart:
         again += ["--out", str(folder / "vqvae")]
         for setting in self.settings:
             again += ["--set", setting]
-        judge = ["vqmm", "eval", str(run), "--data", self.data, "--whole"]
+        evaluate = ["vqmm", "eval", str(run), "--data", self.data, "--whole"]
         encode = ["vqmm", "encode", str(run), str(originals), "--out", str(folder / "more-tokens")]
-        return [shlex.join(words) for words in (judge, encode, again)]
+        return [shlex.join(words) for words in (evaluate, encode, again)]
 
 
 def _write_held_out(run: Path, data: str, folder: Path) -> None:

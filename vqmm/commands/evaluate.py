@@ -31,14 +31,14 @@ def eval(
     batch_size: int = 32,
     plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Judge a run's reconstructions.
+    """Evaluate a run's reconstructions.
 
     Looks at the source's own test split; at all of a source that was not trained on; else at its held-out tenth. A run
     that learnt to undo a degradation (`train.degrade`) is given samples degraded in that way, a function of their keys
-    alone, and judged against the clean ones.
+    alone, and evaluated against the clean ones.
 
     Args:
-        whole: samples uncropped, and judged as a decoded file would hold them (8-bit rounding of pictures).
+        whole: samples uncropped, and evaluated as a decoded file would hold them (8-bit rounding of pictures).
         show: write originals over reconstructions there (a name without suffix); of a run with a degradation, what it
             was given, its reconstructions and the originals.
         stages: use only the first so many codes of each position: a residual quantizer's lower rates.

@@ -1,4 +1,4 @@
-"""The baselines of a comparison: fitted on the recipes' training data, judged on their held-out views."""
+"""The baselines of a comparison: fitted on the recipes' training data, evaluated on their held-out views."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from vqmm.utils.files import write_text
 from vqmm.utils.machine import machine
 
 EVALUATION = "evaluation.json"  # in a baseline's folder: it is done
-BATCH_SIZE = 32  # as of the recipes, so that judges meet the samples in the same order
+BATCH_SIZE = 32  # as of the recipes, so that metrics meet the samples in the same order
 FIT_SAMPLES = 4096  # training samples that a baseline may learn from
 AT_ONCE = 2**22  # values that it is given together: a file's header weighs little then, and memory stays flat
 
@@ -52,7 +52,7 @@ def baseline_record(plan: ComparisonPlan, out: Path, baseline: Baseline) -> tupl
     place = {"seed": None, "run": str(folder.relative_to(out))}
     record: Record = {"label": baseline.name, "family": baseline.family or baseline.name}
     try:
-        record |= _judge(plan, baseline)
+        record |= _evaluate(plan, baseline)
     except UserError as error:  # the others go on
         return {**record, "run": {**place, "error": str(error)}}, False
     record["run"] = {**place, "error": None, **record["run"]}
@@ -66,7 +66,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^\w.]+", "-", name.lower()).strip("-.")
 
 
-def _judge(plan: ComparisonPlan, baseline: Baseline) -> Record:
+def _evaluate(plan: ComparisonPlan, baseline: Baseline) -> Record:
     modality, source, evaluation = plan.modality, plan.source, plan.modality.evaluation()
     training = source.training()
     count = min(len(training), FIT_SAMPLES)
@@ -125,12 +125,12 @@ class _Pass:
             waiting.append(originals)
             values += sum(original.numel() for original in originals)
             if values >= AT_ONCE:
-                self._judge(waiting)
+                self._evaluate(waiting)
                 waiting, values = [], 0
         if waiting:
-            self._judge(waiting)
+            self._evaluate(waiting)
 
-    def _judge(self, batches: Sequence[Sequence[Tensor]]) -> None:
+    def _evaluate(self, batches: Sequence[Sequence[Tensor]]) -> None:
         originals = [original for some in batches for original in some]
         start = time.perf_counter()
         outputs, bits = self.baseline.reconstruct(originals)

@@ -1,4 +1,4 @@
-"""`vqmm compare`: several recipes, trained on the same data with the same budget and judged on the same samples."""
+"""`vqmm compare`: several recipes, trained on the same data with the same budget and evaluated on the same samples."""
 
 import json
 import math
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vqmm.commands.evaluate import degradation_of
-from vqmm.commands.evaluate import eval as judge
+from vqmm.commands.evaluate import eval as evaluate_run
 from vqmm.commands.train import train
 from vqmm.comparison.baselines import baseline_record, degrading, wanted_baselines
 from vqmm.comparison.page import Shown, write_page
@@ -39,7 +39,7 @@ from vqmm.utils.errors import Stopped, UserError
 from vqmm.utils.files import write_text
 from vqmm.utils.machine import machine
 
-EVALUATION = "evaluation.json"  # in a run's folder: this run is finished and judged
+EVALUATION = "evaluation.json"  # in a run's folder: this run is finished and evaluated
 BATCH_SIZE = 32  # of the evaluation
 SPEED_BATCHES = 4  # held-out batches that encode and decode are timed on
 SHOWN = 8  # samples that the page shows
@@ -61,7 +61,7 @@ def compare(
     plugins: Sequence[str] = (),
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train every recipe with every seed, judge each run on the same held-out data, and put all into one table.
+    """Train every recipe with every seed, evaluate each run on the same held-out data, and put all into one table.
 
     Called again with the same arguments it goes on where it was: finished runs are kept, an unfinished one is resumed.
 
@@ -135,7 +135,7 @@ class _Work:
         return records
 
     def record(self, label: str, seed: int) -> Record:
-        """A finished run's figures with their rules: those that are stored, or after training and judging it."""
+        """A finished run's figures with their rules: those that are stored, or after training and evaluating it."""
         folder = run_folder(self.out, label, seed)
         place = f"{self.plan.jobs.index((label, seed)) + 1} of {len(self.plan.jobs)}: {label}, seed {seed}"
         stored = folder / EVALUATION
@@ -146,7 +146,7 @@ class _Work:
         try:
             steps = self._steps(label)
             self._train(label, seed, steps)
-            record = self._judge(label, seed, steps)
+            record = self._evaluate(label, seed, steps)
         except Stopped as stopped:  # it would speak of --resume
             stopped.args = (f"stopped in run {place}: repeat the same call to go on",)
             raise
@@ -191,12 +191,12 @@ class _Work:
             quiet=self.quiet,
         )
 
-    def _judge(self, label: str, seed: int, steps: int) -> Record:
+    def _evaluate(self, label: str, seed: int, steps: int) -> Record:
         folder = run_folder(self.out, label, seed)
-        evaluation = judge(folder, self.plan.source.path, batch_size=BATCH_SIZE, plugins=self.plugins)
+        evaluation = evaluate_run(folder, self.plan.source.path, batch_size=BATCH_SIZE, plugins=self.plugins)
         tokenizer = Tokenizer.load(folder, self.registry)
-        metrics, judged = evaluation["metrics"], tokenizer.modality.evaluation()
-        first = (f"bits_per_{judged.rate_unit}", judged.main_metric)
+        metrics, contract = evaluation["metrics"], tokenizer.modality.evaluation()
+        first = (f"bits_per_{contract.rate_unit}", contract.main_metric)
         figures = {
             **{name: metrics[name] for name in (*first, *metrics)},
             **code_speeds(tokenizer, self._held_out(tokenizer, folder, BATCH_SIZE, SPEED_BATCHES * BATCH_SIZE)),

@@ -32,7 +32,7 @@ class ComparisonPlan:
         names: for each recipe what it is called in the table, and the name or file that was given.
         recipes: each of them read and checked, with the settings put in.
         steps: the budget of every run; None where it is `seconds`.
-        split: what the runs are judged on, in words.
+        split: what the runs are evaluated on, in words.
     """
 
     modality: Modality
@@ -226,7 +226,7 @@ def _common_steps(recipes: Mapping[str, Recipe]) -> int:
 
 
 def _must_look_alike(modalities: Mapping[str, Modality]) -> None:
-    """All runs are judged on the same views of the same samples, or their figures could not stand in one table."""
+    """All runs are evaluated on the same views of the same samples, or their figures could not stand in one table."""
     views = {label: f"{each.evaluation().view}, {each.channels} channels" for label, each in modalities.items()}
     if len(set(views.values())) > 1:
         listing = "; ".join(f"{label} {view}" for label, view in views.items())

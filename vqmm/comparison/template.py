@@ -58,7 +58,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 <h1>{{ recipes | length }} {{ result.modality }} {{ result.what | default('recipes') }} compared</h1>
 <p class="soft">{{ budget }}, {{ "seeds" if several else "seed" }} {{ result.seeds | join(", ") }}.
 {% if result.count %}
-Judged on {{ "{:,}".format(result.count) }} samples of {{ result.data }}: {{ result.split }}, {{ result.view }}.
+Evaluated on {{ "{:,}".format(result.count) }} samples of {{ result.data }}: {{ result.split }}, {{ result.view }}.
 {% endif %}
 </p>
 {% for row in rows if row.error %}

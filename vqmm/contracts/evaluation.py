@@ -1,4 +1,4 @@
-"""Evaluation: what a modality says about judging, comparing and showing its samples."""
+"""Evaluation: what a modality says about evaluating, comparing and showing its samples."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Evaluation:
-    """How samples of one kind are judged and shown; `Modality.evaluation` makes one.
+    """How samples of one kind are evaluated and shown; `Modality.evaluation` makes one.
 
     Everything has a default that suits any signal. A subclass replaces what it knows better, and takes in its
     constructor what it needs of the modality: its sample rate, say. Ready metrics: `vqmm.contracts.metric` has

@@ -27,7 +27,7 @@ class Metric:
     prepare: Callable[[Tensor], Tensor] = lambda x: x
 
     def __post_init__(self) -> None:
-        # one process of a run judges while the others wait: a metric that gathers from them would wait for ever
+        # one process of a run evaluates while the others wait: a metric that gathers from them would wait for ever
         self.accumulator.distributed_available_fn = lambda: False
 
     def update(self, outputs: Tensor, originals: Tensor) -> None:

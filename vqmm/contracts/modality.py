@@ -27,7 +27,7 @@ class Modality:
     1. *Required*: `name`, `rank`, `channels`, `samples` and `write`.
     2. *Often wanted*, each with a default for signals that are floats near [-1, 1]: `Options`, `crop`, `augment`,
        `collate`, `build_encoder`, `build_decoder`, `reconstruction_loss`, `target`, `postprocess`, and the rest below.
-    3. *Objects of their own*: `evaluation` says how samples are judged and shown, `front` what must be learnt before
+    3. *Objects of their own*: `evaluation` says how samples are evaluated and shown, `front` what must be learnt before
        training. A modality whose samples can be typed is a `vqmm.Strings` too, one whose files hold many samples a
        `vqmm.ManyPerFile`.
 
@@ -166,7 +166,7 @@ class Modality:
     # 3. Objects of their own
 
     def evaluation(self) -> Evaluation:
-        """How samples are judged, compared and shown."""
+        """How samples are evaluated, compared and shown."""
         return Evaluation()
 
     def front(self) -> Front | None:

@@ -43,7 +43,7 @@ class Source:
         rest = [sample for sample in self.samples if sample.key not in held_out]
         if not rest and self.has_split:
             raise UserError(f"{self.path} holds a test split of {len(self.samples)} samples and nothing to train on")
-        return rest or self.samples  # a source of one sample is trained on, and judged, by that one
+        return rest or self.samples  # a source of one sample is trained and evaluated on
 
     def held_out(self) -> list[Sample]:
         """The source's own test split, else the lowest tenth by a hash of the key (at least one sample, never all)."""

@@ -1,1 +1,1 @@
-"""One model judged: metrics over held-out data, labels, realism, coherence, memorisation."""
+"""One model evaluated: metrics over held-out data, labels, realism, coherence, memorisation."""

@@ -1,4 +1,4 @@
-"""A small convolutional network that names planes: pictures, or spectrograms of sounds. For judges of labels."""
+"""A small convolutional network that names planes: pictures, or spectrograms of sounds. For label classifiers."""
 
 from collections.abc import Sequence
 

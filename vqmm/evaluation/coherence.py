@@ -1,9 +1,9 @@
-"""Coherence: does what a joint prior makes of a sample belong to the sample's class, in the eyes of a frozen judge?
+"""Coherence: does a frozen classifier give what a joint prior makes of a sample that sample's class?
 
 For every ordered pair of modalities, FROM and TO: samples of TO are drawn, each given one held-out item of FROM, and
-TO's judge of labels, which has learnt from real training data alone, names them. The cell is the share that is given
+TO's label classifier, which has learnt from real training data alone, names them. The cell is the share that is given
 the item's own label. The same samples held against the labels of other items, at random, are the control: it lies at
-chance, unless the judge or the counting is broken. Codes are drawn, never taken for being the likeliest.
+chance, unless the classifier or the counting is broken. Codes are drawn, never taken for being the likeliest.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ from vqmm.generation.sampling import Draw
 from vqmm.registry import Registry
 from vqmm.utils.errors import UserError
 
-FITTED, JUDGED = 20_000, 2_000  # samples of each modality at most, spread over the labels
+FITTED, EVALUATED = 20_000, 2_000  # samples of each modality at most, spread over the labels
 FEW = 4  # distinct texts of a label, on average, up to which a text is known by its wording
 
 Items = list[tuple[Tensor, int]]  # samples (C, *extent) as in a batch, and the numbers of their labels
@@ -56,7 +56,7 @@ def coherence(
 
     Raises:
         UserError: the prior does not speak a modality, or `data` leaves no pair; data without labels, or with fewer
-            than two in common; a modality without a judge of labels; `top_k` 1.
+            than two in common; a modality without a label classifier; `top_k` 1.
     """
     generator = Generator.load(run, Registry.discover(plugins))
     for name in data:
@@ -70,7 +70,7 @@ def coherence(
         training, rest, split[name] = _parted(source, labels)
         modality = generator.tokenizers[name].modality
         fitted[name] = read_items(modality, spread(training, labels, FITTED), labels, unreadable)
-        held_out[name] = read_items(modality, spread(rest, labels, JUDGED), labels, unreadable)
+        held_out[name] = read_items(modality, spread(rest, labels, EVALUATED), labels, unreadable)
     result = coherence_of(generator, fitted, held_out, labels, count=count, draw=draw, seed=seed)
     return {
         "run": str(run),
@@ -90,7 +90,7 @@ def coherence_of(
     count: int = 200,
     draw: Draw | None = None,
     seed: int = 0,
-    judges: Mapping[str, LabelClassifier] | None = None,
+    classifiers: Mapping[str, LabelClassifier] | None = None,
     into: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The coherence of a generator, by labelled items of each modality.
@@ -98,15 +98,15 @@ def coherence_of(
     A prior that speaks "label" has a row of that name too: samples drawn by class.
 
     Args:
-        fitted: what the judges learn from.
-        held_out: what samples are drawn from, and the judges tried on. Every label comes in each modality.
-        judges: ones that are fitted already; without them fresh ones of the modalities.
-        into: the modalities that are drawn and judged, the columns of the table; None: all.
+        fitted: what the classifiers learn from.
+        held_out: what samples are drawn from, and the classifiers tried on. Every label comes in each modality.
+        classifiers: ones that are fitted already; without them fresh ones of the modalities.
+        into: the modalities that are drawn and evaluated, the columns of the table; None: all.
 
     Returns:
-        `coherence`: {FROM: {TO: share}}, on the diagonal the judge's own accuracy on held-out data; `intervals` (95%,
-        Wilson) and `control` in the same way, the latter without a diagonal; `judges`: {name: accuracy}; `per_class`:
-        {FROM: {TO: {label: {"accuracy", "f1", "count"}}}}; `labels`, `count`, `chance`, and `rules`.
+        `coherence`: {FROM: {TO: share}}, on the diagonal the classifier's own accuracy on held-out data; `intervals`
+        (95%, Wilson) and `control` in the same way, the latter without a diagonal; `classifiers`: {name: accuracy};
+        `per_class`: {FROM: {TO: {label: {"accuracy", "f1", "count"}}}}; `labels`, `count`, `chance`, and `rules`.
     """
     draw = draw or Draw()
     if draw.top_k == 1:
@@ -120,8 +120,8 @@ def coherence_of(
             f"speaks {', '.join(generator.tokenizers)}"
         )
     columns = {name: items for name, items in held_out.items() if into is None or name in into}
-    if judges is None:
-        judges = {name: classifier_of(generator.tokenizers[name].modality, fitted[name]) for name in columns}
+    if classifiers is None:
+        classifiers = {name: classifier_of(generator.tokenizers[name].modality, fitted[name]) for name in columns}
     cells: dict[str, dict[str, Cell]] = {row_name: {} for row_name in rows}
     for row_name in rows:
         given, goals = _conditions(row_name, held_out.get(row_name), labels, count)
@@ -130,8 +130,8 @@ def coherence_of(
                 samples, theirs = [sample for sample, _ in items], [label for _, label in items]
             else:
                 samples, theirs = generator.generate(other, given=given, draw=draw, seed=seed), goals
-            cells[row_name][other] = (judges[other].predict(samples), theirs)
-    return _told(cells, labels, count, seed, {name: judges[name].rule for name in columns})
+            cells[row_name][other] = (classifiers[other].predict(samples), theirs)
+    return _told(cells, labels, count, seed, {name: classifiers[name].rule for name in columns})
 
 
 def common_labels(sources: Mapping[str, Source], known: Sequence[str] | None) -> list[str]:
@@ -165,7 +165,7 @@ def read_items(modality: Modality, samples: Sequence[Sample], labels: Sequence[s
 
 
 def _parted(source: Source, labels: Sequence[str]) -> tuple[list[Sample], list[Sample], str]:
-    """What judges learn from, what is held out, and how that is called."""
+    """What classifiers learn from, what is held out, and how that is called."""
     training = [sample for sample in source.training() if sample.label in labels]
     held_out = [sample for sample in source.held_out() if sample.label in labels]
     missing = set(labels) - {sample.label for sample in held_out}
@@ -183,7 +183,7 @@ def spread(samples: Sequence[Sample], labels: Sequence[str], most: int) -> list[
     return [sample for _, sample in zip(range(most), interleaved, strict=False)]
 
 
-# Judging
+# Evaluation
 
 
 class WordingClassifier:
@@ -210,20 +210,20 @@ def _wording(sample: Tensor) -> tuple[int, ...]:
 
 
 def classifier_of(modality: Modality, items: Items) -> LabelClassifier:
-    """A fitted judge: of few distinct samples of ids by their wording, else the modality's own."""
+    """A fitted classifier: of few distinct samples of ids by their wording, else the modality's own."""
     samples, labels = [sample for sample, _ in items], [label for _, label in items]
-    judge: LabelClassifier | None = None
+    classifier: LabelClassifier | None = None
     if modality.ids is not None:
         wordings = {(_wording(sample), label) for sample, label in items}
         clear = len({wording for wording, _ in wordings}) == len(wordings)
         if clear and len(wordings) <= FEW * len(set(labels)):
-            judge = WordingClassifier()
-    if judge is None:
-        judge = modality.evaluation().label_classifier()
-    if judge is None:
-        raise UserError(f"the modality {modality.name!r} has no judge of labels: leave its data out")
-    judge.fit(samples, labels)
-    return judge
+            classifier = WordingClassifier()
+    if classifier is None:
+        classifier = modality.evaluation().label_classifier()
+    if classifier is None:
+        raise UserError(f"the modality {modality.name!r} has no label classifier: leave its data out")
+    classifier.fit(samples, labels)
+    return classifier
 
 
 def _conditions(name: str, items: Items | None, labels: Sequence[str], count: int) -> tuple[list[Given], list[int]]:
@@ -242,7 +242,11 @@ def _conditions(name: str, items: Items | None, labels: Sequence[str], count: in
 
 
 def _told(
-    cells: Mapping[str, Mapping[str, Cell]], labels: Sequence[str], count: int, seed: int, judges: Mapping[str, str]
+    cells: Mapping[str, Mapping[str, Cell]],
+    labels: Sequence[str],
+    count: int,
+    seed: int,
+    classifiers: Mapping[str, str],
 ) -> dict[str, Any]:
     def table(figure: Callable[[Cell], Any], diagonal: bool = True) -> dict[str, dict[str, Any]]:
         return {
@@ -255,20 +259,20 @@ def _told(
         "coherence": shares,
         "intervals": table(lambda cell: wilson_interval(_hits(cell), len(cell[1]))),
         "control": table(lambda cell: _share((cell[0], _shuffled(cell[1], seed))), diagonal=False),
-        "judges": {name: shares[name][name] for name in judges},
+        "classifiers": {name: shares[name][name] for name in classifiers},
         "per_class": table(lambda cell: by_class(*cell, labels)),
         "labels": [*labels],
         "count": count,
         "chance": 1 / len(labels),
         "rules": {
             "coherence": f"share of {count} samples of TO, each drawn from one held-out item of FROM (label: from the "
-            "class's name), that TO's judge gives the item's label; labels come equally often. On the diagonal: share "
-            "of real held-out items that the judge gives their own label",
+            "class's name), that TO's classifier gives the item's label; labels come equally often. On the diagonal: "
+            "share of real held-out items that the classifier gives their own label",
             "intervals": "95%, Wilson",
             "control": "the same samples against the labels of conditions shuffled among them: chance is expected",
             "per_class": "accuracy: share of the samples drawn from a class that are given it; f1: its harmonic mean "
             "with the share of samples given a class that were drawn from it",
-            **{f"judge of {name}": rule for name, rule in judges.items()},
+            **{f"classifier of {name}": rule for name, rule in classifiers.items()},
         },
     }
 

@@ -57,27 +57,27 @@ def label_survival(
     degrade: Degradation | None = None,
     batch_size: int = 32,
 ) -> dict[str, Any]:
-    """Fit the modality's judge of labels to a source's training originals, and try it on the held-out ones.
+    """Fit the modality's label classifier to a source's training originals, and try it on the held-out ones.
 
     Samples without a label are left out. Originals and reconstructions of both parts are held in memory. Of a decoder
-    that is slow to sample the first few are judged, as everywhere.
+    that is slow to sample the first few are evaluated, as everywhere.
 
     Args:
-        whole: samples uncropped, and judged as a decoded file would hold them.
+        whole: samples uncropped, and evaluated as a decoded file would hold them.
         stages: use only the first so many stages of the quantizer.
-        degrade: what the tokenizer is given; the judge sees the clean originals.
+        degrade: what the tokenizer is given; the classifier sees the clean originals.
 
     Returns:
         `metrics` and `rules` for `label_accuracy`, `label_accuracy_reconstructed` and `label_agreement`, each 0 to 1;
         `unreadable`: which of the samples could not be read.
 
     Raises:
-        UserError: the modality has no such judge, or a library that it needs is missing; the source's training part
-            has fewer than two labels, or its held-out part none; nothing of a part can be read.
+        UserError: the modality has no such classifier, or a library that it needs is missing; the source's training
+            part has fewer than two labels, or its held-out part none; nothing of a part can be read.
     """
-    judge = tokenizer.modality.evaluation().label_classifier()
-    if judge is None:
-        raise UserError(f"the modality {tokenizer.modality.name!r} has no judge of labels: leave out --labels")
+    classifier = tokenizer.modality.evaluation().label_classifier()
+    if classifier is None:
+        raise UserError(f"the modality {tokenizer.modality.name!r} has no label classifier: leave out --labels")
     training, held_out = _with_labels(source)
     numbers = {label: number for number, label in enumerate(source.labels)}
     by_key = {sample.key: numbers[sample.label or ""] for sample in (*training, *held_out)}
@@ -85,7 +85,7 @@ def label_survival(
     fitted = _Seen(by_key)
     for _ in fitted.batches(Views(tokenizer.modality, training, {}, whole=whole), batch_size):
         pass
-    judge.fit(fitted.originals, fitted.labels)
+    classifier.fit(fitted.originals, fitted.labels)
 
     seen = _Seen(by_key)
     views = evaluation_views(tokenizer, held_out, whole=whole, degrade=degrade)
@@ -97,14 +97,14 @@ def label_survival(
             break
 
     of = "the source's own test split" if source.has_split else "the held-out tenth"
-    by = f"{judge.rule}, fitted to {len(fitted.originals):,} training originals"
+    by = f"{classifier.rule}, fitted to {len(fitted.originals):,} training originals"
     label_note = "" if tokenizer.label_embedding is None else "; the decoder is told each label"
-    return {"unreadable": fitted.unreadable + seen.unreadable, **_judged(judge, seen, of, by, label_note)}
+    return {"unreadable": fitted.unreadable + seen.unreadable, **_judged(classifier, seen, of, by, label_note)}
 
 
-def _judged(judge: LabelClassifier, seen: _Seen, of: str, by: str, label_note: str) -> dict[str, dict[str, Any]]:
+def _judged(classifier: LabelClassifier, seen: _Seen, of: str, by: str, label_note: str) -> dict[str, dict[str, Any]]:
     """`metrics` and `rules`; `of`, `by` and `label_note` are parts of the rules."""
-    named, renamed = judge.predict(seen.originals), judge.predict(seen.reconstructions)
+    named, renamed = classifier.predict(seen.originals), classifier.predict(seen.reconstructions)
     commonest = Counter(seen.labels).most_common(1)[0][1] / len(seen.labels)
     compared = {
         "label_accuracy": (

@@ -48,7 +48,7 @@ class Column:
         for split in SPLITS:
             if not self.usable[split]:
                 raise UserError(
-                    f"{where} has no {split} rows with codes: a prior learns from {TRAIN} rows and is judged by "
+                    f"{where} has no {split} rows with codes: a prior learns from {TRAIN} rows and is evaluated on "
                     f"{HELD_OUT} ones"
                 )
         if len(stages) > 1:

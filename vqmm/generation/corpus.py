@@ -1,4 +1,4 @@
-"""Corpus: all that a prior learns from and is judged by, from token shards or from pairs, and its vocabulary."""
+"""Corpus: all that a prior learns from and is evaluated on, from token shards or from pairs, and its vocabulary."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ class Corpus:
         members: dict[str, Members] = {}
         if by_class:
             members[TRAIN] = self._members(TRAIN, None)
-            # a class that cannot be learnt is not judged either
+            # a class that cannot be learnt is not evaluated either
             members[HELD_OUT] = self._members(HELD_OUT, members[TRAIN][columns[0].name])
         self.labels: tuple[str, ...] = ()
         self.vocabulary = Vocabulary()

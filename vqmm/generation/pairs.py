@@ -1,6 +1,6 @@
 """What a prior learns from: which items come together in an example, and the example as a sequence of blocks.
 
-Everything random about an example is a function of (seed, epoch, number); in judging, of the number alone.
+Everything random about an example is a function of (seed, epoch, number); in evaluation, of the number alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +38,7 @@ class Place(NamedTuple):
 
 
 class Pairing(Protocol):
-    """Which items an example is made of. `epoch` None: in judging, where nothing changes from look to look."""
+    """Which items an example is made of. `epoch` None: in evaluation, where nothing changes from look to look."""
 
     def __len__(self) -> int:
         """How many examples an epoch has."""
@@ -68,8 +68,8 @@ class Aligned:
 
 
 class Windows:
-    """One range, lines longer than `longest` in as many windows as they take: in judging one after the other, the last
-    as far back as it has to; in training each begins anywhere.
+    """One range, lines longer than `longest` in as many windows as they take: in evaluation one after the other, the
+    last as far back as it has to; in training each begins anywhere.
 
     Args:
         rows: for each of the others (the label) and for the range itself its rows, aligned.
@@ -268,7 +268,7 @@ class Examples:
         return [blocks[i] for i in range(len(places))]
 
     def every(self, name: str) -> Iterable[Place]:
-        """Every item of a range that examples are made of, once, as they are judged."""
+        """Every item of a range that examples are made of, once, as they are evaluated."""
         if isinstance(self.pairing, ByClass):
             return (Place(row) for rows in self.pairing.members[name].values() for row in rows)
         return (self.pairing.items(None, number)[name] for number in range(len(self)))

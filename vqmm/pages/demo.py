@@ -48,9 +48,9 @@ def render(
         subtitle=joint["about"],
         tokenizers=[_row(name, result, out) for name, result in parts.items()],
         rule=f"{joint['rules']['coherence']}. In brackets the 95% interval, then the share for shuffled conditions.",
-        columns=[*joint["judges"]],
+        columns=[*joint["classifiers"]],
         rows=[_cells(name, joint) for name in joint["coherence"]],
-        named=[(name, joint["rules"][f"judge of {name}"]) for name in joint["judges"]],
+        named=[(name, joint["rules"][f"classifier of {name}"]) for name in joint["classifiers"]],
         groups=[_group(modalities, example) for example in examples],
         version=__version__,
     )

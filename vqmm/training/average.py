@@ -1,4 +1,4 @@
-"""A moving average of the weights: what is judged and saved, beside what is trained.
+"""A moving average of the weights: what is evaluated and saved, beside what is trained.
 
 Polyak and Juditsky 1992; the decay warms up, min(decay, (1 + t) / (10 + t)), so that the start is forgotten.
 """

@@ -85,7 +85,7 @@ class PriorLoop(BaseLoop):
         self.tally = Tally()
         return PriorReport(self.step, loss, bits, norm, self.learning_rate, speed)
 
-    # Judging
+    # Evaluation
 
     def bits_per_code(self, examples: Examples, want: str, conditioned: bool = True) -> float:
         """Over at most `evaluate_samples` examples, spread evenly, each ending in a block of `want`: that block's bits

@@ -137,7 +137,7 @@ class PriorRun:
         self.folder.write_checkpoint(self.loop.step, tensors, self.best, evaluations_since=since)
 
     def _evaluate(self, log: MetricsLog, progress: RunProgress) -> None:
-        """Judge on held-out examples; save what is better than all before."""
+        """Evaluate on held-out examples; save what is better than all before."""
         step = self.loop.step
         with self.loop.average.applied():
             results = self.evaluated()

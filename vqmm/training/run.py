@@ -152,7 +152,7 @@ class Run:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one process that judges, saves and says how far the run is."""
+        """Whether this is the one process that evaluates, saves and says how far the run is."""
         return self.fabric.is_global_zero
 
     @property
@@ -245,7 +245,7 @@ class Run:
         evaluation = EvaluationResult()
         if self.is_first:
             with self.loop.average.applied():
-                evaluation = self._judge(log, progress)
+                evaluation = self._evaluated(log, progress)
                 self.tokenizer.save(self.folder.path / "tokenizer")
         self.fabric.barrier()
         if self.critic is not None:
@@ -256,7 +256,7 @@ class Run:
                 progress.say(f"step {self.loop.step}: critic  {said_of(self.critic.figures())}")
         return evaluation
 
-    def _judge(self, log: MetricsLog, progress: RunProgress) -> EvaluationResult:
+    def _evaluated(self, log: MetricsLog, progress: RunProgress) -> EvaluationResult:
         plan, step, views = self.recipe.train, self.loop.step, self.data.held_out
         main_metric = self.data.modality.evaluation().main_metric
         evaluation = evaluate_held_out(self.tokenizer, views, self.data.split, plan.batch_size, plan.evaluate_samples)

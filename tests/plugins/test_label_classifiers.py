@@ -1,4 +1,4 @@
-"""Judges of the labels of pictures and sounds: they learn, repeat themselves, and take samples of any extent."""
+"""Label classifiers of pictures and sounds: they learn, repeat themselves, and take samples of any extent."""
 
 import math
 import warnings
@@ -44,66 +44,66 @@ def sounds(count, seed=0, seconds=0.3):
     return found, [place % 2 for place in range(count)]
 
 
-def accuracy(judge, samples, labels):
-    return sum(one == other for one, other in zip(judge.predict(samples), labels, strict=True)) / len(labels)
+def accuracy(classifier, samples, labels):
+    return sum(one == other for one, other in zip(classifier.predict(samples), labels, strict=True)) / len(labels)
 
 
 def test_bars_are_told_apart_and_the_rule_names_the_size():
-    judge = PictureLabelClassifier(steps=60)
-    judge.fit(*pictures(120))
-    assert accuracy(judge, *pictures(40, seed=1)) >= 0.95
-    assert "brought to 16 x 16 pixels" in judge.rule and set(judge.predict(pictures(9)[0])) <= {3, 5}
+    classifier = PictureLabelClassifier(steps=60)
+    classifier.fit(*pictures(120))
+    assert accuracy(classifier, *pictures(40, seed=1)) >= 0.95
+    assert "brought to 16 x 16 pixels" in classifier.rule and set(classifier.predict(pictures(9)[0])) <= {3, 5}
 
 
 def test_pictures_of_any_size_and_of_colours():
-    judge = PictureLabelClassifier(steps=60)
-    judge.fit(*pictures(120, channels=3, side=20))
+    classifier = PictureLabelClassifier(steps=60)
+    classifier.fit(*pictures(120, channels=3, side=20))
     made, labels = pictures(20, seed=2, channels=3, side=20)
     larger = [picture.repeat_interleave(2, dim=1).repeat_interleave(3, dim=2) for picture in made]
-    assert accuracy(judge, larger, labels) >= 0.9 and "20 x 20" in judge.rule
+    assert accuracy(classifier, larger, labels) >= 0.9 and "20 x 20" in classifier.rule
     odd = [torch.zeros(3, 1, 1), torch.zeros(3, 5, 90), torch.zeros(3, 0, 4), torch.full((3, 8, 8), math.nan)]
-    assert len(judge.predict(odd)) == 4 and judge.predict([]) == []
+    assert len(classifier.predict(odd)) == 4 and classifier.predict([]) == []
     large = PictureLabelClassifier(steps=1)
     large.fit(*pictures(4, side=100))
     assert "48 x 48" in large.rule
 
 
 def test_rising_and_falling_tones_are_told_apart_whatever_their_level_length_and_silence():
-    judge = SoundLabelClassifier(RATE, steps=60)
-    judge.fit(*sounds(80))
+    classifier = SoundLabelClassifier(RATE, steps=60)
+    classifier.fit(*sounds(80))
     heard, labels = sounds(30, seed=1)
-    assert accuracy(judge, heard, labels) >= 0.95
+    assert accuracy(classifier, heard, labels) >= 0.95
     silence = torch.zeros(1, RATE // 4)
-    assert accuracy(judge, [torch.cat([silence, sound, silence], dim=1) for sound in heard], labels) >= 0.95
-    assert accuracy(judge, [sound / 50 for sound in heard], labels) >= 0.95
-    assert accuracy(judge, [sound.repeat(2, 1) for sound in heard], labels) >= 0.95, "two channels"
-    assert accuracy(judge, sounds(20, seed=2, seconds=0.8)[0], sounds(20)[1]) >= 0.9
+    assert accuracy(classifier, [torch.cat([silence, sound, silence], dim=1) for sound in heard], labels) >= 0.95
+    assert accuracy(classifier, [sound / 50 for sound in heard], labels) >= 0.95
+    assert accuracy(classifier, [sound.repeat(2, 1) for sound in heard], labels) >= 0.95, "two channels"
+    assert accuracy(classifier, sounds(20, seed=2, seconds=0.8)[0], sounds(20)[1]) >= 0.9
 
 
 def test_level_and_silence_around_a_sound_are_left_out():
-    judge = SoundLabelClassifier(RATE)
+    classifier = SoundLabelClassifier(RATE)
     (sound,), _ = sounds(1)
-    seen = judge._plane(sound[0])
-    torch.testing.assert_close(judge._plane(sound[0] / 50), seen, atol=1e-3, rtol=0)
+    seen = classifier._plane(sound[0])
+    torch.testing.assert_close(classifier._plane(sound[0] / 50), seen, atol=1e-3, rtol=0)
     assert seen.min() >= 0 and seen.max() > 0.9
-    short, long = (torch.zeros(hops * judge._hop) for hops in (5, 100))
-    within = [judge._plane(torch.cat([silence, sound[0], silence])) for silence in (short, long)]
+    short, long = (torch.zeros(hops * classifier._hop) for hops in (5, 100))
+    within = [classifier._plane(torch.cat([silence, sound[0], silence])) for silence in (short, long)]
     torch.testing.assert_close(*within, atol=1e-4, rtol=0)
 
 
 def test_sounds_that_are_hardly_any():
-    judge = SoundLabelClassifier(RATE, steps=2)
-    judge.fit(*sounds(6))
+    classifier = SoundLabelClassifier(RATE, steps=2)
+    classifier.fit(*sounds(6))
     odd = [torch.zeros(1, 0), torch.zeros(1, 500), torch.ones(1, 1), torch.full((1, 400), math.nan)]
-    assert len(judge.predict(odd)) == 4 and judge.predict([]) == []
+    assert len(classifier.predict(odd)) == 4 and classifier.predict([]) == []
 
 
 @pytest.mark.parametrize("rate", [1000, 8000, 44_100, 192_000])
 def test_every_sample_rate_has_its_bands(rate):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        judge = SoundLabelClassifier(rate, steps=1)
-    judge.fit([torch.randn(1, rate // 10), torch.zeros(1, rate)], [0, 1])
+        classifier = SoundLabelClassifier(rate, steps=1)
+    classifier.fit([torch.randn(1, rate // 10), torch.zeros(1, rate)], [0, 1])
 
 
 def test_the_same_samples_give_the_same_judge_and_leave_random_numbers_alone():
@@ -112,28 +112,30 @@ def test_the_same_samples_give_the_same_judge_and_leave_random_numbers_alone():
     for salt in (1, 2):
         torch.manual_seed(salt)
         before = torch.random.get_rng_state()
-        judge = PictureLabelClassifier(steps=10)
+        classifier = PictureLabelClassifier(steps=10)
         with torch.no_grad():
-            judge.fit(made, labels)
+            classifier.fit(made, labels)
         assert torch.equal(torch.random.get_rng_state(), before)
-        weights.append(torch.cat([weight.flatten() for weight in judge._classifier._network.parameters()]))
+        weights.append(torch.cat([weight.flatten() for weight in classifier._classifier._network.parameters()]))
     assert torch.equal(*weights)
 
 
 def test_a_plane_is_named_alone_as_among_others():
     made, labels = pictures(40)
-    judge = PictureLabelClassifier(steps=20)
-    judge.fit(made, labels)
-    assert [judge.predict([picture])[0] for picture in made] == judge.predict(made)
+    classifier = PictureLabelClassifier(steps=20)
+    classifier.fit(made, labels)
+    assert [classifier.predict([picture])[0] for picture in made] == classifier.predict(made)
 
 
-@pytest.mark.parametrize("judge", [PictureLabelClassifier(), SoundLabelClassifier(RATE), PlaneClassifier()])
-def test_one_label_or_none_is_refused(judge):
-    sample = torch.zeros(1, 1, 8, 8) if isinstance(judge, PlaneClassifier) else torch.zeros(1, 8, 8)
-    sample = torch.zeros(1, 400) if isinstance(judge, SoundLabelClassifier) else sample
+@pytest.mark.parametrize("classifier", [PictureLabelClassifier(), SoundLabelClassifier(RATE), PlaneClassifier()])
+def test_one_label_or_none_is_refused(classifier):
+    sample = torch.zeros(1, 1, 8, 8) if isinstance(classifier, PlaneClassifier) else torch.zeros(1, 8, 8)
+    sample = torch.zeros(1, 400) if isinstance(classifier, SoundLabelClassifier) else sample
     for samples, labels in (([sample, sample], [1, 1]), ([], [])):
         with pytest.raises(UserError, match="a classifier needs two labels or more"):
-            judge.fit(torch.cat(samples) if isinstance(judge, PlaneClassifier) and samples else samples, labels)
+            classifier.fit(
+                torch.cat(samples) if isinstance(classifier, PlaneClassifier) and samples else samples, labels
+            )
 
 
 def test_pictures_of_two_kinds_of_channels():
