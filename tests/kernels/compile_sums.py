@@ -13,7 +13,6 @@ from triton.runtime.jit import JITFunction
 
 from tests.kernels.compiling import AbsentGPU, Job, Told, compiled
 from vqmm.kernels.code_sums import fused as sums
-from vqmm.kernels.code_sums import onehot
 from vqmm.kernels.update_codebook import fused as update
 
 WIDTHS = (1, 8, 17, 64, 256, 1024)
@@ -34,7 +33,6 @@ def built(kernel: Any, types: dict[str, str], constants: Told, warps: int, capab
         "wide_loads": len(re.findall(r"ld\.global\S*\.v[24]\.", ptx)),
         "atomics": len(re.findall(r"\b(?:atom|red)\.", ptx)),
         **found,
-        "tensor_core": [pair for pair in found["tensor_core"] if pair[1] == "bf16"],
     }
 
 
@@ -50,11 +48,6 @@ def configurations(width: int) -> Iterator[tuple[Any, dict[str, str], Told, int]
         types = {"x_ptr": x, "order_ptr": "*i64", **walk, **where}
         yield sums.add_kernel, types, {**tile, "PACKED": packed, "ROWS": rows, "ITEM": sums.ITEM}, warps
     yield sums.fold_kernel, walk, {**tile, "ROWS": rows, "ITEM": sums.ITEM}, warps
-    types = {"x_ptr": "*fp32", "slot_ptr": "*i16", "count_ptr": "*i32", "partial_ptr": "*fp32", **where}
-    types |= {"M": "i32", "K": "i32", "tiles": "i32"}
-    blocks = {"BLOCK_N": onehot.BLOCK_N, "BLOCK_K": onehot.BLOCK_K, "BLOCK_D": onehot.width_of_tile(width)}
-    product = {"PACKED": True, "PARTS": 3, "PRODUCT": onehot.PRODUCT}
-    yield onehot.onehot_kernel, types, {**product, "D": width, **blocks}, onehot.WARPS
     block_k, block_d, warps = update.tile_for(width)
     pointers = ("code_ptr", "ema_count_ptr", "ema_sum_ptr", "sum_ptr", "total_ptr", "perplexity_ptr")
     types = dict.fromkeys(pointers, "*fp32")
@@ -92,8 +85,7 @@ def variants() -> Told:
             index = torch.zeros(2, n, dtype=torch.int32)
             across = torch.zeros(2, width, n).mT if n > 1 else torch.zeros(2, 1, 48)[..., ::2]
             for x in (torch.zeros(2, n, width), across):
-                for path in (sums.sums_by_items, onehot.sums_by_onehot):
-                    path(x, index, index == 0, SIZES[:2], True)
+                sums.sums_by_items(x, index, index == 0, SIZES[:2], True)
             update.update_fused_(*masters, torch.tensor(1 / n).double(), 1e-5, 0.0, True, SIZES[:2])
             for name, made in seen.items():
                 counted[name].append(len(made))
