@@ -26,15 +26,16 @@ import torch
 
 from vqmm.kernels.nearest_code import fused
 from vqmm.kernels.nearest_code.prepare import prepare
-from vqmm.kernels.nearest_code.tables import ANY, FOLDER, Config, save_table, table_for
+from vqmm.kernels.nearest_code.tables import TABLES, Config
+from vqmm.kernels.tables import ANY, capability_of
 from vqmm.measure.check import Outcome, verdict
 from vqmm.measure.contenders import versions
 from vqmm.measure.shapes import Operands, Shape, operands
 from vqmm.measure.timing import once, summary
 
 DOTS = {
-    "exact": ("split", "tf32x3", "fma", "unfused"),
-    "fast": ("tf32", "bf16", "unfused"),
+    "exact": ("split", "tf32x3", "fma", "torch"),
+    "fast": ("tf32", "bf16", "torch"),
     "certified": ("high", "tf32"),
 }
 TILES = ((128, 128), (128, 64), (128, 32), (64, 64), (64, 128), (64, 32), (256, 64))
@@ -74,7 +75,7 @@ def candidates(row: Config, width: int) -> Iterator[Config]:
     yield row
     whole = max(16, 1 << (width - 1).bit_length())
     for dot in DOTS[row.precision]:
-        if dot == "unfused":
+        if dot == "torch":
             yield row._replace(dot=dot)
             continue
         if dot == "fma" and width > 16:
@@ -154,8 +155,8 @@ def tune(
     device: torch.device, seconds: float, *, small: bool = False, folder: Path | None = None, workers: int | None = None
 ) -> dict[str, Any]:
     """Try, choose and write. Returns {"table", "tried", "classes": what was measured for each}."""
-    capability = fused.capability_of(device)
-    rows = table_for(capability)
+    capability = capability_of(device)
+    rows = TABLES.rows(capability)
     made, most = classes(rows, small), FEW if small else None
     end = time.monotonic() + seconds
     if device.type == "cuda":
@@ -173,7 +174,7 @@ def tune(
         chosen.append(best._replace(measured=bool(times)))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "Triton's interpreter"
     metadata: dict[str, Any] = dict(device=name, versions=versions(), date=datetime.date.today().isoformat())
-    path = save_table(capability, chosen, folder=folder or FOLDER, **metadata)
+    path = TABLES.save(capability, chosen, folder=folder, **metadata)
     return {"table": path.name, "tried": sum(map(len, results)), "classes": list(map(_told, made, results, chosen))}
 
 
@@ -201,7 +202,7 @@ def compile_ahead(seconds: float, workers: int | None = None) -> None:
 def compile_share(share: str, seconds: float) -> None:
     mine, workers = map(int, share.split("/"))
     device, end = torch.device("cuda"), time.monotonic() + seconds - 10
-    made = classes(table_for(fused.capability_of(device)))
+    made = classes(TABLES.rows(capability_of(device)))
     for i, (number, config) in enumerate(spread(made, None)):
         if time.monotonic() > end:
             return

@@ -10,15 +10,18 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def shape_of(tensor: Tensor) -> str:
+    """A shape as messages write it."""
     return str(tuple(tensor.shape))
 
 
 def check_choice(function: str, argument: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a value that is none of the choices (ValueError)."""
     if value not in choices:
         raise ValueError(f"{function}: {argument} is {value!r}; it can be {', '.join(map(repr, choices))}.")
 
 
 def check_float(function: str, **tensors: Tensor) -> None:
+    """Refuse tensors, by name, that are not of a floating type (TypeError)."""
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
             raise TypeError(
@@ -27,12 +30,14 @@ def check_float(function: str, **tensors: Tensor) -> None:
 
 
 def check_rank(function: str, rank: int, **tensors: Tensor) -> None:
+    """Refuse tensors, by name, that have not so many dimensions (ValueError)."""
     for name, tensor in tensors.items():
         if tensor.dim() != rank:
             raise ValueError(f"{function}: {name} has shape {shape_of(tensor)}; it needs {rank} dimension(s).")
 
 
 def check_device(function: str, **tensors: Tensor | None) -> None:
+    """Refuse tensors, by name, that are not all on one device (ValueError)."""
     there = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
     if len(set(there.values())) > 1:
         where = ", ".join(f"{name} on {device}" for name, device in there.items())
@@ -79,6 +84,7 @@ def check_mask(function: str, mask_N: Tensor | None, shape: int | Sequence[int])
 
 
 def check_index(function: str, index_N: Tensor, shape: int | Sequence[int]) -> None:
+    """Indices of codes: int32 or int64 (else TypeError), one for each vector."""
     if index_N.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{function}: index_N is {index_N.dtype}; it can be torch.int32 or torch.int64.")
     check_vectors(function, "index_N", index_N, shape)

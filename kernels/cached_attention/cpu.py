@@ -62,6 +62,7 @@ def loop_for(query: Tensor, cache: Tensor) -> str | None:
 
 
 def warn_once() -> None:
+    """Say, the first time, that the compiled loop is missing."""
     global warned
     if not warned:
         warned = True  # first: the warning may be made an error

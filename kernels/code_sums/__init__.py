@@ -1,15 +1,14 @@
 """How many vectors chose each code, and their sum."""
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from vqmm.kernels import checks
 from vqmm.kernels.code_sums.cpu import sums_cpu, sums_in_order
+from vqmm.kernels.code_sums.plain import sums_by_sorting, sums_torch
 from vqmm.kernels.code_sums.reference import code_sums_baseline, code_sums_reference
-from vqmm.kernels.finite import finite_rows
 from vqmm.kernels.nearest_code import path_for
 
 __all__ = [
@@ -22,47 +21,18 @@ __all__ = [
 ]
 
 
-def sums_by_sorting(x_ND: Tensor, slot_N: Tensor, slots: int) -> tuple[Tensor, Tensor]:
-    """A stable sort puts each code's vectors side by side, in the order they come; each segment is then added by one
-    thread a column. No atomics and no host synchronisation, so a GPU without Triton gives the same bits every time.
-    """
-    sorted_N, order_N = torch.sort(slot_N, stable=True)
-    ends_K = torch.searchsorted(sorted_N, torch.arange(slots, device=x_ND.device), right=True)
-    counts_K = torch.diff(ends_K, prepend=ends_K.new_zeros(1))
-    sums_KD = torch.segment_reduce(x_ND[order_N], "sum", lengths=counts_K, axis=0, unsafe=True)
-    return counts_K, sums_KD
-
-
-def sums_torch(
-    x_GND: Tensor, index_GN: Tensor, keep_GN: Tensor | None, sizes: Sequence[int], only_finite: bool
-) -> tuple[Tensor, Tensor]:
-    """Where Triton is not. Takes and gives what sums_cpu does; an index that names no code is in no count."""
-    x_MD, K = x_GND.float().flatten(0, 1), sum(sizes)
-    firsts = [0, *accumulate(sizes)][:-1]
-    slots = [
-        torch.where((index_N >= 0) & (index_N < size), index_N.long() + first, K)
-        for index_N, first, size in zip(index_GN, firsts, sizes, strict=True)
-    ]
-    slot_M = torch.cat(slots)
-    if keep_GN is not None:
-        slot_M = torch.where(keep_GN.flatten(), slot_M, K)
-    if only_finite:
-        slot_M = torch.where(finite_rows(x_MD), slot_M, K)
-    counts_K, sums_KD = sums_by_sorting(x_MD, slot_M, K + 1)
-    return counts_K[:K], sums_KD[:K]
-
-
 @torch.library.custom_op("vqmm::code_sums", mutates_args=())
 def code_sums_op(
     x_GND: Tensor, index_GN: Tensor, keep_GN: Tensor | None, sizes: Sequence[int], only_finite: bool
 ) -> tuple[Tensor, Tensor]:
+    """Counts int64 (K,) and sums float32 (K, D) of x (G, N, D), on the path of its device. No checks."""
     path = path_for(x_GND.device)
     if path == "cpu":
         return sums_cpu(x_GND, index_GN, keep_GN, sizes, only_finite)
     if path == "triton":
-        from vqmm.kernels.code_sums.fused import sums_by_items
+        from vqmm.kernels.code_sums.fused import sums_triton
 
-        return sums_by_items(x_GND, index_GN, keep_GN, sizes, only_finite)
+        return sums_triton(x_GND, index_GN, keep_GN, sizes, only_finite)
     return sums_torch(x_GND, index_GN, keep_GN, sizes, only_finite)
 
 
@@ -85,6 +55,7 @@ def sums_of_kept(
 def code_sums_grouped(
     x_ND: Tensor, index_N: Tensor, K: int, keep_N: Tensor | None, sizes: Sequence[int] | None, only_finite: bool
 ) -> tuple[Tensor, Tensor]:
+    """code_sums of one codebook or of several, without checks or gradients. keep_N: bool, None for all."""
     if sizes is None:
         x_ND, index_N, keep_N = x_ND[None], index_N[None], None if keep_N is None else keep_N[None]
     return code_sums_op(x_ND.detach(), index_N, keep_N, [K] if sizes is None else list(sizes), only_finite)

@@ -1,4 +1,4 @@
-"""How code_sums is fast on a CPU: one walk over the vectors, in tiles, and no look at each of them for NaN and Inf.
+"""How code_sums is fast on a CPU: once over the vectors, in tiles, and no look at each of them for NaN and Inf.
 
 `index_add_` with int64 indices takes a fifth of the time of a sort and a segmented sum. Whether all
 vectors are finite is read from the sums: one that is not has spoilt its code's.
@@ -20,7 +20,7 @@ def sums_in_order(x_ND: Tensor, slot_N: Tensor, slots: int) -> tuple[Tensor, Ten
 
 
 def add_in_order(x_GND: Tensor, slot_GN: Tensor, slots: int) -> tuple[Tensor, Tensor]:
-    """sums_in_order of several groups. index_add_ sorts stably or walks once: no race, whatever the thread count."""
+    """sums_in_order of several groups. index_add_ sorts stably or adds in one pass: no race at any thread count."""
     counts_K = torch.bincount(slot_GN.flatten(), minlength=slots)
     sums_KD = torch.zeros(slots, x_GND.shape[2])
     for x_ND, slot_N in zip(x_GND, slot_GN, strict=True):

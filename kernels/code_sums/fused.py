@@ -10,29 +10,23 @@ at most one later item starts, and it belongs to the code found at the window's 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from vqmm.kernels.code_sums.tables import TABLES, Config
+from vqmm.kernels.tables import capability_of
+
 ITEM = 256
 
 
-class Config(NamedTuple):
-    """A tile of vectors by coordinates, and the warps that hold it: 16 numbers a thread."""
-
-    rows: int
-    block_d: int
-    warps: int
-
-
-def config_for(width: int) -> Config:
-    """The tile for vectors of a width; wider ones than 256 are taken 256 coordinates at a time."""
-    block_d = min(max(triton.next_power_of_2(width), 8), 256)
-    rows = min(64, 2048 // block_d)
-    return Config(rows, block_d, rows * block_d // 512)
+def config_for(device: torch.device, width: int) -> Config:
+    """The tile for vectors of a width; wide ones are taken a run of coordinates at a time."""
+    config = TABLES.find(capability_of(device), max_width=width)
+    assert config is not None, "the last row has no limit"
+    return config
 
 
 def slot_type(slots: int) -> torch.dtype:
@@ -74,18 +68,19 @@ def slot_kernel(  # type: ignore[no-untyped-def]
     K: tl.constexpr,
     SIZES: tl.constexpr,
     PACKED: tl.constexpr,
-    HAS_KEEP: tl.constexpr,
     ONLY_FINITE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """x (G, N, D) with strides x_g, x_n, x_d; index and keep (G, N) contiguous; writes slot (G, N)."""
+    """x (G, N, D) with strides x_g, x_n, x_d; index and keep (G, N) contiguous, keep None: all; writes
+    slot (G, N).
+    """
     g = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     first, size = codebook_of(g, SIZES)
     index = tl.load(index_ptr + g * N + n, mask=n < N, other=0)
     counts = (n < N) & (index >= 0) & (index < size)
-    if HAS_KEEP:
+    if keep_ptr is not None:
         counts = counts & (tl.load(keep_ptr + g * N + n, mask=n < N, other=0) != 0)
     slot = tl.where(counts, first + index.to(tl.int32), K)
     if ONLY_FINITE:
@@ -188,28 +183,27 @@ def slots_of(
 ) -> Tensor:
     """The row of all K codes that each vector chose, K for one that does not count: (G N,), in slot_type."""
     (groups, n, width), K = x_GND.shape, sum(sizes)
-    config = config_for(width)
+    config = config_for(x_GND.device, width)
     slot_M = torch.empty(groups * n, dtype=slot_type(K), device=x_GND.device)
     with torch.cuda.device_of(x_GND):
-        slot_kernel[(triton.cdiv(n, config.rows), groups)](
+        slot_kernel[(triton.cdiv(n, config.block_n), groups)](
             x_GND,
             index_GN.contiguous(),
-            slot_M if keep_GN is None else keep_GN.contiguous().view(torch.uint8),
+            None if keep_GN is None else keep_GN.contiguous().view(torch.uint8),
             slot_M,
             **strides_of(x_GND),
             D=width,
             K=K,
             SIZES=tuple(sizes),
-            HAS_KEEP=keep_GN is not None,
             ONLY_FINITE=only_finite,
-            BLOCK_N=config.rows,
+            BLOCK_N=config.block_n,
             BLOCK_D=config.block_d,
             num_warps=config.warps,
         )
     return slot_M
 
 
-def sums_by_items(
+def sums_triton(
     x_GND: Tensor, index_GN: Tensor, keep_GN: Tensor | None, sizes: Sequence[int], only_finite: bool
 ) -> tuple[Tensor, Tensor]:
     """Counts int64 (K,) and sums float32 (K, D) of the vectors that keep_GN names; if so asked, of the finite ones.
@@ -222,14 +216,14 @@ def sums_by_items(
     sorted_M, order_M = torch.sort(slots_of(x_GND, index_GN, keep_GN, sizes, only_finite), stable=True)
     places = torch.arange(K + 1, dtype=sorted_M.dtype, device=device)
     start_K = torch.searchsorted(sorted_M, places, out_int32=True)  # K + 1: the last is where those that count end
-    config = config_for(width)
-    tile = {"D": width, "ROWS": config.rows, "BLOCK_D": config.block_d, "ITEM": ITEM, "num_warps": config.warps}
+    config = config_for(x_GND.device, width)
+    tile = {"D": width, "ROWS": config.block_n, "BLOCK_D": config.block_d, "ITEM": ITEM, "num_warps": config.warps}
     windows, chunks = triton.cdiv(groups * n, ITEM), triton.cdiv(width, config.block_d)
     sums_KD = torch.empty(K, width, device=device)
     partial_WD = torch.empty(windows, width, device=device)
-    found = (sorted_M, start_K, sums_KD, partial_WD)
+    segments = (sorted_M, start_K, sums_KD, partial_WD)
     with torch.cuda.device_of(x_GND):
-        add_kernel[(K + windows, chunks)](x_GND, order_M, *found, K=K, **strides_of(x_GND), **tile)
+        add_kernel[(K + windows, chunks)](x_GND, order_M, *segments, K=K, **strides_of(x_GND), **tile)
         if windows > 1:
-            fold_kernel[(windows, chunks)](*found, K=K, **tile)
+            fold_kernel[(windows, chunks)](*segments, K=K, **tile)
     return torch.diff(start_K).long(), sums_KD

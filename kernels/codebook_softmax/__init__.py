@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from vqmm.kernels import checks
-from vqmm.kernels.codebook_softmax import cpu
-from vqmm.kernels.codebook_softmax.cpu import NEVER, Problem, Pulls, Softmax
+from vqmm.kernels.codebook_softmax import plain
+from vqmm.kernels.codebook_softmax.plain import NEVER, Problem, Pulls, Softmax
 from vqmm.kernels.codebook_softmax.reference import codebook_softmax_baseline, codebook_softmax_reference, unit
+from vqmm.kernels.codebook_softmax.tables import TABLES
 from vqmm.kernels.nearest_code.prepare import centre
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
 
 PRECISIONS = ("exact", "fast")
 LARGEST = 1e15  # sum of magnitudes that a vector or a code may have: products stay below 1e30, so nothing overflows
-WIDEST = {"exact": 64, "fast": 128}  # the widest D that the Triton kernels keep on chip
 
 
 class CodebookSoftmax(NamedTuple):
@@ -44,7 +44,9 @@ def path_for(device: torch.device | str, width: int, precision: str = "exact") -
     device = torch.device(device)
     if device.type == "cpu":
         return "cpu"
-    if device.type != "cuda" or width > WIDEST[precision] or torch.cuda.get_device_capability(device) < (8, 0):
+    if device.type != "cuda" or (capability := torch.cuda.get_device_capability(device)) < (8, 0):
+        return "torch"
+    if TABLES.find(capability, kernel="forward", max_width=width, precision=precision) is None:
         return "torch"
     try:
         import triton  # noqa: F401
@@ -137,6 +139,7 @@ def check(
     seed: int | Tensor | None,
     precision: str,
 ) -> None:
+    """Refuse what codebook_softmax cannot take, as its docstring says."""
     name = "codebook_softmax"
     checks.check_codebook(name, x_ND, code_KD)
     checks.check_choice(name, "metric", metric, checks.METRICS)
@@ -237,7 +240,7 @@ def forward_op(
             from vqmm.kernels.codebook_softmax import fused
 
             return fused.forward(problem, precision, usage, vectors)
-        return cpu.forward(problem, usage, vectors)
+        return plain.forward(problem, usage, vectors)
 
 
 @forward_op.register_fake
@@ -283,7 +286,7 @@ def backward_op(
             from vqmm.kernels.codebook_softmax import fused
 
             return fused.backward(problem, peak_N, rest_N, pulls, precision, of_query, of_code)
-        return cpu.backward(problem, peak_N, rest_N, pulls, of_query, of_code)
+        return plain.backward(problem, peak_N, rest_N, pulls, of_query, of_code)
 
 
 @backward_op.register_fake
@@ -298,6 +301,7 @@ def _(query_ND, code_KD, *rest):  # type: ignore[no-untyped-def]
 
 
 def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """What autograd's backward needs of a call of forward_op."""
     out = Softmax(*output)
     ctx.mark_non_differentiable(out.index_N, out.peak_N, out.rest_N)
     ctx.set_materialize_grads(False)  # a loss that uses one output pays for one

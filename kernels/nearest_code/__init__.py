@@ -9,8 +9,9 @@ from torch import Tensor
 from vqmm.kernels import checks
 from vqmm.kernels.finite import finite_rows
 from vqmm.kernels.nearest_code.cpu import cpu_variant, prepare_cpu, search_cpu
+from vqmm.kernels.nearest_code.plain import search_torch
 from vqmm.kernels.nearest_code.prepare import normalise, prepare
-from vqmm.kernels.nearest_code.reference import nearest_code_baseline, nearest_code_reference, search_baseline
+from vqmm.kernels.nearest_code.reference import nearest_code_baseline, nearest_code_reference
 
 __all__ = [
     "nearest_code",
@@ -70,7 +71,7 @@ def search(
             return search_cpu(x_GND, prepare_cpu(code_KD, metric, sizes), metric, precision, margin)
         prepared = prepare(code_KD, metric, sizes)
         if path == "torch":
-            return search_baseline(x_GND, prepared, metric, margin)
+            return search_torch(x_GND, prepared, metric, margin)
         from vqmm.kernels.nearest_code.fused import search_triton
 
         return search_triton(x_GND, prepared, metric, precision, margin)
@@ -180,8 +181,8 @@ def nearest_code_with_margin(
         x_GND, chosen_GND = normalise(x_GND), normalise(chosen_GND)
     distance_GN = -(x_GND * chosen_GND).sum(-1) if metric == "dot" else (x_GND - chosen_GND).square().sum(-1)
     margin_GN = margin_GN if metric == "dot" else 2 * margin_GN  # |x - c|^2 has -2 x.c
-    found = (torch.where(keep_GN, value, 0) for value in (index_GN, distance_GN, margin_GN))
-    return Nearest(*(value[0] if sizes is None else value for value in found))
+    values = (torch.where(keep_GN, value, 0) for value in (index_GN, distance_GN, margin_GN))
+    return Nearest(*(value[0] if sizes is None else value for value in values))
 
 
 def flat_index(index_GN: Tensor, sizes: Sequence[int] | None) -> Tensor:

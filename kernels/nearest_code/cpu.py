@@ -1,8 +1,8 @@
 """How nearest_code is fast on a CPU: the loop in search.cpp, compiled when the package is installed.
 
 Why a helper of our own: faiss keeps neither the tie rule nor the not-finite rule, numba would compile at a user's first
-step, and plain torch writes every score to memory and reads it back. Where nothing could be compiled, cpu_torch keeps
-the same contract.
+step, and plain torch writes every score to memory and reads it back. Where nothing could be compiled, search_in_tiles
+keeps the same contract.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vqmm.kernels.compiled import load, variants
-from vqmm.kernels.nearest_code.cpu_torch import search_torch
+from vqmm.kernels.nearest_code.plain import search_in_tiles
 from vqmm.kernels.nearest_code.prepare import Prepared, prepare
 
 ABI = 2  # of search.cpp
@@ -129,13 +129,14 @@ def search_cpu(
     for g, codebook in enumerate(prepared.groups):
         out = index_GN[g], margin_GN[g] if margin else None
         if variant == "torch":
-            search_torch(x_GND[g], codebook, metric, *out)
+            search_in_tiles(x_GND[g], codebook, metric, *out)
         else:
             search_compiled(x_GND[g], codebook, metric, *out, cpu_variants()[variant])
     return index_GN, margin_GN
 
 
 def warn_once() -> None:
+    """Say, the first time, that the compiled loop is missing."""
     global warned
     if not warned:
         warned = True  # first: the warning may be made an error
@@ -184,10 +185,12 @@ def search_compiled(
 
 
 def padded(n: int) -> int:
+    """The least multiple of PANEL that is no less."""
     return -(-n // PANEL) * PANEL
 
 
 def run(variant: int, job: Search) -> None:
+    """One thread's search, by the loop of this number."""
     library = helper()
     assert library is not None
     library.nearest_code_search(variant, ctypes.byref(job))  # ctypes lets other threads run meanwhile

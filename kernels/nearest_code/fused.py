@@ -4,16 +4,20 @@ Plain torch writes N K scores and reads them back; this reads N D + K D (the cod
 L2) and writes N indices, or the vectors themselves. The inner loop after the product is one compare and two selects.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from vqmm.kernels.nearest_code import launch
+from vqmm.kernels.nearest_code import kernels
+from vqmm.kernels.nearest_code.kernels import Codebooks, Doubt, Gather, Parts, Rows
+from vqmm.kernels.nearest_code.plain import search_torch
 from vqmm.kernels.nearest_code.prepare import Prepared
 from vqmm.kernels.nearest_code.scan import pack_kernel
 from vqmm.kernels.nearest_code.tables import EXACT_DOTS, Config, config_for, parts_of, supported
+from vqmm.kernels.tables import capability_of
 
 __all__ = ["search_triton", "quantize_triton", "packed", "explain", "supported", "config_for"]
 
@@ -21,13 +25,12 @@ BLOCK_PACK = 32
 BLOCK_COMPACT = 1024
 
 
-class Found(NamedTuple):
-    """What a search leaves; empty where it was not asked for."""
+class Outputs(NamedTuple):
+    """What a search writes, under the names that the kernels have for it; None where it was not asked for."""
 
-    index_GN: Tensor
-    margin_GN: Tensor
-    vectors_GND: Tensor
-    error_GN: Tensor
+    index_ptr: Tensor  # int32 (G, N)
+    margin_ptr: Tensor | None  # float32 (G, N)
+    gather: Gather | None
 
 
 class Task(NamedTuple):
@@ -36,34 +39,20 @@ class Task(NamedTuple):
     x_GND: Tensor
     prepared: Prepared
     first_G: Tensor  # int32 (G + 1,)
-    found: Found
+    outputs: Outputs
     cosine: bool
     keep_GN: Tensor | None
-    master_KD: Tensor | None  # the codes to gather; None: no vectors
 
     @property
-    def strides(self) -> dict[str, Any]:
+    def strides(self) -> dict[str, int | None]:
         """A stride that the number of vectors decides is no compile-time matter: one vector has the stride of two."""
         n, width = self.x_GND.shape[1:]
-        group, row, far = self.x_GND.stride()
+        group, row, column = self.x_GND.stride()
         return {
             "stride_g": group,
             "stride_n": row if n > 1 else width,
-            "stride_far": far,
-            "DENSE": far == 1 or width == 1,
+            "stride_d": None if column == 1 or width == 1 else column,
         }
-
-
-class Second(NamedTuple):
-    """A search of a selection: of each group g the vectors rows[g, :count[g]]."""
-
-    rows_GN: Tensor
-    count_G: Tensor
-
-
-def capability_of(device: torch.device) -> tuple[int, int]:
-    """Of the GPU; the interpreter works as the largest there is a table for."""
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
 def processors_of(device: torch.device) -> int:
@@ -85,23 +74,22 @@ def starts(sizes: tuple[int, ...], device: torch.device) -> Tensor:
     return first_G
 
 
-def packed(code_KD: Tensor, dot: str) -> tuple[Tensor, Tensor]:
+def packed(code_KD: Tensor, dot: str) -> tuple[Tensor, Tensor | None]:
     """The codebook as scan reads it for a product, and sizes (2, K) float32: |c|, and what one TF32 product drops of c.
 
-    "split" and "high": (K, 2 D) float32, the high part of each row and then the low part; "bf16": (K, D) bfloat16; else
-    code_KD as it is. The second is empty for "bf16".
+    "split" and "high": (K, 2 D) float32, the high part of each row and then the low part; "bf16": (K, D) bfloat16,
+    whose sizes are None; else code_KD as it is.
     """
     k, width = code_KD.shape
     if dot == "bf16":
         # the interpreter cannot multiply bfloat16, and rounds as it reads
-        return (code_KD.bfloat16() if code_KD.is_cuda else code_KD), code_KD.new_empty(0)
-    dot = "split" if dot == "high" else dot
-    out = torch.empty(k, 2 * width, device=code_KD.device) if dot == "split" else code_KD
+        return (code_KD.bfloat16() if code_KD.is_cuda else code_KD), None
+    split_KE = torch.empty(k, 2 * width, device=code_KD.device) if dot in ("split", "high") else None
     size_2K = torch.empty(2, k, device=code_KD.device)
     pack_kernel[(triton.cdiv(k, BLOCK_PACK),)](
-        code_KD, out, size_2K, k, D=width, BLOCK_K=BLOCK_PACK, BLOCK_G=block_g(width), DOT=dot
+        code_KD, split_KE, size_2K, k, D=width, BLOCK_K=BLOCK_PACK, BLOCK_G=block_g(width)
     )
-    return out, size_2K
+    return (code_KD if split_KE is None else split_KE), size_2K
 
 
 def block_g(width: int) -> int:
@@ -116,119 +104,101 @@ def limits(size_2K: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return torch.stack([part.amax(1) for part in size_2K.split(list(sizes), dim=1)])
 
 
-def search_launch(
-    task: Task,
-    code: Tensor,
-    config: Config,
-    *,
-    margin: bool,
-    gather: bool,
-    second: Second | None = None,
-    certify: tuple[Tensor, Tensor] | None = None,
-) -> None:
-    """Search all vectors, or those of `second`; certify: the limits, and int8 (G, N) to mark what is in doubt."""
-    (groups, n, width), device, sizes = task.x_GND.shape, task.x_GND.device, task.prepared.sizes
-    tiles, k = triton.cdiv(n, config.block_n), max(sizes)
-    programs = max(1, 2 * processors_of(device) // groups)
-    least = 1 if second else tiles  # how few there may be
-    split = certify is None and parts_of(least, groups, k, config.small_k, processors_of(device)) > 1
-    if margin or certify is not None or split:
-        config = config._replace(block_k=config.small_k)
-    grid = max(tiles, programs) if split else tiles
-    slots = grid * config.block_n
-    part_best, part_index, part_second = (
-        torch.empty(groups * slots if wanted else 0, dtype=dtype, device=device)
-        for wanted, dtype in ((split, torch.float32), (split, torch.int32), (split and margin, torch.float32))
+def room_for_parts(task: Task, slots: int) -> Parts:
+    """Memory for what a search of the codes in parts leaves."""
+    margin = task.outputs.margin_ptr is not None
+    room = partial(torch.empty, len(task.x_GND), slots, device=task.x_GND.device)
+    return Parts(
+        best=room(),
+        index=room(dtype=torch.int32),
+        second=room() if margin else None,
+        length=room() if margin and task.cosine else None,
     )
-    common: dict[str, Any] = {
-        "x_ptr": task.x_GND,
-        "first_ptr": task.first_G,
-        "rows_ptr": second.rows_GN if second else task.first_G,
-        "count_ptr": second.count_G if second else task.first_G,
-        "keep_ptr": task.first_G if task.keep_GN is None else task.keep_GN,
-        "master_ptr": task.master_KD if gather else task.first_G,
-        "index_ptr": task.found.index_GN,
-        "margin_ptr": task.found.margin_GN,
-        "vectors_ptr": task.found.vectors_GND,
-        "error_ptr": task.found.error_GN,
-        "part_best_ptr": part_best,
-        "part_index_ptr": part_index,
-        "part_second_ptr": part_second,
+
+
+def search_launch(
+    task: Task, code: Tensor, config: Config, *, rows: Rows | None = None, doubt: Doubt | None = None
+) -> None:
+    """Search all vectors, or those of `rows`: in one launch or, where there are few, in parts of the codes and a merge.
+
+    code: as packed() makes it for the configuration. doubt: marks, whose search is in one launch.
+    """
+    (groups, n, width), prepared, outputs = task.x_GND.shape, task.prepared, task.outputs
+    processors, k = processors_of(task.x_GND.device), max(prepared.sizes)
+    tiles, programs = triton.cdiv(n, config.block_n), max(1, 2 * processors // groups)
+    least = 1 if rows else tiles  # how few there may be
+    split = doubt is None and parts_of(least, groups, k, config.small_k, processors) > 1
+    seconds = doubt is not None or outputs.margin_ptr is not None
+    grid = max(tiles, programs) if split else tiles
+    parts = room_for_parts(task, grid * config.block_n) if split else Parts()
+    shared: dict[str, Any] = {
+        "rows": rows,
+        **outputs._asdict(),
+        "parts": parts,
         "N": n,
         "programs": programs,
-        "slots": slots,
+        **task.strides,
         "D": width,
         "BLOCK_N": config.block_n,
-        "BLOCK_K": config.block_k,
+        "BLOCK_K": config.small_k if seconds or split else config.block_k,
         "BLOCK_G": block_g(width),
-        "COSINE": task.cosine,
-        "ROWS": second is not None,
-        "KEPT": task.keep_GN is not None,
-        "MARGIN": margin,
-        "GATHER": gather,
-        **task.strides,
     }
-    aligned = all(sum(sizes[:g]) % 16 == 0 for g in range(groups))
-    launch.search_kernel[(grid, groups)](
-        code_ptr=code,
-        bias_ptr=task.prepared.bias_K,
-        shift_ptr=task.first_G if task.prepared.shift_GD is None else task.prepared.shift_GD,
-        limit_ptr=certify[0] if certify else task.first_G,
-        doubt_ptr=certify[1] if certify else task.first_G,
+    kernels.search_kernel[(grid, groups)](
+        task.x_GND,
+        task.keep_GN,
+        Codebooks(code, prepared.bias_K, prepared.shift_GD, task.first_G),
+        doubt=doubt,
         BLOCK_D=config.block_d,
         DOT=config.dot,
-        ALIGNED=aligned,
-        SHIFTED=task.prepared.shift_GD is not None,
-        SPLIT=split,
-        CERTIFY=certify is not None,
+        ALIGNED=all(sum(prepared.sizes[:g]) % 16 == 0 for g in range(groups)),
+        COSINE=task.cosine,
         num_warps=config.warps,
         num_stages=config.stages,
-        **common,
+        **shared,
     )
     if split:
-        launch.merge_kernel[(tiles, groups)](**common, num_warps=8)
+        kernels.merge_kernel[(tiles, groups)](task.x_GND, task.keep_GN, task.first_G, num_warps=8, **shared)
 
 
-def certified_launch(task: Task, exact: Config, fast: Config, *, margin: bool) -> None:
+def certified_launch(task: Task, exact: Config, fast: Config) -> None:
     """A fast search of all vectors, then an exact one of those in doubt: how many is known to the GPU alone."""
-    groups, n, _ = task.x_GND.shape
+    groups, n, width = task.x_GND.shape
     code, size_2K = packed(task.prepared.code_KD, fast.dot)
-    doubt_GN = torch.empty(groups, n, dtype=torch.int8, device=task.x_GND.device)
-    limit_G2 = limits(size_2K, task.prepared.sizes)
-    search_launch(task, code, fast, margin=margin, gather=False, certify=(limit_G2, doubt_GN))
-    order_GN = doubt_GN.cumsum(1, dtype=torch.int32)
+    assert size_2K is not None  # a table has no bfloat16 for it
+    mark_GN = torch.empty(groups, n, dtype=torch.int8, device=task.x_GND.device)
+    searches = task._replace(outputs=task.outputs._replace(gather=None))
+    search_launch(searches, code, fast, doubt=Doubt(limits(size_2K, task.prepared.sizes), mark_GN))
+    order_GN = mark_GN.cumsum(1, dtype=torch.int32)
     rows_GN = torch.empty_like(order_GN)
-    launch.compact_kernel[(triton.cdiv(n, BLOCK_COMPACT), groups)](
-        doubt_GN, order_GN, rows_GN, n, BLOCK_N=BLOCK_COMPACT
+    kernels.compact_kernel[(triton.cdiv(n, BLOCK_COMPACT), groups)](
+        mark_GN, order_GN, rows_GN, n, BLOCK_N=BLOCK_COMPACT
     )
     if exact.dot != "split" or fast.dot != "high":  # else the parts are there
-        code, _ = packed(task.prepared.code_KD, exact.dot) if exact.dot == "split" else (task.prepared.code_KD, None)
-    second = Second(rows_GN, order_GN[:, -1].contiguous())
-    search_launch(task, code, exact, margin=margin, gather=False, second=second)
-    if task.master_KD is not None:
-        width = task.x_GND.shape[2]
-        launch.gather_kernel[(triton.cdiv(n, exact.block_n), groups)](
-            task.x_GND, task.first_G, task.first_G if task.keep_GN is None else task.keep_GN, task.master_KD,
-            task.found.index_GN, task.found.vectors_GND, task.found.error_GN, n, D=width, BLOCK_N=exact.block_n,
-            BLOCK_G=block_g(width), KEPT=task.keep_GN is not None, **task.strides,
-            num_warps=8,
+        code = packed(task.prepared.code_KD, exact.dot)[0] if exact.dot == "split" else task.prepared.code_KD
+    search_launch(
+        searches, code, exact, rows=Rows(rows_GN, order_GN[:, -1].clone())
+    )  # a view's alignment would depend on N
+    if task.outputs.gather is not None:
+        kernels.gather_kernel[(triton.cdiv(n, exact.block_n), groups)](
+            task.x_GND, task.keep_GN, task.first_G, task.outputs.index_ptr, task.outputs.gather, n, **task.strides,
+            D=width, BLOCK_N=exact.block_n, BLOCK_G=block_g(width), num_warps=8,
         )  # fmt: skip
 
 
-def plain(task: Task, metric: str, margin: bool) -> Found:
-    """The unfused path, where a table says that it measured faster."""
-    from vqmm.kernels.nearest_code.reference import search_baseline
-
-    index_GN, margin_GN = search_baseline(task.x_GND, task.prepared, metric, margin)
+def search_and_gather_torch(task: Task, metric: str) -> Outputs:
+    """In plain torch, where a table says that it measured faster."""
+    margin = task.outputs.margin_ptr is not None
+    index_GN, margin_GN = search_torch(task.x_GND, task.prepared, metric, margin)
     if task.keep_GN is not None:
         index_GN = torch.where(task.keep_GN, index_GN, 0)
-    if task.master_KD is None:
-        return task.found._replace(index_GN=index_GN, margin_GN=margin_GN)
-    x_GND = task.x_GND.float()
-    vectors_GND = task.master_KD[index_GN + task.first_G[:-1, None]]
-    counts_GN = ((x_GND - x_GND).sum(2) == 0) & (True if task.keep_GN is None else task.keep_GN)
-    error_GN = torch.where(counts_GN, (x_GND - vectors_GND).square().sum(2), 0.0)
-    return Found(index_GN, margin_GN, vectors_GND, error_GN)
+    gather = task.outputs.gather
+    if gather is not None:
+        x_GND = task.x_GND.float()
+        vectors_GND = gather.master[index_GN + task.first_G[:-1, None]]
+        counts_GN = ((x_GND - x_GND).sum(2) == 0) & (True if task.keep_GN is None else task.keep_GN)
+        error_GN = torch.where(counts_GN, (x_GND - vectors_GND).square().sum(2), 0.0)
+        gather = gather._replace(vectors=vectors_GND, error=error_GN)
+    return Outputs(index_GN, margin_GN if margin else None, gather)
 
 
 def search(
@@ -240,33 +210,29 @@ def search(
     margin: bool = False,
     master_KD: Tensor | None = None,
     keep_GN: Tensor | None = None,
-) -> Found:
+) -> Outputs:
+    """search_triton and quantize_triton in one. master_KD: the codes to gather; keep_GN: bool, which vectors count."""
     (groups, n, width), device = x_GND.shape, x_GND.device
-    gather = master_KD is not None
-    found = Found(
-        torch.empty(groups, n, dtype=torch.int32, device=device),
-        torch.empty((groups, n) if margin else 0, device=device),
-        torch.empty((groups, n, width) if gather else 0, device=device),
-        torch.empty((groups, n) if gather else 0, device=device),
-    )
+    gather = None
+    if master_KD is not None:
+        vectors_GND, error_GN = torch.empty(groups, n, width, device=device), torch.empty(groups, n, device=device)
+        gather = Gather(master_KD.float().contiguous(), vectors_GND, error_GN)
+    index_GN = torch.empty(groups, n, dtype=torch.int32, device=device)
+    outputs = Outputs(index_GN, torch.empty(groups, n, device=device) if margin else None, gather)
     if n == 0:
-        return found
+        return outputs
     keep_GN = None if keep_GN is None else keep_GN.contiguous()
-    master_KD = None if master_KD is None else master_KD.float().contiguous()
-    first_G = starts(prepared.sizes, device)
-    task = Task(x_GND, prepared, first_G, found, metric == "cosine", keep_GN, master_KD)
+    task = Task(x_GND, prepared, starts(prepared.sizes, device), outputs, metric == "cosine", keep_GN)
     with torch.cuda.device_of(x_GND):
         config, exact = chosen(groups, n, max(prepared.sizes), width, precision, device)
-        if config.dot == "unfused":
-            return plain(task, metric, margin)
+        if config.dot == "torch":
+            return search_and_gather_torch(task, metric)
         if exact is not None:
-            certified_launch(task, exact, config, margin=margin)
+            certified_launch(task, exact, config)
         else:
-            code = prepared.code_KD
-            if config.dot in ("split", "bf16"):
-                code, _ = packed(code, config.dot)
-            search_launch(task, code, config, margin=margin, gather=gather)
-    return found
+            code = packed(prepared.code_KD, config.dot)[0] if config.dot in ("split", "bf16") else prepared.code_KD
+            search_launch(task, code, config)
+    return outputs
 
 
 def chosen(
@@ -279,11 +245,12 @@ def chosen(
 def choose(
     groups: int, n: int, k: int, width: int, precision: str, capability: tuple[int, int], processors: int
 ) -> tuple[Config, Config | None]:
+    """As chosen, for a GPU that need not be there."""
     config = config_for(width, k, precision, capability)
-    if precision != "certified" or config.dot in (*EXACT_DOTS, "unfused"):
+    if precision != "certified" or config.dot in (*EXACT_DOTS, "torch"):
         return config, None
     exact = config_for(width, k, "exact", capability)
-    if exact.dot == "unfused" or parts_of(-(-n // exact.block_n), groups, k, exact.small_k, processors) > 1:
+    if exact.dot == "torch" or parts_of(-(-n // exact.block_n), groups, k, exact.small_k, processors) > 1:
         return exact, None  # so few vectors that a second search would cost more than it saves
     return config, exact
 
@@ -307,8 +274,9 @@ def search_triton(
         0 for a vector with no finite score; empty without margin. After "certified" a margin that was not in doubt is
         that of the fast search.
     """
-    found = search(x_GND, prepared, metric, precision, margin=margin)
-    return found.index_GN, found.margin_GN
+    outputs = search(x_GND, prepared, metric, precision, margin=margin)
+    none = x_GND.new_empty(0, dtype=torch.float32)
+    return outputs.index_ptr, none if outputs.margin_ptr is None else outputs.margin_ptr
 
 
 def quantize_triton(
@@ -319,15 +287,16 @@ def quantize_triton(
     vectors are rows of code_KD to the bit; error is |x - c|^2 as the direct sum, float32. Vectors that keep_GN (bool)
     leaves out have index 0 and error 0; those with a NaN or Inf too.
     """
-    found = search(x_GND, prepared, metric, precision, master_KD=code_KD, keep_GN=keep_GN)
-    return found.index_GN, found.vectors_GND, found.error_GN
+    outputs = search(x_GND, prepared, metric, precision, master_KD=code_KD, keep_GN=keep_GN)
+    assert outputs.gather is not None
+    return outputs.index_ptr, outputs.gather.vectors, outputs.gather.error
 
 
 def explain(n: int, k: int, width: int, precision: str, capability: tuple[int, int], processors: int = 132) -> str:
     """Which kernel, tile and split a search takes, in one line."""
     config, exact = choose(1, n, k, width, precision, capability, processors)
-    if config.dot == "unfused":
-        return f"unfused, {precision}: a plain product and an argmax, in chunks (measured faster here)"
+    if config.dot == "torch":
+        return f"plain torch, {precision}: a product and an argmax, in chunks (measured faster here)"
     parts = 1 if exact else parts_of(-(-n // config.block_n), 1, k, config.small_k, processors)
     what = "vectors stay on chip" if config.block_d >= width else f"D taken {config.block_d} at a time"
     again = f"; in doubt searched again by {exact.dot}" if exact else ""

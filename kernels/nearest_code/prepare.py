@@ -106,6 +106,7 @@ def shifts(code_KD: Tensor, finite_K: Tensor | None, sizes: Sequence[int]) -> Te
 
 
 def subtract_shifts(code_KD: Tensor, shift_GD: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Each codebook less its own row of shift (G, D): (K, D)."""
     if len(set(sizes)) == 1:
         return (code_KD.reshape(len(sizes), sizes[0], -1) - shift_GD[:, None]).flatten(0, 1)
     return torch.cat([part_KD - shift_D for part_KD, shift_D in zip(code_KD.split(list(sizes)), shift_GD, strict=True)])

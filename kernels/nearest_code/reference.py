@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vqmm.kernels.nearest_code.prepare import Prepared, arrange, prepare
-from vqmm.kernels.products import full_float32
+from vqmm.kernels.nearest_code.plain import search_torch
+from vqmm.kernels.nearest_code.prepare import prepare
 
 
 def squared_distance_reference(x_ND: Tensor, code_KD: Tensor) -> Tensor:
@@ -63,28 +63,6 @@ def nearest_code_baseline(
     Reads N D + K D, writes N K scores and reads them back. The path of devices that have no kernel of their own.
     """
     prepared = prepare(code_KD, metric, sizes)
-    index_GN, _ = search_baseline(x_ND if sizes is not None else x_ND[None], prepared, metric, False, chunk_bytes)
+    index_GN, _ = search_torch(x_ND if sizes is not None else x_ND[None], prepared, metric, False, chunk_bytes)
     index_N = index_GN[0] if sizes is None else index_GN
     return index_N if mask_N is None else torch.where(mask_N, index_N, 0)
-
-
-@full_float32()
-def search_baseline(
-    x_GND: Tensor, prepared: Prepared, metric: str, margin: bool, chunk_bytes: int = 64 * 2**20
-) -> tuple[Tensor, Tensor]:
-    """int32 indices (G, N) and, with margin, the difference of the two best scores (else an empty tensor)."""
-    index_GN = torch.empty(x_GND.shape[:-1], dtype=torch.int32, device=x_GND.device)
-    margin_GN = torch.empty(x_GND.shape[:-1] if margin else 0, device=x_GND.device)
-    for g, (code_KD, bias_K, shift_1D, _) in enumerate(prepared.groups):
-        rows = max(1, chunk_bytes // (4 * code_KD.shape[0]))
-        for first in range(0, x_GND.shape[1], rows):
-            arranged_ND = arrange(x_GND[g, first : first + rows], metric, shift_1D)
-            score_NK = torch.addmm(bias_K, arranged_ND, code_KD.T)
-            best_N, index_N = score_NK.max(1)
-            if x_GND.device.type != "cpu":  # elsewhere max promises no order among equals: the first that equals it
-                index_N = (score_NK == best_N[:, None]).byte().argmax(1)
-            index_GN[g, first : first + rows] = torch.where(torch.isfinite(best_N), index_N, 0)
-            if margin:
-                second_N = score_NK.scatter_(1, index_N[:, None], float("-inf")).amax(1)
-                margin_GN[g, first : first + rows] = best_N - second_N
-    return index_GN, margin_GN

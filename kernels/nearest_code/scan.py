@@ -4,10 +4,22 @@ Inner loop: a product, one compare and two selects. The best value and the numbe
 the tile through the whole loop; lanes are compared once, at the end.
 """
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+class Vectors(NamedTuple):
+    """The vectors of one group inside a kernel: where they are, and what is done to each as it is read."""
+
+    ptr: Any  # of the group's first; any floating type
+    stride_n: Any  # from vector to vector
+    stride_d: Any  # from coordinate to coordinate; None: 1
+    shift: Any  # float32 (D,), subtracted; None: nothing is
+    scale: Any  # float32 (BLOCK_N,), what each of the tile's vectors is then multiplied by; None: nothing
 
 
 @triton.jit
@@ -58,6 +70,7 @@ def operand(x, D: tl.constexpr, DOT: tl.constexpr):  # type: ignore[no-untyped-d
 
 @triton.jit
 def load_code(at, inside, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Numbers of the codebook; MASKED: 0 where they are not inside."""
     return tl.load(at, mask=inside, other=0.0) if MASKED else tl.load(at)
 
 
@@ -131,8 +144,8 @@ def across_lanes(best, tile, second, MARGIN: tl.constexpr):  # type: ignore[no-u
     index = tl.min(tl.where(best == most[:, None], at, 2147483647), axis=1)
     if MARGIN:
         other = tl.max(tl.where(at == index[:, None], second, best), axis=1)
-    found = (most > float("-inf")) & (most < float("inf"))  # else the vector is not finite, or no code is
-    index = tl.where(found, index, 0)
+    any_score = (most > float("-inf")) & (most < float("inf"))  # else the vector is not finite, or no code is
+    index = tl.where(any_score, index, 0)
     return (most, index, other) if MARGIN else (most, index)
 
 
@@ -186,13 +199,16 @@ def scan(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def load_x(x_ptr, n, live, d, stride_n, stride_d, shift_ptr, D: tl.constexpr, SHIFTED: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Columns d of the vectors n as float32, less the shift; 0 beyond D."""
+def load_x(x, n, live, d, D: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Columns d of the vectors n (BLOCK_N,) as float32, shifted and scaled; what is not live reads as 0."""
     inside = live[:, None] & (d[None, :] < D)
-    x = tl.load(x_ptr + n[:, None] * stride_n + d[None, :] * stride_d, mask=inside, other=0.0).to(tl.float32)
-    if SHIFTED:
-        x -= tl.load(shift_ptr + d, mask=d < D, other=0.0)[None, :]
-    return x
+    at = x.ptr + n[:, None] * x.stride_n + d[None, :] * (1 if x.stride_d is None else x.stride_d)
+    tile = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    if x.shift is not None:
+        tile -= tl.load(x.shift + d, mask=d < D, other=0.0)[None, :]
+    if x.scale is not None:
+        tile *= x.scale[:, None]
+    return tile
 
 
 @triton.jit
@@ -211,13 +227,9 @@ def keep_best_of_tile(score, start, best, index, second, MARGIN: tl.constexpr): 
 
 @triton.jit
 def scan_tiled(  # type: ignore[no-untyped-def]
-    x_ptr,
+    x,
     n,
     live,
-    stride_n,
-    stride_d,
-    shift_ptr,
-    scale,
     code_ptr,
     bias_ptr,
     first,
@@ -228,12 +240,10 @@ def scan_tiled(  # type: ignore[no-untyped-def]
     BLOCK_D: tl.constexpr,
     DOT: tl.constexpr,
     MARGIN: tl.constexpr,
-    SHIFTED: tl.constexpr,
-    SCALED: tl.constexpr,
 ):
-    """As scan, for vectors too wide to stay on chip: they are read, shifted and scaled (BLOCK_N,) again for each tile.
+    """As scan, for vectors too wide to stay on chip: they are read, shifted and scaled again for each tile of codes.
 
-    Not for DOT "fma". n, live: (BLOCK_N,), the rows of x and which of them exist.
+    Not for DOT "fma". x: Vectors. n, live: (BLOCK_N,), the rows of x and which of them exist.
     """
     best = tl.full((BLOCK_N,), float("-inf"), tl.float32)
     second = best
@@ -243,10 +253,8 @@ def scan_tiled(  # type: ignore[no-untyped-def]
         score = biases(bias_ptr, k, last, BLOCK_N, True)
         for column in range(0, D, BLOCK_D):
             d = column + tl.arange(0, BLOCK_D)
-            x = load_x(x_ptr, n, live, d, stride_n, stride_d, shift_ptr, D, SHIFTED)
-            if SCALED:
-                x *= scale[:, None]
-            score = products(operand(x, D, DOT), score, code_ptr, k, d, last, D, DOT, True, True)
+            parts = operand(load_x(x, n, live, d, D), D, DOT)
+            score = products(parts, score, code_ptr, k, d, last, D, DOT, True, True)
         best, index, second = keep_best_of_tile(score, start, best, index, second, MARGIN)
     index = tl.where((best > float("-inf")) & (best < float("inf")), index, 0)
     return (best, index, second) if MARGIN else (best, index)
@@ -254,9 +262,13 @@ def scan_tiled(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def pack_kernel(  # type: ignore[no-untyped-def]
-    code_ptr, packed_ptr, size_ptr, K, D: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_G: tl.constexpr, DOT: tl.constexpr
+    code_ptr, split_ptr, size_ptr, K, D: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_G: tl.constexpr
 ):
-    """The codebook as products() reads it, and size (2, K): |c|, and the length of what one TF32 product drops of c."""
+    """size (2, K): |c|, and the length of what one TF32 product drops of c, of code (K, D).
+
+    split (K, 2 D), or None: the codebook as products() reads it for "split" and "high", which multiply the high parts
+    that are rounded here; others multiply what the hardware cuts off.
+    """
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     size = tl.zeros((BLOCK_K,), tl.float32)
     dropped = size
@@ -264,9 +276,9 @@ def pack_kernel(  # type: ignore[no-untyped-def]
         d = column + tl.arange(0, BLOCK_G)
         inside = (k[:, None] < K) & (d[None, :] < D)
         code = tl.load(code_ptr + k.to(tl.int64)[:, None] * D + d[None, :], mask=inside, other=0.0)
-        if DOT == "split":
+        if split_ptr is not None:
             high = high_part(code)
-            at = packed_ptr + k.to(tl.int64)[:, None] * (2 * D) + d[None, :]
+            at = split_ptr + k.to(tl.int64)[:, None] * (2 * D) + d[None, :]
             tl.store(at, high, mask=inside)
             tl.store(at + D, code - high, mask=inside)
         else:  # the hardware ignores the lowest 13 bits

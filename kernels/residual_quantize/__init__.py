@@ -46,6 +46,7 @@ def check_stack(function: str, K: int, sizes: Sequence[int], offsets: Sequence[i
 
 
 def check_stages(stages: int | Tensor | None, n: int, Q: int) -> None:
+    """Refuse what is neither a number of stages from 1 to Q nor one number for each of n vectors (not looked at)."""
     name = "residual_quantize"
     if isinstance(stages, Tensor):
         if stages.dtype not in (torch.int32, torch.int64):

@@ -10,8 +10,8 @@ from vqmm.kernels.finite import finite_rows
 from vqmm.kernels.nearest_code import explain as explain_search
 from vqmm.kernels.nearest_code import path_for as search_path_for
 from vqmm.kernels.nearest_code.cpu import search_cpu
+from vqmm.kernels.nearest_code.plain import search_torch
 from vqmm.kernels.nearest_code.prepare import Prepared
-from vqmm.kernels.nearest_code.reference import search_baseline
 from vqmm.kernels.residual_quantize.staged import (
     Search,
     books_of,
@@ -55,7 +55,7 @@ def search_of(path: str, metric: str, precision: str) -> Search:
         if path == "cpu":
             return search_cpu(x_ND[None], prepared, metric, precision, False)[0][0]
         if path == "torch":
-            return search_baseline(x_ND[None], prepared, metric, False)[0][0]
+            return search_torch(x_ND[None], prepared, metric, False)[0][0]
         from vqmm.kernels.nearest_code.fused import search_triton
 
         return search_triton(x_ND[None], prepared, metric, precision, False)[0][0]
@@ -94,9 +94,9 @@ def quantize(
         books = books_of(code_KD, sizes[:used], offsets[:used], metric)
         path = path_for(x_ND.device, x_ND.shape[1], x_ND.shape[0], max(books.sizes), precision)
         if path == "triton":
-            from vqmm.kernels.residual_quantize.fused import quantize_fused
+            from vqmm.kernels.residual_quantize.fused import quantize_triton
 
-            vectors_ND, index_NQ, error_NQ = quantize_fused(x_ND, keep_N, books, stages_N, precision)
+            vectors_ND, index_NQ, error_NQ = quantize_triton(x_ND, keep_N, books, stages_N, precision)
         elif path == "staged-triton":
             from vqmm.kernels.residual_quantize.fused import quantize_stepwise
 
@@ -157,9 +157,9 @@ def pull_back(
         if needs[0]:
             saved = x_ND, code_KD, index_NQ, keep_N, offsets
             if search_path_for(x_ND.device) == "triton":
-                from vqmm.kernels.residual_quantize.fused import pull_fused
+                from vqmm.kernels.residual_quantize.fused import pull_triton
 
-                grad_x = pull_fused(through_ND, pull_NQ[:, :used], *saved).to(x_ND.dtype)
+                grad_x = pull_triton(through_ND, pull_NQ[:, :used], *saved).to(x_ND.dtype)
             else:
                 grad_x = pull_staged(through_ND, pull_NQ[:, :used], *saved).to(x_ND.dtype)
         if needs[1]:
@@ -186,6 +186,7 @@ def _(
 
 
 def save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
+    """What autograd's backward needs of a call of quantize."""
     x_ND, code_KD, _, _, ctx.sizes, ctx.offsets, ctx.used, _, _ = inputs
     _, index_NQ, _, _, keep_N, not_finite = output
     ctx.mark_non_differentiable(index_NQ, keep_N, not_finite)
@@ -193,6 +194,7 @@ def save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def backward(ctx: Any, through_ND: Tensor, _i: Any, pull_NQ: Tensor, code_pull_NQ: Tensor, *_: Any) -> tuple:
+    """The gradients of quantize's inputs from those of its outputs: of x and of the codebooks, None for the others."""
     needs = list(ctx.needs_input_grad[:2])
     grads = pull_back(through_ND, pull_NQ, code_pull_NQ, *ctx.saved_tensors, ctx.sizes, ctx.offsets, ctx.used, needs)
     return *(grad if need else None for grad, need in zip(grads, needs, strict=True)), *[None] * 7
@@ -250,9 +252,9 @@ def lookup(index_NQ: Tensor, code_KD: Tensor, sizes: Sequence[int], offsets: Seq
     """float32 (N, D)."""
     check_indices(index_NQ, sizes)
     if search_path_for(code_KD.device) == "triton":
-        from vqmm.kernels.residual_quantize.fused import lookup_fused
+        from vqmm.kernels.residual_quantize.fused import lookup_triton
 
-        return lookup_fused(index_NQ, code_KD, offsets)
+        return lookup_triton(index_NQ, code_KD, offsets)
     return lookup_staged(index_NQ, code_KD, offsets)
 
 

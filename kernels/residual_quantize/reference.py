@@ -61,18 +61,18 @@ def residual_quantize_reference(
     sums_KD = torch.zeros_like(code_KD)
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
     for q, (first, size) in enumerate(zip(first_rows(sizes, offsets), sizes, strict=True)):
-        own_KD, active_N = code_KD[first : first + size], used_N > q
+        stage_KD, active_N = code_KD[first : first + size], used_N > q
         if index_NQ is None:
-            found_N = nearest_code_reference(residual_ND.detach(), own_KD.detach(), metric=metric, mask_N=keep_N)
+            chosen_N = nearest_code_reference(residual_ND.detach(), stage_KD.detach(), metric=metric, mask_N=keep_N)
         else:
-            found_N = index_NQ[:, q].clamp_min(0)
-        chosen_ND, count_N = own_KD[found_N.long()], active_N & keep_N
-        counts_k, sums_kD = code_sums_reference(residual_ND.detach(), found_N, size, mask_N=count_N)
+            chosen_N = index_NQ[:, q].clamp_min(0)
+        chosen_ND, count_N = stage_KD[chosen_N.long()], active_N & keep_N
+        counts_k, sums_kD = code_sums_reference(residual_ND.detach(), chosen_N, size, mask_N=count_N)
         counts_K[first : first + size] += counts_k
         sums_KD[first : first + size] += sums_kD
         ours_ND = torch.where(count_N[:, None], residual_ND - chosen_ND.detach(), 0.0)
         theirs_ND = torch.where(count_N[:, None], residual_ND.detach() - chosen_ND, 0.0)
-        columns.append((torch.where(active_N, found_N, -1).int(), ours_ND.square().sum(1), theirs_ND.square().sum(1)))
+        columns.append((torch.where(active_N, chosen_N, -1).int(), ours_ND.square().sum(1), theirs_ND.square().sum(1)))
         vectors_ND = vectors_ND + torch.where(active_N[:, None], chosen_ND.detach(), 0.0)
         residual_ND = ours_ND
     index, error, code_error = (torch.stack(parts, 1) for parts in zip(*columns, strict=True))
@@ -100,9 +100,9 @@ def residual_quantize_baseline(
     residual_ND = torch.where(keep_N[:, None], x_ND, 0.0)
     vectors_ND, indices, errors = torch.zeros_like(residual_ND), [], []
     for first, size in zip(first_rows(sizes, offsets), sizes, strict=True):
-        own_KD = code_KD[first : first + size]
-        index_N = nearest_code_baseline(residual_ND, own_KD, metric=metric, mask_N=keep_N)
-        chosen_ND = own_KD[index_N.long()]
+        stage_KD = code_KD[first : first + size]
+        index_N = nearest_code_baseline(residual_ND, stage_KD, metric=metric, mask_N=keep_N)
+        chosen_ND = stage_KD[index_N.long()]
         vectors_ND += chosen_ND
         residual_ND = torch.where(keep_N[:, None], residual_ND - chosen_ND, 0.0)
         indices.append(index_N)

@@ -17,7 +17,7 @@ from vqmm.kernels.nearest_code.prepare import Prepared, prepare
 
 Search = Callable[[Tensor, Prepared], Tensor]  # (N, D), one codebook -> int (N,)
 
-BLOCK_NUMBERS = 2**20  # of a residual that walks all stages in a CPU's cache: 4 MiB
+BLOCK_NUMBERS = 2**20  # of a residual that goes through all stages in a CPU's cache: 4 MiB
 
 
 def may_look(tensor: Tensor) -> bool:
@@ -80,7 +80,7 @@ def quantize_staged(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(vectors_ND float32, index_NQ int32, error_NQ float32) of as many stages as there are books."""
     (n, width), q = x_ND.shape, len(books.books)
-    found = (
+    outputs = (
         torch.zeros(n, width, dtype=torch.float32, device=x_ND.device),
         torch.full((n, q), -1, dtype=torch.int32, device=x_ND.device),
         torch.zeros(n, q, dtype=torch.float32, device=x_ND.device),
@@ -89,24 +89,24 @@ def quantize_staged(
     book = books.each(once=may_look(x_ND) and n <= rows)
     if not may_look(x_ND):
         used_N = torch.full_like(keep_N, q, dtype=torch.int64) if stages_N is None else stages_N
-        walk(x_ND, keep_N, used_N, [n] * q, books, book, search, found)
-        return found
+        quantize_block(x_ND, keep_N, used_N, [n] * q, books, book, search, outputs)
+        return outputs
     for at in (slice(first, first + rows) for first in range(0, n, rows)):
-        part = tuple(v[at] for v in found)
+        part = tuple(v[at] for v in outputs)
         if stages_N is None:
             m = len(x_ND[at])
-            walk(x_ND[at], keep_N[at], torch.full((m,), q), [m] * q, books, book, search, part)
+            quantize_block(x_ND[at], keep_N[at], torch.full((m,), q), [m] * q, books, book, search, part)
             continue
         used_N, order_N = stages_N[at].sort(descending=True, stable=True)  # those that go on are always the first ones
         left = [int((used_N > stage).sum()) for stage in range(q)]
         sorted_part = tuple(v.clone() for v in part)
-        walk(x_ND[at][order_N], keep_N[at][order_N], used_N, left, books, book, search, sorted_part)
+        quantize_block(x_ND[at][order_N], keep_N[at][order_N], used_N, left, books, book, search, sorted_part)
         for whole, piece in zip(part, sorted_part, strict=True):
             whole[order_N] = piece
-    return found
+    return outputs
 
 
-def walk(
+def quantize_block(
     x_ND: Tensor,
     keep_N: Tensor,
     used_N: Tensor,
@@ -114,13 +114,13 @@ def walk(
     books: Books,
     book: Callable[[int], Prepared],
     search: Search,
-    found: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
 ) -> None:
     """All stages of one block. left: at each stage no vector after the first so many goes on.
 
-    found: vectors (0), indices (-1) and errors (0), written where a vector uses a stage.
+    outputs: vectors (0), indices (-1) and errors (0), written where a vector uses a stage.
     """
-    vectors_ND, index_NQ, error_NQ = found
+    vectors_ND, index_NQ, error_NQ = outputs
     residual_ND = torch.where(keep_N[:, None], x_ND, 0.0).float()
     chosen_ND = torch.empty_like(residual_ND)
     firsts = books.firsts

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vqmm.kernels import checks
 from vqmm.kernels.nearest_code import path_for
-from vqmm.kernels.update_codebook.plain import update_plain_
+from vqmm.kernels.update_codebook.plain import update_torch_
 from vqmm.kernels.update_codebook.reference import update_codebook_reference
 
 __all__ = ["update_codebook_", "CodebookUpdate", "update_codebook_reference"]
@@ -22,6 +22,7 @@ class CodebookUpdate(NamedTuple):
 
 
 def check_update(masters: dict[str, Tensor], counts_K: Tensor, sums_KD: Tensor, decay: float | Tensor) -> None:
+    """Refuse masters that are not float32 (TypeError), shapes or devices that differ, and a decay outside 0 to 1."""
     for name, tensor in masters.items():
         if tensor.dtype != torch.float32:
             raise TypeError(
@@ -66,14 +67,15 @@ def update_op_(
     normalise: bool,
     sizes: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
+    """dead bool (K,) and perplexity float32 (G,), on the path of the device; the first three are written. No checks."""
     batch, options = (counts_K, sums_KD, decay), (epsilon, dead_below, normalise, sizes)
     arguments = (code_KD, ema_count_K, ema_sum_KD, *batch, *options)
     if path_for(code_KD.device) == "triton":
-        from vqmm.kernels.update_codebook.fused import fits, update_fused_
+        from vqmm.kernels.update_codebook.fused import fits, update_triton_
 
         if fits(code_KD, ema_count_K, ema_sum_KD):
-            return update_fused_(*arguments)
-    return update_plain_(*arguments)
+            return update_triton_(*arguments)
+    return update_torch_(*arguments)
 
 
 @update_op_.register_fake

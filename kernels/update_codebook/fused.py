@@ -12,25 +12,26 @@ import triton.language as tl
 from torch import Tensor
 
 from vqmm.kernels.code_sums.fused import codebook_of
+from vqmm.kernels.tables import capability_of
+from vqmm.kernels.update_codebook.tables import TABLES, Config
 
 TOTALS = 1_024  # codes a program of the first pass adds up
-WIDEST = 8_192  # a program of the second pass holds whole codes
+
+
+def config_for(device: torch.device, width: int) -> Config | None:
+    """The tile of the second pass, whose programs hold whole codes; None for codes that are too wide."""
+    return TABLES.find(capability_of(device), max_width=width)
 
 
 def fits(code_KD: Tensor, ema_count_K: Tensor, ema_sum_KD: Tensor) -> bool:
-    """Whether update_fused_ takes them; plain torch takes the rest."""
-    return code_KD.shape[1] <= WIDEST and all(m.is_contiguous() for m in (code_KD, ema_count_K, ema_sum_KD))
-
-
-def tile_for(width: int) -> tuple[int, int, int]:
-    """Codes and coordinates of a tile of the second pass, and its warps."""
-    block_d = triton.next_power_of_2(width)
-    return max(1, min(64, 2_048 // block_d)), block_d, 4 if block_d <= 2_048 else 8
+    """Whether update_triton_ takes them; plain torch takes the rest."""
+    config = config_for(code_KD.device, code_KD.shape[1])
+    return config is not None and all(m.is_contiguous() for m in (code_KD, ema_count_K, ema_sum_KD))
 
 
 @triton.jit
 def shares(decay_ptr):  # type: ignore[no-untyped-def]
-    """What stays of an EMA and what comes to it; from float64, where 1 - decay keeps its digits."""
+    """What is kept of an EMA and what is added to it; from float64, where 1 - decay keeps its digits."""
     decay = tl.load(decay_ptr)
     return decay.to(tl.float32), (1.0 - decay).to(tl.float32)
 
@@ -47,11 +48,11 @@ def totals_kernel(  # type: ignore[no-untyped-def]
     k = tile * BLOCK + tl.arange(0, BLOCK)
     count = tl.load(count_ptr + first + k, mask=k < size, other=0).to(tl.float32)
     ema = tl.load(ema_ptr + first + k, mask=k < size, other=0.0)
-    stay, come = shares(decay_ptr)
+    kept, added = shares(decay_ptr)
     to_ptr = total_ptr + (g * tl.num_programs(0) + tile) * 4
     tl.store(to_ptr, tl.sum(count, axis=0))
     tl.store(to_ptr + 1, tl.sum(ema, axis=0))
-    tl.store(to_ptr + 2, tl.sum(stay * ema + come * count, axis=0))
+    tl.store(to_ptr + 2, tl.sum(kept * ema + added * count, axis=0))
     tl.store(to_ptr + 3, tl.sum(count * tl.log(tl.where(count > 0, count, 1.0)), axis=0))
 
 
@@ -85,7 +86,7 @@ def update_kernel(  # type: ignore[no-untyped-def]
     total = tl.sum(tl.load(part_ptr, mask=there, other=0.0), axis=0)
     some = total > 0  # an empty batch moves nothing
     n = tl.sum(tl.load(part_ptr + tl.where(some, 2, 1), mask=there, other=0.0), axis=0)
-    stay, come = shares(decay_ptr)
+    kept, added = shares(decay_ptr)
     if tile == 0:
         log_count = tl.sum(tl.load(part_ptr + 3, mask=there, other=0.0), axis=0) / tl.where(some, total, 1.0)
         entropy = tl.log(tl.where(some, total, 1.0)) - log_count
@@ -95,15 +96,15 @@ def update_kernel(  # type: ignore[no-untyped-def]
     inside = k < size
     count = tl.load(count_ptr + first + k, mask=inside, other=0).to(tl.float32)
     ema = tl.load(ema_count_ptr + first + k, mask=inside, other=0.0)
-    ema = tl.where(some, stay * ema + come * count, ema)
+    ema = tl.where(some, kept * ema + added * count, ema)
     tl.store(ema_count_ptr + first + k, ema, mask=inside)
     tl.store(dead_ptr + first + k, (ema < dead_below * (n / size)).to(tl.uint8), mask=inside)
 
     d = tl.arange(0, BLOCK_D)
     at = (first + k).to(tl.int64)[:, None] * D + d[None, :]
     here = (k < tl.where(some, size, 0))[:, None] & (d < D)[None, :]
-    ema_sum = stay * tl.load(ema_sum_ptr + at, mask=here, other=0.0)
-    ema_sum += come * tl.load(sum_ptr + at, mask=here, other=0.0).to(tl.float32)
+    ema_sum = kept * tl.load(ema_sum_ptr + at, mask=here, other=0.0)
+    ema_sum += added * tl.load(sum_ptr + at, mask=here, other=0.0).to(tl.float32)
     tl.store(ema_sum_ptr + at, ema_sum, mask=here)
     code = ema_sum / ((ema + epsilon) / (n + size * epsilon) * n)[:, None]
     if NORMALISE:  # the largest entry is divided out first, so that no square overflows or vanishes
@@ -114,7 +115,7 @@ def update_kernel(  # type: ignore[no-untyped-def]
     tl.store(code_ptr + at, code, mask=here & (ema > 0)[:, None])
 
 
-def update_fused_(
+def update_triton_(
     code_KD: Tensor,
     ema_count_K: Tensor,
     ema_sum_KD: Tensor,
@@ -128,7 +129,8 @@ def update_fused_(
 ) -> tuple[Tensor, Tensor]:
     """dead bool (K,) and perplexity (G,); the first three, contiguous, are written. On CUDA, or interpreted."""
     (K, width), device, groups, most = code_KD.shape, code_KD.device, len(sizes), max(sizes)
-    block_k, block_d, warps = tile_for(width)
+    config = config_for(device, width)
+    assert config is not None, "fits() was asked before"
     tiles = triton.cdiv(most, TOTALS)
     total_GT4 = torch.empty(groups, tiles, 4, device=device)
     dead_K = torch.empty(K, dtype=torch.uint8, device=device)
@@ -136,7 +138,7 @@ def update_fused_(
     counts_K = counts_K.contiguous()
     with torch.cuda.device_of(code_KD):
         totals_kernel[(tiles, groups)](counts_K, ema_count_K, decay, total_GT4, SIZES=tuple(sizes), BLOCK=TOTALS)
-        update_kernel[(triton.cdiv(most, block_k), groups)](
+        update_kernel[(triton.cdiv(most, config.block_k), groups)](
             code_KD,
             ema_count_K,
             ema_sum_KD,
@@ -153,8 +155,8 @@ def update_fused_(
             PARTS=triton.next_power_of_2(tiles),
             NORMALISE=normalise,
             D=width,
-            BLOCK_K=block_k,
-            BLOCK_D=block_d,
-            num_warps=warps,
+            BLOCK_K=config.block_k,
+            BLOCK_D=config.block_d,
+            num_warps=config.warps,
         )
     return dead_K.view(torch.bool), perplexity_G

@@ -8,7 +8,7 @@ from torch import Tensor
 from vqmm.kernels.nearest_code.prepare import normalise as normalised
 
 
-def update_plain_(
+def update_torch_(
     code_KD: Tensor,
     ema_count_K: Tensor,
     ema_sum_KD: Tensor,

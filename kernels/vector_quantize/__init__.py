@@ -124,11 +124,13 @@ def _(
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """What autograd's backward needs of a call of quantize."""
     x_GND, code_KD, keep_GN, _, ctx.sizes, _, _, ctx.rotate = inputs
     ctx.save_for_backward(x_GND, code_KD, output[1], keep_GN)
 
 
 def backward(ctx: Any, through: Tensor, _: Any, pull: Tensor, code_pull: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of quantize's inputs from those of its outputs: of x and of the codebook, None for the others."""
     need = list(ctx.needs_input_grad[:2])
     grads = quantize_backward(through, pull, code_pull, *ctx.saved_tensors, ctx.sizes, ctx.rotate, need)
     return *(grad if needed else None for grad, needed in zip(grads, need, strict=True)), *[None] * 6
@@ -148,6 +150,7 @@ def kept(v_GND: Tensor, keep_GN: Tensor) -> Tensor:
 
 
 def flat_rows(v_GND: Tensor) -> Tensor:
+    """(..., D) as (N, D)."""
     return v_GND.reshape(-1, v_GND.shape[-1])
 
 
@@ -206,8 +209,8 @@ def vector_quantize(
     keep_GN = finite_GN & mask_GN
     given_GN = x_ND.new_zeros(0, dtype=torch.int32)  # search
     if metric == "cosine":
-        found = x_GND.detach() if sizes is not None else x_GND[0].detach()
-        given_GN = nearest_code(found, code_KD.detach(), metric=metric, precision=precision, sizes=sizes)
+        searched = x_GND.detach() if sizes is not None else x_GND[0].detach()
+        given_GN = nearest_code(searched, code_KD.detach(), metric=metric, precision=precision, sizes=sizes)
         given_GN = torch.where(keep_GN, given_GN.view(keep_GN.shape), 0)
         x_GND = unit(torch.where(keep_GN[..., None], x_GND, 0.0))
         code_KD = unit(torch.where(finite_rows(code_KD.detach())[:, None], code_KD, 0.0))

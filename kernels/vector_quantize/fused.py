@@ -5,10 +5,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 4096  # numbers of x that a program holds at a time
+from vqmm.kernels.tables import capability_of
+from vqmm.kernels.vector_quantize.tables import TABLES
 
 
-@triton.jit(do_not_specialize=["N", "x_far", "through_far"])
+@triton.jit(do_not_specialize=["N", "x_column", "through_column"])
 def pull_kernel(  # type: ignore[no-untyped-def]
     through_ptr,
     pull_ptr,
@@ -20,17 +21,15 @@ def pull_kernel(  # type: ignore[no-untyped-def]
     N,
     D,
     x_row,
-    x_far,
+    x_column,
     through_row,
-    through_far,
-    X_DENSE: tl.constexpr,
-    THROUGH_DENSE: tl.constexpr,
+    through_column,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """out (N, D) = through + 2 (x - code[row]) pull where keep, else 0.
 
-    x and through (N, D) with any strides: from row to row, and from column to column 1 where DENSE, else far.
+    x and through (N, D) with any strides: from row to row, and from column to column, None for 1.
     """
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -38,28 +37,22 @@ def pull_kernel(  # type: ignore[no-untyped-def]
     keep = tl.load(keep_ptr + n, mask=n < N, other=0).to(tl.int1)
     pull = tl.load(pull_ptr + n, mask=n < N, other=0.0)
     row = tl.load(row_ptr + n, mask=n < N, other=0)
-    x_at = x_ptr + n[:, None] * x_row + d[None, :] * (1 if X_DENSE else x_far)
+    x_at = x_ptr + n[:, None] * x_row + d[None, :] * (1 if x_column is None else x_column)
     x = tl.load(x_at, mask=inside, other=0.0)
     code = tl.load(code_ptr + row[:, None] * D + d[None, :], mask=inside, other=0.0)
-    through_at = through_ptr + n[:, None] * through_row + d[None, :] * (1 if THROUGH_DENSE else through_far)
+    through_at = through_ptr + n[:, None] * through_row + d[None, :] * (1 if through_column is None else through_column)
     through = tl.load(through_at, mask=inside, other=0.0)
     out = tl.where(keep[:, None], through + 2 * (x - code) * pull[:, None], 0.0)
     tl.store(out_ptr + n[:, None] * D + d[None, :], out, mask=inside)
 
 
-def blocks(width: int) -> tuple[int, int]:
-    """BLOCK_N and BLOCK_D for D dimensions."""
-    block_d = min(256, max(16, triton.next_power_of_2(width)))
-    return BLOCK // block_d, block_d
-
-
-def strides_of(v_ND: Tensor) -> tuple[int, int, bool]:
-    """From row to row, from column to column, and whether that is 1.
+def strides_of(v_ND: Tensor) -> tuple[int, int | None]:
+    """From row to row, and from column to column, None for 1.
 
     A stride that the number of vectors decides is no compile-time matter: one vector has the stride of two.
     """
-    (n, width), (row, far) = v_ND.shape, v_ND.stride()
-    return row if n > 1 or row == 0 else width, far, far == 1 or width == 1
+    (n, width), (row, column) = v_ND.shape, v_ND.stride()
+    return row if n > 1 or row == 0 else width, None if column == 1 or width == 1 else column
 
 
 def pull_triton(
@@ -72,11 +65,10 @@ def pull_triton(
     n = len(x_ND)
     if n == 0:
         return out_GND
-    block_n, block_d = blocks(width)
-    x_row, x_far, x_dense = strides_of(x_ND)
-    through_row, through_far, through_dense = strides_of(through_ND)
+    config = TABLES.find(capability_of(x_GND.device), max_width=width)
+    assert config is not None, "the last row has no limit"
     with torch.cuda.device_of(x_GND):
-        pull_kernel[(triton.cdiv(n, block_n), triton.cdiv(width, block_d))](
+        pull_kernel[(triton.cdiv(n, config.block_n), triton.cdiv(width, config.block_d))](
             through_ND,
             pull_GN.contiguous(),
             x_ND,
@@ -86,14 +78,10 @@ def pull_triton(
             out_GND,
             n,
             width,
-            x_row,
-            x_far,
-            through_row,
-            through_far,
-            X_DENSE=x_dense,
-            THROUGH_DENSE=through_dense,
-            BLOCK_N=block_n,
-            BLOCK_D=block_d,
-            num_warps=4,
+            *strides_of(x_ND),
+            *strides_of(through_ND),
+            BLOCK_N=config.block_n,
+            BLOCK_D=config.block_d,
+            num_warps=config.warps,
         )
     return out_GND

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -248,9 +249,9 @@ def test_the_plot_is_drawn_from_its_sweep(tmp_path):
 def test_tuning_takes_the_fastest_that_is_right(monkeypatch, tmp_path):
     """Of three that seem to take 2, 1 and 0.5 ms, of which the last is wrong, the second."""
     from vqmm.benchmarks import tune_kernels
-    from vqmm.kernels.nearest_code.tables import read_table, table_for
+    from vqmm.kernels.nearest_code.tables import TABLES
 
-    rows = [row for row in table_for((9, 0)) if row.precision == "exact"][:2]
+    rows = [row for row in TABLES.rows((9, 0)) if row.precision == "exact"][:2]
     slow, best, wrong = rows[0], rows[0]._replace(stages=2), rows[0]._replace(stages=5)
     costs = {slow.stages: 2.0, best.stages: 1.0, wrong.stages: 0.5}
     search = tune_kernels.search
@@ -262,29 +263,29 @@ def test_tuning_takes_the_fastest_that_is_right(monkeypatch, tmp_path):
         run.milliseconds = costs[config.stages]
         return run
 
-    monkeypatch.setattr(tune_kernels, "table_for", lambda capability: rows)
+    monkeypatch.setattr(TABLES, "rows", Mock(return_value=rows))
     monkeypatch.setattr(tune_kernels, "candidates", lambda row, width: iter((slow, wrong, best)))
     monkeypatch.setattr(tune_kernels, "FEW", 3)
     monkeypatch.setattr(tune_kernels, "search", spoilt)
     monkeypatch.setattr(tune_kernels, "once", lambda run, device: run.milliseconds)
     told = tune_kernels.tune(CPU, 60, small=True, folder=tmp_path)
-    assert read_table(tmp_path / told["table"]) == (best._replace(measured=True),) * 2 and told["tried"] == 6
+    assert TABLES.read(tmp_path / told["table"]) == (best._replace(measured=True),) * 2 and told["tried"] == 6
     assert all("farther" in each["failed"][0][1] for each in told["classes"])
     assert json.loads((tmp_path / told["table"]).read_text())["device"] == "Triton's interpreter"
 
 
 def test_candidates_start_with_what_is_in_use_and_every_one_is_tried_once():
     from vqmm.benchmarks.tune_kernels import candidates, classes, spread
-    from vqmm.kernels.nearest_code.tables import check_row, table_for
+    from vqmm.kernels.nearest_code.tables import TABLES
 
-    made = classes(table_for((9, 0)))
-    assert {c.row for c in made} == set(table_for((9, 0))) and all(c.shape.d <= c.row.max_width for c in made)
+    made = classes(TABLES.rows((9, 0)))
+    assert {c.row for c in made} == set(TABLES.rows((9, 0))) and all(c.shape.d <= c.row.max_width for c in made)
     assert all(c.shape.k <= c.row.max_k for c in made)
     for c in made:
         configs = list(candidates(c.row, c.shape.d))
         assert configs[0] == c.row and len(configs) > 10
         for config in configs:
-            check_row(config, "a candidate")
+            TABLES.check(config, "a candidate")
     tried = list(spread(made, None))
     assert len(tried) == len(set(tried)) == sum(len(set(candidates(c.row, c.shape.d))) for c in made)
     assert [config for _, config in tried[: len(made)]] == [c.row for c in made]

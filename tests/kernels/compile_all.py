@@ -56,7 +56,7 @@ def every_row(version: str) -> bool:
     return bool(os.environ.get(EVERY_ROW)) or recorded().get(version) != state()
 
 
-def one(task: tuple[str, Any]) -> dict[str, Any]:
+def run(task: tuple[str, Any]) -> dict[str, Any]:
     script, job = task
     return importlib.import_module(f"tests.kernels.compile_{script}").run(job)
 
@@ -74,14 +74,14 @@ def compile_them(everything: bool) -> dict[str, Any]:
         work += [(script, job) for job in (jobs if everything else chosen(jobs))]
     work.sort(key=lambda task: -task[1].cost)
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("fork")) as pool:
-        done = list(pool.map(one, work))
-    told: dict[str, Any] = {script: {"kernels": []} for script in SCRIPTS}
-    for (script, _), found in zip(work, done, strict=True):
-        if "variants" in found:
-            told[script] |= found
+        done = list(pool.map(run, work))
+    results: dict[str, Any] = {script: {"kernels": []} for script in SCRIPTS}
+    for (script, _), result in zip(work, done, strict=True):
+        if "variants" in result:
+            results[script] |= result
         else:
-            told[script]["kernels"].append(found)
-    return told
+            results[script]["kernels"].append(result)
+    return results
 
 
 def renew() -> int:
@@ -97,8 +97,8 @@ def renew() -> int:
     if done.returncode:
         print(f"compile_all: {RECORD.name} is left as it was", file=sys.stderr)
         return done.returncode
-    told = dict(sorted((recorded() | {triton.__version__: now}).items()))
-    RECORD.write_text(json.dumps(told, indent=2) + "\n")
+    versions = dict(sorted((recorded() | {triton.__version__: now}).items()))
+    RECORD.write_text(json.dumps(versions, indent=2) + "\n")
     return 0
 
 
@@ -106,20 +106,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="every row")
     parser.add_argument("--renew", action="store_true", help="test every row and write its hash down")
-    told = parser.parse_args()
-    if told.renew:
+    args = parser.parse_args()
+    if args.renew:
         return renew()
     os.environ.pop("TRITON_INTERPRET", None)
     os.environ["TRITON_CACHE_DIR"] = str(cache())
     import triton
 
-    everything = told.all or every_row(triton.__version__)
+    everything = args.all or every_row(triton.__version__)
     begun = time.monotonic()
-    found = compile_them(everything)
-    rows = sum(len(each["kernels"]) for each in found.values())
+    results = compile_them(everything)
+    rows = sum(len(each["kernels"]) for each in results.values())
     which = "every row" if everything else "the ends of every kind"
     print(f"compile_all: {which}, {rows} kernels, {time.monotonic() - begun:.0f} s", file=sys.stderr)
-    json.dump(found, sys.stdout)
+    json.dump(results, sys.stdout)
     return 0
 
 

@@ -10,15 +10,18 @@ import json
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
-Told = dict[str, Any]
+Figures = dict[str, Any]
 
 
 class Job(NamedTuple):
@@ -44,6 +47,23 @@ class AbsentGPU:
         return 0
 
 
+@contextlib.contextmanager
+def compiling_only() -> Iterator[dict[str, set[int]]]:
+    """Inside, what would launch kernels compiles them for sm_90. The distinct ones so far, by the kernel's name."""
+    seen: dict[str, set[int]] = defaultdict(set)
+    run = JITFunction.run
+
+    def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        seen[self.fn.__name__].add(id(run(self, *args, grid=grid, warmup=True, **kwargs)))
+
+    triton.runtime.driver.set_active(AbsentGPU())
+    with (
+        mock.patch.object(torch.cuda, "device_of", lambda tensor: contextlib.nullcontext()),
+        mock.patch.object(JITFunction, "run", compile_only),
+    ):
+        yield seen
+
+
 def chosen(jobs: Sequence[Job]) -> list[Job]:
     """Few jobs among which are a narrowest and a widest of each kind, and each trait."""
     widths: dict[tuple[Any, ...], list[int]] = defaultdict(list)
@@ -53,27 +73,54 @@ def chosen(jobs: Sequence[Job]) -> list[Job]:
     for number, job in enumerate(jobs):
         ends = {(job.kind, end) for end in (min, max) if job.width == end(widths[job.kind])}
         wanted[number] = ends | job.traits
-    missing, found = set().union(*wanted.values()), []
+    missing, numbers = set().union(*wanted.values()), []
     while missing:
         best = max(wanted, key=lambda number: len(wanted[number] & missing))  # the first of equals
-        found.append(best)
+        numbers.append(best)
         missing -= wanted.pop(best)
-    return [jobs[number] for number in sorted(found)]
+    return [jobs[number] for number in sorted(numbers)]
 
 
-def compiled(kernel: Any, signature: dict[str, str], constants: Told, capability: int, **options: Any) -> Told:
+class Arguments:
+    """What Triton compiles a kernel for, from types that are spelt as a launch spells values: None, or a tuple."""
+
+    def __init__(self, kernel: Any, types: dict[str, Any], constants: dict[str, Any]) -> None:
+        self.constants: dict[tuple[int, ...], Any] = {}
+        self.aligned: list[tuple[int, ...]] = []
+        self.signature = {}
+        for i, name in enumerate(kernel.arg_names):
+            if name in constants:
+                self.constants[i,], self.signature[name] = constants[name], "constexpr"
+            else:
+                self.signature[name] = self.spelt(types[name], (i,), name == "stride_n")
+
+    def spelt(self, kind: Any, path: tuple[int, ...], aligned: bool) -> Any:
+        """A type as Triton wants it; notes where constants and aligned numbers are."""
+        if kind is None:
+            self.constants[path] = None
+            return "constexpr"
+        if isinstance(kind, tuple):
+            fields = (self.spelt(each, (*path, i), False) for i, each in enumerate(kind))
+            return type(kind)(*fields) if hasattr(kind, "_fields") else tuple(fields)
+        if aligned or kind.startswith("*"):
+            self.aligned.append(path)
+        return kind
+
+
+def compiled(
+    kernel: Any, types: dict[str, Any], constants: dict[str, Any], capability: int, **options: Any
+) -> dict[str, Any]:
     """Compile for a GPU of this capability: its memory, registers, spilled bytes, tensor cores and text.
 
-    signature: the type of every argument, "constexpr" for those in constants. Pointers, and strides of rows
+    types: of every argument that is not in constants; None for what a launch leaves out. Pointers, and strides of rows
     (`stride_n`), are taken to be aligned, as torch's memory is.
     """
-    names = list(signature)
-    aligned = [i for i, name in enumerate(names) if signature[name].startswith("*") or name == "stride_n"]
+    arguments = Arguments(kernel, types, constants)
     source = ASTSource(
         kernel,
-        signature=signature,
-        constexprs={name: constants[name] for name in names if name in constants},
-        attrs={(i,): [["tt.divisibility", 16]] for i in aligned},
+        signature=arguments.signature,
+        constexprs=arguments.constants,
+        attrs={path: [["tt.divisibility", 16]] for path in arguments.aligned},
     )
     made, said = heard(source, capability, options)
     file = Path(triton.knobs.cache.dir, "figures", f"{made.hash}.json")
@@ -92,7 +139,7 @@ def compiled(kernel: Any, signature: dict[str, str], constants: Told, capability
     }
 
 
-def heard(source: ASTSource, capability: int, options: Told) -> tuple[Any, str]:
+def heard(source: ASTSource, capability: int, options: Figures) -> tuple[Any, str]:
     """The compiled kernel, and what ptxas said while it was made: nothing, where it was made before."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), triton.knobs.nvidia.scope():
@@ -109,9 +156,9 @@ def figures(said: str) -> dict[str, int]:
     }
 
 
-def write(file: Path, told: dict[str, int]) -> None:
+def write(file: Path, values: dict[str, int]) -> None:
     """Whole, whoever else writes it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as fresh:
-        json.dump(told, fresh)
+        json.dump(values, fresh)
     Path(fresh.name).replace(file)

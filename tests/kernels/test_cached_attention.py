@@ -29,27 +29,27 @@ def some(generator, batch, heads, length, size, scale=1.0):
 def test_what_attention_gives(path, size, filled, generator):
     query, cache = some(generator, 3, 2, 33, size)
     cache[:, :, :, filled:] = float("nan")  # what nobody wrote is not read
-    found = cached_attention(query, cache, filled)
-    assert found.dtype == torch.float32 and found.shape == (3, 2, size)
-    torch.testing.assert_close(found.double(), cached_attention_reference(query, cache, filled), atol=2e-6, rtol=2e-6)
+    out = cached_attention(query, cache, filled)
+    assert out.dtype == torch.float32 and out.shape == (3, 2, size)
+    torch.testing.assert_close(out.double(), cached_attention_reference(query, cache, filled), atol=2e-6, rtol=2e-6)
 
 
 @pytest.mark.parametrize("scale", [0.0, 30.0, 1e4])
 def test_scores_of_any_size(path, scale, generator):
     """No score: the mean of the values. Scores far apart: the value of the best key, and nothing overflows."""
     query, cache = some(generator, 2, 4, 20, 32, scale)
-    found = cached_attention(query, cache, 20)
-    torch.testing.assert_close(found.double(), cached_attention_reference(query, cache, 20), atol=1e-5, rtol=1e-4)
+    out = cached_attention(query, cache, 20)
+    torch.testing.assert_close(out.double(), cached_attention_reference(query, cache, 20), atol=1e-5, rtol=1e-4)
     if scale == 0:
-        torch.testing.assert_close(found, cache[:, 1].mean(2), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(out, cache[:, 1].mean(2), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("where", ["query", "key", "value"])
 def test_a_number_that_is_none_is_not_hidden(path, where, generator):
     query, cache = some(generator, 2, 2, 20, 16)
     {"query": query[0, 1], "key": cache[0, 0, 1, 7], "value": cache[0, 1, 1, 7]}[where][:] = float("nan")
-    found = cached_attention(query, cache, 19)
-    assert found[0, 1].isnan().all() and found.isfinite().sum() == 3 * 16
+    out = cached_attention(query, cache, 19)
+    assert out[0, 1].isnan().all() and out.isfinite().sum() == 3 * 16
 
 
 def test_a_sequence_does_not_depend_on_those_beside_it(generator):
@@ -68,9 +68,9 @@ def test_no_sequences(path):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_keep_theirs(dtype, generator):
     query, cache = (x.to(dtype) for x in some(generator, 2, 2, 9, 16))
-    found = cached_attention(query, cache, 9)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), cached_attention_reference(query, cache, 9), atol=0.02, rtol=0.02)
+    out = cached_attention(query, cache, 9)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), cached_attention_reference(query, cache, 9), atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("filled, length, size", [(0, 9, 16), (10, 9, 16), (3, 9, 12)])

@@ -20,9 +20,9 @@ from vqmm.kernels.code_sums import (
     sums_torch,
 )
 from vqmm.kernels.code_sums.cpu import sums_cpu
-from vqmm.kernels.code_sums.fused import ITEM, slot_type, sums_by_items
+from vqmm.kernels.code_sums.fused import ITEM, slot_type, sums_triton
 
-PATHS = {"cpu": sums_cpu, "torch": sums_torch, "items": sums_by_items}
+PATHS = {"cpu": sums_cpu, "torch": sums_torch, "triton": sums_triton}
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -41,13 +41,13 @@ def sums_by(path, x, index, k, mask=None, sizes=None, only_finite=True):
     return counts.cpu(), sums.cpu()
 
 
-def check_within_rounding(path, x, index, k, found):
+def check_within_rounding(path, x, index, k, result):
     """The bound that code_sums states."""
     true_counts, true_sums = code_sums_reference(x, index, k)
     _, size = code_sums_reference(x.abs(), index, k)
-    assert torch.equal(found[0], true_counts)
+    assert torch.equal(result[0], true_counts)
     off = true_counts.clamp_min(1)[:, None] * 2.0**-24
-    assert ((found[1] - true_sums).abs() <= off * size).all()
+    assert ((result[1] - true_sums).abs() <= off * size).all()
 
 
 def case(generator: torch.Generator, n: int, k: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,7 +127,7 @@ def test_no_one_hot_matrix(generator):
 
 @settings(max_examples=25, deadline=None, database=None)
 @given(
-    path=st.sampled_from(["torch", "items"]),
+    path=st.sampled_from(["torch", "triton"]),
     n=st.integers(0, 150),
     sizes=st.lists(st.integers(1, 30), min_size=1, max_size=3),
     width=st.sampled_from([1, 3, 8, 15, 16, 17, 40, 100, 257, 513]),
@@ -179,12 +179,12 @@ def test_where_segments_start_and_end(generator):
         index = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).int()
         index = index[torch.randperm(len(index), generator=generator)]
         x = integers(generator, len(index), 3, reach=100)
-        counts, sums = sums_by("items", x, index, len(lengths))
+        counts, sums = sums_by("triton", x, index, len(lengths))
         assert counts.tolist() == lengths
         assert torch.equal(sums.double(), code_sums_reference(x, index, len(lengths))[1])
 
 
-@pytest.mark.parametrize("path", ["cpu", "items"])
+@pytest.mark.parametrize("path", ["cpu", "triton"])
 def test_a_sum_depends_on_nothing_but_its_own_vectors(path, generator):
     """Groups give the bits of separate calls, and vectors of other codes, masked out or not finite, change none."""
     x = torch.randn(2, 900, 4, generator=generator)
@@ -200,7 +200,7 @@ def test_a_sum_depends_on_nothing_but_its_own_vectors(path, generator):
     assert torch.equal(kept[1][[2, 5]], sums[[2, 5]]) and torch.equal(kept[0][[2, 5]], counts[[2, 5]])
 
 
-@pytest.mark.parametrize("path", ["torch", "items"])
+@pytest.mark.parametrize("path", ["torch", "triton"])
 def test_every_path_gives_the_same_bits_every_time(path, generator):
     x, index = case(generator, 700, 20, 6)
     first = sums_by(path, x, index, 20)
@@ -244,7 +244,7 @@ def test_large_numbers(path):
     assert sums[0].tolist() == [INF, 3.0] and sums[1].tolist() == [torch.tensor(2e38).item(), 8.0]
 
 
-@pytest.mark.parametrize("path", ["torch", "items"])
+@pytest.mark.parametrize("path", ["torch", "triton"])
 def test_an_index_that_names_no_code_is_in_no_count_where_looking_would_wait(path):
     x, index = torch.ones(2, 3, 2), torch.tensor([[0, -1, 2], [3, 4, 0]])
     counts, sums = sums_by(path, x, index, 6, sizes=[2, 4])
@@ -268,7 +268,7 @@ def test_slots_take_the_smallest_type_that_holds_them():
 def test_as_many_codes_as_a_type_holds(k, generator):
     x, index = torch.ones(2 * k, 1), torch.arange(2 * k).int() % k
     x[0] = NAN
-    counts, sums = sums_by("items", x, index, k)
+    counts, sums = sums_by("triton", x, index, k)
     assert counts.tolist() == [1] + [2] * (k - 1) and torch.equal(sums[:, 0], counts.float())
 
 
@@ -317,7 +317,7 @@ class NewMemory(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("path, dtype", [("cpu", torch.float32), ("items", torch.bfloat16)])
+@pytest.mark.parametrize("path, dtype", [("cpu", torch.float32), ("triton", torch.bfloat16)])
 def test_memory(path, dtype, generator):
     """No copy of the vectors, not of masked ones nor, on a GPU, of strided ones in another type: a few integers for
     each vector, and on a GPU a partial sum for each 256.
@@ -325,7 +325,7 @@ def test_memory(path, dtype, generator):
     n, width = 2_048, 64
     x = torch.randn(1, n, width, generator=generator).to(dtype)
     index, mask = torch.arange(n).int()[None] % 4, (torch.arange(n) % 3 > 0)[None]
-    if path == "items":
+    if path == "triton":
         x, index, mask = x.mT.contiguous().mT.to(DEVICE), index.to(DEVICE), mask.to(DEVICE)
     with NewMemory(x, index, mask) as seen:
         counts, _ = PATHS[path](x, index, mask, [4], True)

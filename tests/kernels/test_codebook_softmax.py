@@ -12,8 +12,8 @@ from vqmm.kernels.codebook_softmax import (
     codebook_softmax,
     codebook_softmax_baseline,
     codebook_softmax_reference,
-    cpu,
     path_for,
+    plain,
 )
 from vqmm.kernels.codebook_softmax.reference import gumbel, hashes, uniform
 
@@ -32,17 +32,17 @@ def softmax(request, monkeypatch):
     if request.param == "baseline":
         return lambda x, code, **options: module.CodebookSoftmax(*codebook_softmax_baseline(x, code, **options))
     if request.param == "chunks":
-        monkeypatch.setattr(cpu, "LEAST_ROWS", 40)
-        monkeypatch.setattr(cpu, "CHUNK_BYTES", 0)
-        monkeypatch.setattr(cpu, "highest_by_pooling", cpu.highest_by_comparing)
+        monkeypatch.setattr(plain, "LEAST_ROWS", 40)
+        monkeypatch.setattr(plain, "CHUNK_BYTES", 0)
+        monkeypatch.setattr(plain, "highest_by_pooling", plain.highest_by_comparing)
     if request.param != "triton":
         return codebook_softmax
     monkeypatch.setattr(module, "path_for", lambda *_: "triton")
 
     def there(x, code, **options):
         options = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
-        found = codebook_softmax(x.to(DEVICE), code.to(DEVICE), **options)
-        return module.CodebookSoftmax(*(None if v is None else v.cpu() for v in found))
+        result = codebook_softmax(x.to(DEVICE), code.to(DEVICE), **options)
+        return module.CodebookSoftmax(*(None if v is None else v.cpu() for v in result))
 
     return there
 
@@ -61,15 +61,15 @@ def weighted(outputs, generator: torch.Generator, only: tuple[str, ...] = FLOATS
 
 def agree(softmax, x, code, generator, only=FLOATS, tolerance=2e-5, **options) -> None:
     """Outputs and gradients equal the reference's, each to float32's rounding of its own scale."""
-    found = softmax(x, code, **options)
+    result = softmax(x, code, **options)
     true = codebook_softmax_reference(x, code, **options)
-    assert found.index_N.dtype == torch.int32 and torch.equal(found.index_N, true[4])
-    for ours, theirs in zip(found, true, strict=True):
+    assert result.index_N.dtype == torch.int32 and torch.equal(result.index_N, true[4])
+    for ours, theirs in zip(result, true, strict=True):
         assert (ours is None) == (theirs is None)
         if ours is not None and ours.numel():
             close(ours, theirs, tolerance)
     state = generator.get_state()
-    ours = torch.autograd.grad(weighted(found, generator, only), (x, code))
+    ours = torch.autograd.grad(weighted(result, generator, only), (x, code))
     generator.set_state(state)
     theirs = torch.autograd.grad(weighted(true, generator, only), (x, code))
     for a, b in zip(ours, theirs, strict=True):
@@ -123,18 +123,18 @@ def test_fast_is_near(softmax, width, request, generator):
     if "baseline" in request.node.callspec.id:
         pytest.skip("the baseline has one precision")
     x, code = case(generator, width=width)
-    found, true = softmax(x, code, precision="fast"), codebook_softmax_reference(x, code)
+    result, true = softmax(x, code, precision="fast"), codebook_softmax_reference(x, code)
     largest = x.detach().norm(dim=1).amax() * code.detach().norm(dim=1).amax()
-    assert (found.log_sum_N - true[0]).abs().max() < 2.0**-10 * 2 * largest
+    assert (result.log_sum_N - true[0]).abs().max() < 2.0**-10 * 2 * largest
 
 
 def test_only_one_side_has_a_gradient(softmax, generator):
     x, code = case(generator)
     for kept in (x, code):
         left, right = (v if v is kept else v.detach() for v in (x, code))
-        found = torch.autograd.grad(weighted(softmax(left, right), torch.Generator().manual_seed(1)), kept)[0]
+        result = torch.autograd.grad(weighted(softmax(left, right), torch.Generator().manual_seed(1)), kept)[0]
         true = codebook_softmax_reference(left, right)
-        close(found, torch.autograd.grad(weighted(true, torch.Generator().manual_seed(1)), kept)[0], 2e-5)
+        close(result, torch.autograd.grad(weighted(true, torch.Generator().manual_seed(1)), kept)[0], 2e-5)
 
 
 @every_metric
@@ -143,8 +143,8 @@ def test_gradcheck_of_the_reference(metric, generator):
     target = aims(generator, 6, 5)
 
     def outputs(x, code):
-        found = codebook_softmax_reference(x, code, metric=metric, temperature=0.7, target_N=target, seed=2)
-        return tuple(v for i, v in enumerate(found) if i != 4)
+        result = codebook_softmax_reference(x, code, metric=metric, temperature=0.7, target_N=target, seed=2)
+        return tuple(v for i, v in enumerate(result) if i != 4)
 
     assert torch.autograd.gradcheck(outputs, (x, code))
 
@@ -159,11 +159,11 @@ def test_vectors_that_do_not_count(softmax, metric, generator):
     target = aims(generator, 70, 45)
     out = ~mask
     out[30:32] = True
-    found = softmax(x, code, metric=metric, mask_N=mask, target_N=target)
-    rows = (found.log_sum_N, found.entropy_N, found.index_N, found.vectors_ND, found.cross_entropy_N)
+    result = softmax(x, code, metric=metric, mask_N=mask, target_N=target)
+    rows = (result.log_sum_N, result.entropy_N, result.index_N, result.vectors_ND, result.cross_entropy_N)
     assert not any(v[out].any() for v in rows)
-    assert math.isclose(found.usage_K.sum().item(), 1, rel_tol=1e-5)
-    loss = sum(v.sum() for v in (*rows, found.usage_K.square()))
+    assert math.isclose(result.usage_K.sum().item(), 1, rel_tol=1e-5)
+    loss = sum(v.sum() for v in (*rows, result.usage_K.square()))
     pull_x, pull_code = torch.autograd.grad(loss, (x, code))
     alone_x, alone_code = x[~out].detach().requires_grad_(), code.detach().requires_grad_()
     alone = codebook_softmax_reference(alone_x, alone_code, metric=metric, target_N=target[~out])
@@ -197,10 +197,10 @@ def test_codes_that_are_not_finite_have_no_part(softmax, metric, generator):
     rest = torch.ones(45, dtype=torch.bool)
     rest[[5, 40]] = False
     agree(softmax, x, code, generator, ("log_sum", "usage", "vectors"), metric=metric)
-    found = softmax(x, code, metric=metric, target_N=torch.full((70,), 7))
-    assert not found.usage_K[~rest].any() and not torch.isin(found.index_N, torch.tensor([5, 40])).any()
-    loss = (found.entropy_N * 1e6).sum() + found.usage_K.square().sum() + found.vectors_ND.sum()
-    loss = loss + found.cross_entropy_N.sum()
+    result = softmax(x, code, metric=metric, target_N=torch.full((70,), 7))
+    assert not result.usage_K[~rest].any() and not torch.isin(result.index_N, torch.tensor([5, 40])).any()
+    loss = (result.entropy_N * 1e6).sum() + result.usage_K.square().sum() + result.vectors_ND.sum()
+    loss = loss + result.cross_entropy_N.sum()
     pull, code_pull = torch.autograd.grad(loss, (x, code))
     assert torch.isfinite(pull).all() and torch.isfinite(code_pull).all() and not code_pull[~rest].any()
 
@@ -211,9 +211,9 @@ def test_no_finite_code_and_a_target_that_is_not_finite(generator):
         codebook_softmax(x, code * NAN)
     with torch.no_grad():
         code[5] = NAN
-    found = codebook_softmax(x, code, target_N=torch.full((70,), 5))
-    assert (found.cross_entropy_N == INF).all()
-    assert not torch.autograd.grad(found.cross_entropy_N.sum(), x)[0].any()
+    result = codebook_softmax(x, code, target_N=torch.full((70,), 5))
+    assert (result.cross_entropy_N == INF).all()
+    assert not torch.autograd.grad(result.cross_entropy_N.sum(), x)[0].any()
 
 
 def test_a_target_that_is_no_code_where_nobody_looks(generator):
@@ -224,11 +224,11 @@ def test_a_target_that_is_no_code_where_nobody_looks(generator):
     target = aims(generator, 70, 45).int()
     target[3], target[4] = -1, 45
     problem = problem._replace(target_N=target)
-    for found in (cpu.forward(problem, True, True), fused.forward(problem, "exact", True, True)):
-        assert (found.cross_N > 1e30).nonzero().flatten().tolist() == [3, 4]
-        pulls = cpu.Pulls(*(torch.zeros(0) for _ in cpu.Pulls._fields))
+    for result in (plain.forward(problem, True, True), fused.forward(problem, "exact", True, True)):
+        assert (result.cross_N > 1e30).nonzero().flatten().tolist() == [3, 4]
+        pulls = plain.Pulls(*(torch.zeros(0) for _ in plain.Pulls._fields))
         pulls = pulls._replace(base_N=torch.zeros(70), cross_N=torch.zeros(70))
-        assert not cpu.backward(problem, found.peak_N, found.rest_N, pulls, True, True)[0].any()
+        assert not plain.backward(problem, result.peak_N, result.rest_N, pulls, True, True)[0].any()
 
 
 def test_triton_has_an_answer_where_the_cpu_raises(softmax, request, generator):
@@ -242,12 +242,13 @@ def test_triton_has_an_answer_where_the_cpu_raises(softmax, request, generator):
 def test_huge_scores(softmax, size, generator):
     """Differences of the order of size: probabilities are 0 and 1, entropies 0, and nothing overflows."""
     x, code = case(generator)
-    found = softmax(x, code, metric="dot", temperature=1 / size, target_N=aims(generator, 70, 45))
+    result = softmax(x, code, metric="dot", temperature=1 / size, target_N=aims(generator, 70, 45))
     true = codebook_softmax_reference(x, code, metric="dot", temperature=1 / size)
-    assert torch.equal(found.index_N, true[4])
-    close(found.log_sum_N, true[0], 1e-5)
-    assert (found.entropy_N >= 0).all() and (found.cross_entropy_N >= 0).all()
-    loss = found.entropy_N.sum() + found.usage_K.square().sum() + found.vectors_ND.sum() + found.cross_entropy_N.mean()
+    assert torch.equal(result.index_N, true[4])
+    close(result.log_sum_N, true[0], 1e-5)
+    assert (result.entropy_N >= 0).all() and (result.cross_entropy_N >= 0).all()
+    loss = result.entropy_N.sum() + result.usage_K.square().sum() + result.vectors_ND.sum()
+    loss = loss + result.cross_entropy_N.mean()
     assert all(torch.isfinite(pull).all() for pull in torch.autograd.grad(loss, (x, code)))
 
 
@@ -261,27 +262,27 @@ def test_lowest_index_among_equals(softmax, generator):
     code = integers(generator, 30, 4, reach=2).repeat(3, 1)
     x = integers(generator, 150, 4, reach=3)
     for metric in ("euclidean", "dot"):
-        found = softmax(x, code, metric=metric)
-        assert torch.equal(found.index_N, codebook_softmax_reference(x, code, metric=metric)[4])
-        assert (found.index_N < 30).all()
+        result = softmax(x, code, metric=metric)
+        assert torch.equal(result.index_N, codebook_softmax_reference(x, code, metric=metric)[4])
+        assert (result.index_N < 30).all()
 
 
 @pairs(indirect=["softmax"], softmax=WAYS, metric=METRICS, shape=[(0, 5), (0, 1), (1, 1)])
 def test_no_vectors_and_one_code(softmax, metric, shape, generator):
     n, k = shape
     x, code = case(generator, n, k)
-    found = softmax(x, code, metric=metric, target_N=torch.zeros(n, dtype=torch.int64), seed=1)
-    assert found.vectors_ND.shape == (n, 7) and found.usage_K.tolist() == [1.0 if n else 0.0] * k
-    assert found.entropy_N.tolist() == [0.0] * n == found.cross_entropy_N.tolist()
-    grads = torch.autograd.grad(weighted(found, generator), (x, code))
+    result = softmax(x, code, metric=metric, target_N=torch.zeros(n, dtype=torch.int64), seed=1)
+    assert result.vectors_ND.shape == (n, 7) and result.usage_K.tolist() == [1.0 if n else 0.0] * k
+    assert result.entropy_N.tolist() == [0.0] * n == result.cross_entropy_N.tolist()
+    grads = torch.autograd.grad(weighted(result, generator), (x, code))
     assert [g.shape for g in grads] == [x.shape, code.shape] and all(torch.isfinite(g).all() for g in grads)
 
 
 def test_nothing_counts(softmax, generator):
     x, code = case(generator)
-    found = softmax(x, code, mask_N=torch.zeros(70, dtype=torch.bool))
-    assert not any(v.any() for v in found if v is not None)
-    assert not any(g.any() for g in torch.autograd.grad(weighted(found, generator), (x, code)))
+    result = softmax(x, code, mask_N=torch.zeros(70, dtype=torch.bool))
+    assert not any(v.any() for v in result if v is not None)
+    assert not any(g.any() for g in torch.autograd.grad(weighted(result, generator), (x, code)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -291,12 +292,12 @@ def test_other_types_strides_and_autocast(softmax, dtype, request, generator):
     x, code = (torch.randn(7, s, generator=generator).to(dtype).t().requires_grad_() for s in (70, 45))
     target = torch.stack([aims(generator, 70, 45)] * 2, 1)[:, 0]
     with torch.autocast("cpu", torch.bfloat16):
-        found = softmax(x, code, target_N=target, temperature=torch.tensor(0.5, dtype=dtype))
+        result = softmax(x, code, target_N=target, temperature=torch.tensor(0.5, dtype=dtype))
     true = codebook_softmax_reference(x, code, target_N=target, temperature=0.5)
-    assert all(v.dtype == torch.float32 for v in found if v is not found.index_N)
-    for ours, theirs in zip(found, true, strict=True):
+    assert all(v.dtype == torch.float32 for v in result if v is not result.index_N)
+    for ours, theirs in zip(result, true, strict=True):
         close(ours, theirs.double(), 2e-5)
-    grads = torch.autograd.grad(found.entropy_N.sum(), (x, code))
+    grads = torch.autograd.grad(result.entropy_N.sum(), (x, code))
     assert all(g.dtype == dtype for g in grads)
     close(grads[0], torch.autograd.grad(true[1].sum(), x)[0].double(), 2e-2 if dtype != torch.float64 else 2e-5)
 
@@ -305,10 +306,10 @@ def test_what_is_not_asked_for_is_not_there(softmax, request, generator):
     if "baseline" in request.node.callspec.id:
         pytest.skip("the baseline gives everything")
     x, code = case(generator)
-    found, everything = softmax(x, code, usage=False, vectors=False), softmax(x, code)
-    assert found.usage_K is None and found.vectors_ND is None and found.cross_entropy_N is None
-    close(found.entropy_N, everything.entropy_N.double(), 1e-6)
-    ours, theirs = (torch.autograd.grad(f.entropy_N.sum(), x)[0] for f in (found, everything))
+    result, everything = softmax(x, code, usage=False, vectors=False), softmax(x, code)
+    assert result.usage_K is None and result.vectors_ND is None and result.cross_entropy_N is None
+    close(result.entropy_N, everything.entropy_N.double(), 1e-6)
+    ours, theirs = (torch.autograd.grad(f.entropy_N.sum(), x)[0] for f in (result, everything))
     close(ours, theirs.double(), 1e-5)
 
 
@@ -316,8 +317,8 @@ def test_the_same_bits_every_time(softmax, generator):
     x, code = case(generator, 300)
 
     def run():
-        found = softmax(x, code, seed=5)
-        return *found[:5], *torch.autograd.grad(weighted(found, torch.Generator().manual_seed(1)), (x, code))
+        result = softmax(x, code, seed=5)
+        return *result[:5], *torch.autograd.grad(weighted(result, torch.Generator().manual_seed(1)), (x, code))
 
     first = run()
     assert all(torch.equal(a, b) for _ in range(3) for a, b in zip(run(), first, strict=True))
@@ -329,9 +330,9 @@ def test_every_path_draws_the_same(softmax, seed, generator):
     x, code = torch.zeros(150, 1), torch.zeros(100, 1)
     noise_KN = gumbel(uniform(*hashes(torch.tensor([seed]), 150, 100)).double())
     for given in (seed, torch.tensor(seed)):
-        found = softmax(x, code, metric="dot", seed=given)
-        assert torch.equal(found.index_N.long(), noise_KN.argmax(0))
-        torch.testing.assert_close(found.log_sum_N.double(), noise_KN.logsumexp(0), rtol=1e-6, atol=2e-6)
+        result = softmax(x, code, metric="dot", seed=given)
+        assert torch.equal(result.index_N.long(), noise_KN.argmax(0))
+        torch.testing.assert_close(result.log_sum_N.double(), noise_KN.logsumexp(0), rtol=1e-6, atol=2e-6)
 
 
 def test_draws_follow_the_softmax():
@@ -366,16 +367,18 @@ def test_never_holds_every_pair(generator):
     n, k, width = 8_192, 2_048, 8
     x, code = case(generator, n, k, width)
     with LargestTensor() as seen:
-        found = codebook_softmax(x, code, target_N=aims(generator, n, k), seed=1)
-        weighted(found, generator).backward()
+        result = codebook_softmax(x, code, target_N=aims(generator, n, k), seed=1)
+        weighted(result, generator).backward()
     assert seen.numel <= n * k / 32
 
 
 def test_triton_shares_the_vectors_evenly():
-    from vqmm.kernels.codebook_softmax.fused import Tile, shares
+    from vqmm.kernels.codebook_softmax.fused import shares
+    from vqmm.kernels.codebook_softmax.tables import Config
 
+    config = Config("usage", 16, "exact", 32, 64, 8, 2, "tf32x3")
     for n, k in ((1, 1), (65_536, 512), (65_536, 262_144), (1_000, 40)):
-        columns, parts, share = shares(n, k, Tile(32, 64))
+        columns, parts, share = shares(n, k, config)
         assert columns * 64 >= k and parts * share >= n and (parts - 1) * share < n and share % 32 == 0
         assert columns * parts <= 256 or parts == 1
 
@@ -397,8 +400,8 @@ def test_compiles_in_one_graph(generator):
     x, code = case(generator)
 
     def loss(x, code, temperature):
-        found = codebook_softmax(x, code, temperature=temperature, seed=3, mask_N=x[:, 0] > -1)
-        return found.entropy_N.mean() + found.usage_K.square().sum() + found.vectors_ND.square().sum()
+        result = codebook_softmax(x, code, temperature=temperature, seed=3, mask_N=x[:, 0] > -1)
+        return result.entropy_N.mean() + result.usage_K.square().sum() + result.vectors_ND.square().sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     for temperature in (0.5, torch.tensor(0.7)):
@@ -409,13 +412,12 @@ def test_compiles_in_one_graph(generator):
 
 
 def test_paths(monkeypatch):
-    from vqmm.kernels.codebook_softmax.fused import HOPPER, OTHERS
-
     assert path_for("cpu", 8) == "cpu" and path_for("meta", 8) == "torch"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
-    for precision, widest in module.WIDEST.items():
-        assert max(HOPPER[precision]) == max(OTHERS[precision]) == widest
-        assert path_for("cuda", widest, precision) == "triton" and path_for("cuda", widest + 1, precision) == "torch"
+    for capability in ((8, 0), (8, 9), (9, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_, capability=capability: capability)
+        for precision, widest in (("exact", 64), ("fast", 128)):
+            assert path_for("cuda", widest, precision) == "triton"
+            assert path_for("cuda", widest + 1, precision) == "torch"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     assert path_for("cuda", 8) == "torch"
 

@@ -6,7 +6,7 @@ from kernel_cases import INF, INTERPRETER_NOISE, NAN, PATHS, LargestTensor, boun
 
 from tests.covering import pairs
 from vqmm.kernels.nearest_code import explain, nearest_code, nearest_code_reference, path_for
-from vqmm.kernels.nearest_code.cpu_torch import TILE_K, TILE_N
+from vqmm.kernels.nearest_code.plain import TILE_K, TILE_N
 
 pytestmark = [pytest.mark.filterwarnings(noise) for noise in INTERPRETER_NOISE]
 

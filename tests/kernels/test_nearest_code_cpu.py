@@ -160,10 +160,10 @@ def test_the_same_bits_for_any_number_of_threads(variant, dtype, metric, generat
     expected = search(x, code, metric, variant, margin=True)
     for threads in (2, 3):
         torch.set_num_threads(threads)
-        found = search(x, code, metric, variant, margin=True)
-        assert torch.equal(found[0], expected[0])
+        result = search(x, code, metric, variant, margin=True)
+        assert torch.equal(result[0], expected[0])
         if variant != "torch":  # whose products add in an order of their own
-            assert torch.equal(found[1], expected[1])
+            assert torch.equal(result[1], expected[1])
 
 
 def test_threads_only_where_the_work_is_worth_it(generator, monkeypatch):
@@ -289,12 +289,12 @@ def test_the_codebook_is_prepared_as_plain_torch_does(variant, width, sizes, gen
         assert torch.equal(a, b)
     code = torch.randn(sum(sizes), width, generator=generator) + 50
     ours = cpu.prepare_cpu(code, "euclidean", sizes, variant)
-    for part, one in zip(code.split(sizes), ours.groups, strict=True):
-        assert torch.equal(one.code_KD, part - one.shift_GD)
-        torch.testing.assert_close(one.bias_K, -one.code_KD.square().sum(1) / 2)
+    for part, prepared in zip(code.split(sizes), ours.groups, strict=True):
+        assert torch.equal(prepared.code_KD, part - prepared.shift_GD)
+        torch.testing.assert_close(prepared.bias_K, -prepared.code_KD.square().sum(1) / 2)
         largest = (part.amax(0) - part.amin(0)).amax()
         if largest > 0:
-            assert ((one.shift_GD - part.mean(0)).abs() <= largest / 2 + 1e-3).all()
+            assert ((prepared.shift_GD - part.mean(0)).abs() <= largest / 2 + 1e-3).all()
 
 
 @every_variant

@@ -3,21 +3,19 @@
 In the interpreter one TF32 product reads operands cut or rounded as the tensor cores do, so that "fast" errs here too.
 """
 
-import json
-
 import pytest
 import torch
 from kernel_cases import INF, INTERPRETER_NOISE, NAN, integers, shortfall
 from torch import Tensor
 
 from tests.covering import pairs
-from vqmm.kernels.nearest_code import nearest_code_reference
-from vqmm.kernels.nearest_code import tables as tables_module
+from vqmm.kernels.nearest_code import nearest_code_reference, tables
 from vqmm.kernels.nearest_code.prepare import prepare
 from vqmm.kernels.nearest_code.reference import similarity_reference
+from vqmm.kernels.tables import ANY
 
 fused = pytest.importorskip("vqmm.kernels.nearest_code.fused", reason="Triton is made for Linux only")
-launch = pytest.importorskip("vqmm.kernels.nearest_code.launch")
+kernels = pytest.importorskip("vqmm.kernels.nearest_code.kernels")
 
 NOISE = (*INTERPRETER_NOISE, "ignore:overflow encountered:RuntimeWarning")  # of vectors too long for float32
 pytestmark = [pytest.mark.filterwarnings(noise) for noise in NOISE]
@@ -28,9 +26,9 @@ METRICS = ("euclidean", "cosine", "dot")
 TILES = ((1, 1024), (8, 1024), (1, 16))  # processors and block_d: whole; codes split among programs; width in parts
 
 
-def small(precision: str, dot: str, block_d: int = 1024) -> tables_module.Config:
+def small(precision: str, dot: str, block_d: int = 1024) -> tables.Config:
     """Tiles of a size that the interpreter runs quickly."""
-    return tables_module.Config(tables_module.ANY, tables_module.ANY, precision, 32, 32, block_d, 4, 2, dot, 16)
+    return tables.Config(ANY, ANY, precision, 32, 32, block_d, 4, 2, dot, 16)
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def table(monkeypatch):
     def use(block_d: int = 1024, processors: int = 1, **dots: str) -> None:
         dots = {"exact": "split", "fast": "tf32", "certified": "high"} | dots
         rows = tuple(small(precision, dot, block_d) for precision, dot in dots.items())
-        monkeypatch.setattr(tables_module, "table_for", lambda capability: rows)
+        monkeypatch.setattr(tables.TABLES, "rows", lambda capability: rows)
         monkeypatch.setattr(fused, "processors_of", lambda device: processors)
 
     use()
@@ -137,11 +135,11 @@ def test_certified_searches_only_what_is_in_doubt(table, monkeypatch, generator)
     _, margin = search(x, code, "exact", margin=True)
     seen = []
     real = fused.search_launch
-    monkeypatch.setattr(fused, "search_launch", lambda *a, **kw: (seen.append(kw.get("second")), real(*a, **kw)))
+    monkeypatch.setattr(fused, "search_launch", lambda *a, **kw: (seen.append(kw.get("rows")), real(*a, **kw)))
     search(x, code, "certified")
     assert seen[0] is None
-    count = int(seen[1].count_G[0])
-    rows = seen[1].rows_GN[0, :count].long().cpu()
+    count = int(seen[1].count[0])
+    rows = seen[1].row[0, :count].long().cpu()
     assert 0 < count < 40
     assert margin[rows].max() < margin.max() and torch.equal(rows, rows.sort().values)
     assert margin[torch.isin(torch.arange(80), rows, invert=True)].min() > 1e-3
@@ -203,7 +201,7 @@ def test_any_type_and_strides(table, precision, type_, layout, generator):
 
 @every_precision
 @pytest.mark.parametrize("processors, block_d, dot", [(1, 1024, "split"), (8, 1024, "split"), (1, 16, "tf32x3"),
-                                                      (1, 16, "unfused")])  # fmt: skip
+                                                      (1, 16, "torch")])  # fmt: skip
 def test_quantize_gathers_the_codes_to_the_bit(table, precision, processors, block_d, dot, generator):
     table(block_d, processors, exact=dot)
     sizes = (40, 27)
@@ -242,16 +240,16 @@ def test_high_and_low_parts_add_up(generator):
 
 def test_a_new_number_of_vectors_compiles_nothing(table):
     """What Triton specialises on is the same for every number of vectors: what counts them is named."""
-    runtime = {"N", "stride_g", "stride_far", "programs", "slots"}
+    runtime = {"N", "stride_g", "stride_d", "programs"}
     for name in ("search_kernel", "merge_kernel", "gather_kernel", "compact_kernel"):
-        kernel = getattr(launch, name)
+        kernel = getattr(kernels, name)
         named = set(kernel.kwargs["do_not_specialize"] if hasattr(kernel, "kwargs") else kernel.do_not_specialize)
         assert named == runtime & set(kernel.arg_names), name
-    found = fused.Found(*(torch.empty(0),) * 4)
-    task = fused.Task(torch.zeros(2, 5, 8), prepare(torch.ones(3, 8), "dot"), torch.zeros(3), found, False, None, None)
+    outputs = fused.Outputs(torch.empty(0), None, None)
+    task = fused.Task(torch.zeros(2, 5, 8), prepare(torch.ones(3, 8), "dot"), torch.zeros(3), outputs, False, None)
     for make in (lambda n: torch.zeros(2, n, 8), lambda n: torch.zeros(2, 8, n).transpose(1, 2)):
         strides = [task._replace(x_GND=make(n)).strides for n in (2, 3, 16, 1000)]
-        assert len({(s["stride_n"], s["DENSE"]) for s in strides}) == 1
+        assert len({(s["stride_n"], s["stride_d"] is None) for s in strides}) == 1
 
 
 def test_where_codebooks_start_is_kept_for_no_other_call(table):
@@ -263,10 +261,10 @@ def test_where_codebooks_start_is_kept_for_no_other_call(table):
 
 
 def test_parts_are_a_function_of_the_sizes():
-    assert tables_module.parts_of(512, 1, 16384, 64, 132) == 1
-    assert tables_module.parts_of(1, 1, 2048, 64, 132) == 16
-    assert tables_module.parts_of(1, 8, 262144, 64, 132) == 33
-    assert tables_module.parts_of(1, 1, 5, 64, 132) == 1
+    assert tables.parts_of(512, 1, 16384, 64, 132) == 1
+    assert tables.parts_of(1, 1, 2048, 64, 132) == 16
+    assert tables.parts_of(1, 8, 262144, 64, 132) == 33
+    assert tables.parts_of(1, 1, 5, 64, 132) == 1
 
 
 def test_tables_are_whole_and_explained():
@@ -274,7 +272,7 @@ def test_tables_are_whole_and_explained():
         for precision in PRECISIONS:
             for width in (1, 8, 16, 17, 64, 128, 129, 256, 257, 1024, 5000):
                 for k in (1, 4096, 262144):
-                    config = tables_module.config_for(width, k, precision, capability)
+                    config = tables.config_for(width, k, precision, capability)
                     assert config.block_d >= 16 and config.precision == precision
                     line = fused.explain(1000, k, width, precision, capability)
                     assert "\n" not in line and precision in line and "not measured" in line
@@ -283,36 +281,12 @@ def test_tables_are_whole_and_explained():
 
 
 def test_an_unknown_gpu_is_told_once_and_an_old_one_too():
-    tables_module.table_for.cache_clear()
-    tables_module.say_too_old.cache_clear()
-    with pytest.warns(UserWarning, match=r"no table for GPUs of compute capability 8\.9") as told:
-        first, second = (tables_module.config_for(64, 512, "exact", (8, 9)) for _ in range(2))
-    assert first == second and len(told) == 1
-    assert tables_module.supported((8, 0)) and tables_module.supported((12, 0))
-    with pytest.warns(UserWarning, match=r"compute capability 7\.5; the fused kernels need 8\.0") as told:
-        assert not tables_module.supported((7, 5)) and not tables_module.supported((7, 5))
-    assert len(told) == 1
-
-
-def test_a_table_can_be_written_and_read(tmp_path):
-    rows = [small("exact", "fma")._replace(measured=True), small("fast", "unfused"), small("certified", "high")]
-    path = tables_module.save_table(
-        (9, 0), rows, device="a GPU", versions={"triton": "3.6"}, date="2026-01-01", folder=tmp_path
-    )
-    assert tables_module.read_table(path) == tuple(rows)
-    head = json.loads(path.read_text())
-    assert head["device"] == "a GPU" and head["date"] == "2026-01-01" and head["capability"] == [9, 0]
-    with pytest.raises(ValueError, match="row 0: dot is 'tf32', which is not as good as float32"):
-        tables_module.save_table((9, 0), [small("exact", "tf32")], folder=tmp_path)
-    assert tables_module.read_table(path) == tuple(rows)
-
-
-def test_a_row_that_is_not_for_this_triton_is_left_out(tmp_path, monkeypatch):
-    wide = small("exact", "fma")
-    path = tables_module.save_table((9, 0), [wide._replace(block_n=128, below="3.8"), wide], folder=tmp_path)
-    for version, first in (((3, 6), 128), ((3, 7), 128), ((3, 8), wide.block_n), ((3, 10), wide.block_n)):
-        monkeypatch.setattr(tables_module, "triton_version", lambda version=version: version)
-        tables_module.read_table.cache_clear()
-        assert tables_module.read_table(path)[0].block_n == first
-    with pytest.raises(ValueError, match=r"below is '3'; it is a Triton such as \"3.8\""):
-        tables_module.save_table((9, 0), [wide._replace(below="3")], folder=tmp_path)
+    tables.say_no_table.cache_clear()
+    tables.say_too_old.cache_clear()
+    with pytest.warns(UserWarning, match=r"no table for GPUs of compute capability 8\.9") as warned:
+        first, second = (tables.config_for(64, 512, "exact", (8, 9)) for _ in range(2))
+    assert first == second and len(warned) == 1
+    assert tables.supported((8, 0)) and tables.supported((12, 0))
+    with pytest.warns(UserWarning, match=r"compute capability 7\.5; the fused kernels need 8\.0") as warned:
+        assert not tables.supported((7, 5)) and not tables.supported((7, 5))
+    assert len(warned) == 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 from kernel_cases import search
 
-from vqmm.kernels.nearest_code.cpu_torch import search_torch
+from vqmm.kernels.nearest_code.plain import search_in_tiles
 from vqmm.kernels.nearest_code.prepare import prepare
 from vqmm.kernels.products import full_float32
 
@@ -17,26 +17,26 @@ def setting() -> str:
 
 
 @pytest.fixture(params=["medium", "high", "highest"])
-def told(request: pytest.FixtureRequest) -> Iterator[str]:
+def precision(request: pytest.FixtureRequest) -> Iterator[str]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(request.param)
     yield setting()
     torch.set_float32_matmul_precision(before)
 
 
-def test_float32_inside_and_what_was_told_outside(told):
+def test_float32_inside_and_what_was_told_outside(precision):
     with full_float32():
         assert setting() == "ieee"
         with full_float32():
             assert setting() == "ieee"
         assert setting() == "ieee"
-    assert setting() == told
+    assert setting() == precision
     with pytest.raises(KeyError), full_float32():
         raise KeyError
-    assert setting() == told
+    assert setting() == precision
 
 
-def test_threads_that_overlap(told):
+def test_threads_that_overlap(precision):
     entered, leave = threading.Event(), threading.Event()
 
     def other() -> None:
@@ -51,16 +51,16 @@ def test_threads_that_overlap(told):
     assert setting() == "ieee"  # the other is still inside
     leave.set()
     thread.join()
-    assert setting() == told
+    assert setting() == precision
 
 
 @pytest.mark.parametrize("path", ["addmm", "baddbmm"])
-def test_plain_searches_multiply_in_float32(path, told, generator, monkeypatch):
+def test_plain_searches_multiply_in_float32(path, precision, generator, monkeypatch):
     x, code = torch.randn(40, 8, generator=generator), torch.randn(20, 8, generator=generator)
     seen, multiply = [], getattr(torch, path)
     monkeypatch.setattr(torch, path, lambda *args, **more: (seen.append(setting()), multiply(*args, **more))[1])
     if path == "addmm":
         search("torch", x, code)
     else:
-        search_torch(x, prepare(code, "euclidean"), "euclidean", torch.empty(40, dtype=torch.int32), None)
-    assert seen and set(seen) == {"ieee"} and setting() == told
+        search_in_tiles(x, prepare(code, "euclidean"), "euclidean", torch.empty(40, dtype=torch.int32), None)
+    assert seen and set(seen) == {"ieee"} and setting() == precision

@@ -94,23 +94,24 @@ def test_as_near_as_the_best_at_every_stage(path, take, generator):
     print(f"{path}: {differ.item():.2%} of the vectors have another index than in float64")
     first = 0
     for q, size in enumerate(sizes):
-        own, index = code[first : first + size], got.index_NQ[:, q]
-        assert (shortfall(x, own, index) <= bound(x, own)).all()
-        x, first = x - own[index.long()], first + size
+        codes, index = code[first : first + size], got.index_NQ[:, q]
+        assert (shortfall(x, codes, index) <= bound(x, codes)).all()
+        x, first = x - codes[index.long()], first + size
         torch.testing.assert_close(got.error_NQ[:, q], x.square().sum(1))
 
 
 def every_config():
-    from vqmm.kernels.residual_quantize.fused import AMPERE, HOPPER
+    from vqmm.kernels.residual_quantize.tables import TABLES
 
-    named = {str((tuple(c), w)): (w, c) for t in (AMPERE, HOPPER) for kind in t.values() for w, c in kind.items()}
-    return [pytest.param(width, config, id=name) for name, (width, config) in named.items()]
+    rows = (row for capability in ((8, 0), (9, 0)) for row in TABLES.rows(capability))
+    distinct = dict.fromkeys(row._replace(precision="", measured=False, below="") for row in rows)
+    return [pytest.param(row.max_width, row, id=str(tuple(row))) for row in distinct]
 
 
 @pytest.mark.parametrize("width, config", every_config())
 def test_integers_in_every_configuration(width, config, generator):
     """Small integers are exact in TF32 too. Unequal stages, a tail of codes, a last tile that is not full."""
-    from vqmm.kernels.residual_quantize.fused import quantize_fused
+    from vqmm.kernels.residual_quantize.fused import quantize_triton
 
     sizes, n, width = (2 * config.block_k, 5, config.block_k + 3), config.block_n + 2, width - 1
     code, x = integers(generator, sum(sizes), width), integers(generator, n, width, reach=9)
@@ -118,8 +119,8 @@ def test_integers_in_every_configuration(width, config, generator):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     books = staged.books_of(code.to(device), sizes, (0, sizes[0], sizes[0] + 5), "euclidean")
     keep = torch.ones(n, dtype=torch.bool, device=device)
-    found = quantize_fused(x.to(device), keep, books, used.to(device), "exact", config)
-    vectors, index, error = (part.cpu() for part in found)
+    outputs = quantize_triton(x.to(device), keep, books, used.to(device), "exact", config)
+    vectors, index, error = (part.cpu() for part in outputs)
     true = residual_quantize_reference(x, code, sizes, stages=used)
     assert torch.equal(index, true.index_NQ) and torch.equal(error.double(), true.error_NQ)
     assert torch.equal(vectors.double(), true.vectors_ND)

@@ -10,10 +10,10 @@ from kernel_cases import INTERPRETER_NOISE, opcheck
 
 from vqmm.kernels.code_sums import code_sums
 from vqmm.kernels.update_codebook import update_codebook_, update_codebook_reference, update_op_
-from vqmm.kernels.update_codebook.fused import TOTALS, update_fused_
-from vqmm.kernels.update_codebook.plain import update_plain_
+from vqmm.kernels.update_codebook.fused import TOTALS, update_triton_
+from vqmm.kernels.update_codebook.plain import update_torch_
 
-PATHS = {"plain": update_plain_, "fused": update_fused_}
+PATHS = {"torch": update_torch_, "triton": update_triton_}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 pytestmark = [pytest.mark.filterwarnings(noise) for noise in INTERPRETER_NOISE]
@@ -166,7 +166,7 @@ def test_codebooks_do_not_see_each_other(path, generator):
     for g, book in enumerate(alone):
         dead, perplexity = update_by(path, book, decay=0.9, dead_below=0.5)
         rows = slice(g * 10, g * 10 + 10)
-        assert all(torch.equal(m[rows], own) for m, own in zip(masters, book, strict=True))
+        assert all(torch.equal(m[rows], alone) for m, alone in zip(masters, book, strict=True))
         assert torch.equal(said[0][rows], dead) and torch.equal(said[1][g], perplexity[0])
     assert torch.isfinite(masters[0]).all()
 

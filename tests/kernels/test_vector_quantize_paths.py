@@ -28,17 +28,17 @@ def test_groups_are_separate_codebooks_side_by_side(metric, gradient, generator)
     together = vector_quantize(x, code, mask_N=mask, sizes=SIZES, **options)
     alone = [vector_quantize(x[g], part, mask_N=mask[g], **options) for g, part in enumerate(code.split(SIZES))]
     for field in ("vectors_ND", "index_N", "error_N", "code_error_N"):
-        assert torch.equal(getattr(together, field), torch.stack([getattr(one, field) for one in alone])), field
-    assert torch.equal(together.counts_K, torch.cat([one.counts_K for one in alone]))
-    assert torch.equal(together.sums_KD, torch.cat([one.sums_KD for one in alone]))
-    assert together.not_finite == sum(one.not_finite for one in alone) == int(mask[1, 2])
+        assert torch.equal(getattr(together, field), torch.stack([getattr(each, field) for each in alone])), field
+    assert torch.equal(together.counts_K, torch.cat([each.counts_K for each in alone]))
+    assert torch.equal(together.sums_KD, torch.cat([each.sums_KD for each in alone]))
+    assert together.not_finite == sum(each.not_finite for each in alone) == int(mask[1, 2])
     weight = torch.randn(together.vectors_ND.shape, generator=generator)
 
     def total(quantized, weight):
         return (quantized.vectors_ND * weight).sum() + (quantized.error_N + 2 * quantized.code_error_N).sum()
 
     ours = torch.autograd.grad(total(together, weight), (x, code))
-    theirs = torch.autograd.grad(sum(total(one, w) for one, w in zip(alone, weight, strict=True)), (x, code))
+    theirs = torch.autograd.grad(sum(total(each, w) for each, w in zip(alone, weight, strict=True)), (x, code))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -116,8 +116,8 @@ def test_the_twin_is_right_about_strides(given, rotate, generator):
     index = nearest_code(x, code, sizes=SIZES) if given else torch.empty(0, dtype=torch.int32)
     inputs = (x, code, keep, index, list(SIZES), "euclidean", "exact", rotate)
     opcheck(torch.ops.vqmm.vector_quantize.default, inputs)
-    vectors, found, *_ = torch.ops.vqmm.vector_quantize.default(*inputs)
-    assert vectors.is_contiguous() and found.is_contiguous()
+    vectors, index_out, *_ = torch.ops.vqmm.vector_quantize.default(*inputs)
+    assert vectors.is_contiguous() and index_out.is_contiguous()
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
@@ -176,11 +176,11 @@ def test_a_new_number_of_vectors_compiles_nothing():
     named = (
         pull_kernel.kwargs if hasattr(pull_kernel, "kwargs") else {"do_not_specialize": pull_kernel.do_not_specialize}
     )
-    assert set(named["do_not_specialize"]) == {"N", "x_far", "through_far"}
+    assert set(named["do_not_specialize"]) == {"N", "x_column", "through_column"}
     for make in (lambda n: torch.zeros(n, 24), lambda n: torch.zeros(()).expand(n, 24)):
         assert len({strides_of(make(n)) for n in (1, 2, 16, 1000)}) == 1
     rows = [strides_of(torch.zeros(24, n).T) for n in (2, 16, 1000)]
-    assert {(row, dense) for row, _, dense in rows} == {(1, False)}
+    assert {(row, column is None) for row, column in rows} == {(1, False)}
 
 
 def test_indices_and_sums_are_those_of_the_other_kernels(generator):

@@ -17,7 +17,7 @@ PRODUCTS = {  # how many, on which unit, by the names of nearest_code's tables
     "tf32": (1, "tf32"),
     "bf16": (1, "bf16"),
     "fma": (1, "fp32"),
-    "unfused": (1, "fp32"),
+    "torch": (1, "fp32"),
 }
 
 
@@ -62,7 +62,7 @@ def _best(call: Call, device: torch.device) -> float:
 def product_of(shape: Shape, precision: str, device: torch.device) -> str:
     """How the kernel that runs multiplies, by what explain says of it."""
     said = explain(shape.n, shape.k, shape.d, device=device, precision=precision)
-    return next((name for name in PRODUCTS if f"{name} products" in said), "unfused")
+    return next((name for name in PRODUCTS if f"{name} products" in said), "torch")
 
 
 def floor(shape: Shape, precision: str, device: torch.device, ceiling: Mapping[str, float]) -> Floor:

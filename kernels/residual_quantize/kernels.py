@@ -9,10 +9,10 @@ from vqmm.kernels.nearest_code.scan import scan
 @triton.jit
 def at_stage(values: tl.constexpr, q):  # type: ignore[no-untyped-def]
     """values[q] for a q known only at run time."""
-    found = values[0]
+    value = values[0]
     for i in tl.static_range(1, len(values)):
-        found = tl.where(q == i, values[i], found)
-    return found
+        value = tl.where(q == i, values[i], value)
+    return value
 
 
 @triton.jit
@@ -34,7 +34,7 @@ def step_parked(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["N"])
-def walk_kernel(  # type: ignore[no-untyped-def]
+def quantize_kernel(  # type: ignore[no-untyped-def]
     x_ptr,
     keep_ptr,
     used_ptr,
@@ -49,9 +49,6 @@ def walk_kernel(  # type: ignore[no-untyped-def]
     FIRST: tl.constexpr,
     SIZE: tl.constexpr,
     BOOK: tl.constexpr,
-    USED: tl.constexpr,
-    SHIFTED: tl.constexpr,
-    PARKED: tl.constexpr,
     D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -59,11 +56,12 @@ def walk_kernel(  # type: ignore[no-untyped-def]
     BLOCK_C: tl.constexpr,
     DOT: tl.constexpr,
 ):
-    """x (N, D) contiguous, keep (N,), used (N,) where USED; writes index (N, Q) and error (N, Q), Q = len(FIRST).
+    """x (N, D) contiguous, keep (N,); writes index (N, Q) and error (N, Q), Q = len(FIRST).
 
+    used (N,): how many stages each vector uses; None: all. shift: as in Codebooks; None: nothing is subtracted.
     FIRST, SIZE, BOOK: of each stage, the first row and the number of rows of its codebook, and the row of its shift.
-    PARKED: the residual is in parked (N, D) while a stage searches, so that the search has its registers. The tile is
-    a small share of the codes that it reads meanwhile, and does not leave the cache.
+    parked (N, D): where the residual is while a stage searches, so that the search has its registers; None: it stays in
+    them. The tile is a small share of the codes that it reads meanwhile, and does not leave the cache.
     """
     Q: tl.constexpr = len(FIRST)
     start = tl.program_id(0).to(tl.int64) * BLOCK_N
@@ -75,24 +73,24 @@ def walk_kernel(  # type: ignore[no-untyped-def]
     keep = tl.load(keep_ptr + start + n, mask=exists, other=0) != 0
     residual = tl.load(x_ptr + start * D + here, mask=inside, other=0.0).to(tl.float32)
     residual = tl.where(keep[:, None], residual, 0.0)
-    parked_ptr += start * D
-    if PARKED:
+    if parked_ptr is not None:
+        parked_ptr += start * D
         tl.store(parked_ptr + here, residual, mask=inside)
     used = tl.full((BLOCK_N,), Q, tl.int32)
     last = Q
-    if USED:
+    if used_ptr is not None:
         used = tl.load(used_ptr + start + n, mask=exists, other=0).to(tl.int32)
         last = tl.max(used, axis=0)  # the whole tile stops early
     index_ptr += start * Q
     error_ptr += start * Q
     for q in range(last):
         first = at_stage(FIRST, q)
-        if PARKED:
+        if parked_ptr is not None:
             tl.debug_barrier()  # a thread may read what another wrote
             x = tl.load(parked_ptr + here, mask=inside, other=0.0)
         else:
             x = residual
-        if SHIFTED:
+        if shift_ptr is not None:
             x -= tl.load(shift_ptr + at_stage(BOOK, q) * D + d, mask=d < D, other=0.0)[None, :]
         _, index = scan(
             x, code_ptr, bias_ptr, first, first + at_stage(SIZE, q), D, BLOCK_N, BLOCK_K, BLOCK_D, DOT, False
@@ -100,7 +98,7 @@ def walk_kernel(  # type: ignore[no-untyped-def]
         index = tl.where(keep, index, 0)
         row = (first + index).to(tl.int64)
         active = used > q
-        if PARKED:
+        if parked_ptr is not None:
             tl.debug_barrier()  # and the first reading is over
             error = step_parked(parked_ptr, master_ptr, n, exists, keep & active, row, D, BLOCK_N, BLOCK_C)
         else:
@@ -117,7 +115,7 @@ def walk_kernel(  # type: ignore[no-untyped-def]
 @triton.jit(do_not_specialize=["N", "first", "q", "Q"])
 def step_kernel(  # type: ignore[no-untyped-def]
     residual_ptr,
-    found_ptr,
+    chosen_ptr,
     keep_ptr,
     used_ptr,
     master_ptr,
@@ -127,19 +125,21 @@ def step_kernel(  # type: ignore[no-untyped-def]
     first,
     q,
     Q,
-    USED: tl.constexpr,
     D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One stage after its search, which found codes (N,): residual (N, D) in place, column q of index and error."""
+    """One stage after its search, which chose codes (N,): residual (N, D) in place, column q of index and error.
+
+    used: as in quantize_kernel.
+    """
     start = tl.program_id(0).to(tl.int64) * BLOCK_N
     n = tl.arange(0, BLOCK_N)
     exists = n < N - start
-    index = tl.load(found_ptr + start + n, mask=exists, other=0)
+    index = tl.load(chosen_ptr + start + n, mask=exists, other=0)
     keep = tl.load(keep_ptr + start + n, mask=exists, other=0) != 0
     active = exists
-    if USED:
+    if used_ptr is not None:
         active = tl.load(used_ptr + start + n, mask=exists, other=0) > q
     index = tl.where(keep, index, 0)
     row = (first + index).to(tl.int64)

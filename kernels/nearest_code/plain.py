@@ -1,8 +1,9 @@
-"""How nearest_code runs on a CPU without the compiled helper of cpu.py: plain torch, at about twice its time.
+"""nearest_code in plain torch: on a device without a kernel of its own (search_torch), and on a CPU without the
+compiled helper of cpu.py (search_in_tiles, at about twice its time).
 
-A tile of scores is a matrix product that stays in the L2 cache, codes down and vectors across. Reducing it with argmax
-takes two thirds as long as the product itself (D 64); max pooling over the codes returns the same indices seven times
-sooner, because torch vectorises it over the last dimension, and it keeps the first of equals.
+On a CPU a tile of scores is a matrix product that stays in the L2 cache, codes down and vectors across. Reducing it
+with argmax takes two thirds as long as the product itself (D 64); max pooling over the codes returns the same indices
+seven times sooner, because torch vectorises it over the last dimension, and it keeps the first of equals.
 
 The libraries behind the product add in another order at the ragged edge of a matrix, so two equal codes could score
 differently by where they stand. Tiles whose sides are multiples of 16 have no such edge: hence the padding.
@@ -21,6 +22,7 @@ INF = float("inf")
 
 
 def padded(length: int) -> int:
+    """The least multiple of EDGE that is no less."""
     return -(-length // EDGE) * EDGE
 
 
@@ -52,7 +54,7 @@ def search_tile(
 
 
 @full_float32()
-def search_torch(x_ND: Tensor, prepared: Prepared, metric: str, index_N: Tensor, margin_N: Tensor | None) -> None:
+def search_in_tiles(x_ND: Tensor, prepared: Prepared, metric: str, index_N: Tensor, margin_N: Tensor | None) -> None:
     """Searches one codebook, and writes what it found. Holds one tile of scores for each thread."""
     n, width = x_ND.shape
     if n == 0:
@@ -76,3 +78,25 @@ def search_torch(x_ND: Tensor, prepared: Prepared, metric: str, index_N: Tensor,
         index_N[start : start + m] = torch.where(finite_n, at_n, 0)
         if margin_N is not None:
             margin_N[start : start + m] = torch.where(finite_n & (second_n > -INF), best_n - second_n, INF)
+
+
+@full_float32()
+def search_torch(
+    x_GND: Tensor, prepared: Prepared, metric: str, margin: bool, chunk_bytes: int = 64 * 2**20
+) -> tuple[Tensor, Tensor]:
+    """int32 indices (G, N) and, with margin, the difference of the two best scores (else an empty tensor)."""
+    index_GN = torch.empty(x_GND.shape[:-1], dtype=torch.int32, device=x_GND.device)
+    margin_GN = torch.empty(x_GND.shape[:-1] if margin else 0, device=x_GND.device)
+    for g, (code_KD, bias_K, shift_1D, _) in enumerate(prepared.groups):
+        rows = max(1, chunk_bytes // (4 * code_KD.shape[0]))
+        for first in range(0, x_GND.shape[1], rows):
+            arranged_ND = arrange(x_GND[g, first : first + rows], metric, shift_1D)
+            score_NK = torch.addmm(bias_K, arranged_ND, code_KD.T)
+            best_N, index_N = score_NK.max(1)
+            if x_GND.device.type != "cpu":  # elsewhere max promises no order among equals: the first that equals it
+                index_N = (score_NK == best_N[:, None]).byte().argmax(1)
+            index_GN[g, first : first + rows] = torch.where(torch.isfinite(best_N), index_N, 0)
+            if margin:
+                second_N = score_NK.scatter_(1, index_N[:, None], float("-inf")).amax(1)
+                margin_GN[g, first : first + rows] = best_N - second_N
+    return index_GN, margin_GN
