@@ -25,7 +25,8 @@ from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.utils.machine import machine
 
 RATE_HZ, STRIDES = 24_000, (2, 4, 5, 8)
-QUANTIZER = {"name": "residual", "dim": 128, "stages": 8, "codebook_size": 1024}
+DIM = 128
+QUANTIZER = {"name": "residual", "dim": DIM, "stages": 8, "codebook_size": 1024}
 SHARED = {"name": "audio", "sample_rate_hz": RATE_HZ, "stride": STRIDES}
 ENCODEC = {**SHARED, "network": "waveform", "width": 512, "blocks": 1, "causal": True, "bottleneck": "lstm"}
 
@@ -54,7 +55,7 @@ def as_large(options: dict[str, Any], wanted: int) -> dict[str, Any]:
     def off(width: int) -> int:
         made, parsed = registry.part("modality", {**options, "width": width})
         modality = made(parsed)
-        parts = (modality.build_encoder(QUANTIZER["dim"]), modality.build_decoder(QUANTIZER["dim"]))
+        parts = (modality.build_encoder(DIM), modality.build_decoder(DIM))
         return abs(sum(p.numel() for part in parts for p in part.parameters()) - wanted)
 
     return {**options, "width": min(range(64, 2048, 16), key=off)}
