@@ -129,11 +129,13 @@ class Notes(vqmm.Modality):
         return file
 
     def build_encoder(self, dim: int) -> nn.Module:
-        width = self.options.width
-        return _Embedded(self.ids, width, layers.Encoder(1, width, dim, self.strides, **self.network_options))
+        o = self.options
+        encoder = layers.Encoder(1, o.width, dim, self.strides, o.width, o.blocks, o.attention)
+        return _Embedded(self.ids, o.width, encoder)
 
     def build_decoder(self, dim: int) -> nn.Module:
-        return layers.Decoder(1, self.ids, dim, self.strides, **self.network_options)
+        o = self.options
+        return layers.Decoder(1, self.ids, dim, self.strides, o.width, o.blocks, o.attention)
 
     def target(self, x: Tensor) -> Tensor:
         return F.one_hot(x[:, 0], self.ids).movedim(-1, 1).float()

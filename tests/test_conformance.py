@@ -1,6 +1,7 @@
 """Everything registered, and every fake, keeps its promises. The fakes prove the contracts before they have tenants."""
 
 import itertools
+from inspect import get_annotations
 
 import pytest
 import torch
@@ -19,6 +20,16 @@ MODALITIES = FOUND.offers["modality"]
 # what passes ids through has neither latents nor vectors: tests/quantizers/test_identity.py
 QUANTIZERS = {name: each for name, each in FOUND.offers["quantizer"].items() if not each.discrete_input}
 DECODERS = {name: each for name, each in FOUND.offers["decoder"].items() if not each.discrete_input}
+
+
+def test_options_are_typed():
+    """`options` of each built-in part is annotated with the part's own `Options`, not with those of its base."""
+    parts = [
+        part for kind, offers in Registry.discover().offers.items() if kind != "recipe" for part in offers.values()
+    ]
+    for part in parts:
+        said = [annotations["options"] for base in part.__mro__ if "options" in (annotations := get_annotations(base))]
+        assert said[0] is part.Options, part
 
 
 @pytest.mark.parametrize("name", MODALITIES)

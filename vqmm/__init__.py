@@ -74,6 +74,7 @@ if TYPE_CHECKING:  # the same once more, without which every class made from one
     from vqmm.commands.evaluate import eval as eval
     from vqmm.commands.generate import generate as generate
     from vqmm.commands.new_plugin import new_plugin as new_plugin
+    from vqmm.commands.prior import train_prior as train_prior
     from vqmm.commands.reconstruct import reconstruct as reconstruct
     from vqmm.commands.train import train as train
     from vqmm.comparison.compare import compare as compare
@@ -109,7 +110,6 @@ if TYPE_CHECKING:  # the same once more, without which every class made from one
     from vqmm.tokenizer.streaming import StreamingDecoder as StreamingDecoder
     from vqmm.tokenizer.streaming import StreamingEncoder as StreamingEncoder
     from vqmm.tokenizer.tokenizer import Tokenizer as Tokenizer
-    from vqmm.training.prior_run import train_prior as train_prior
     from vqmm.utils.errors import UserError as UserError
 else:
 

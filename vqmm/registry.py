@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from zlib import crc32
 
 import pluggy
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from vqmm.contracts.prior import Prior
     from vqmm.contracts.quantizer import Quantizer
 
+    Part: TypeAlias = Modality | Quantizer | Decoder | Adversary | Prior
+
 RecipeCheck = Callable[[Path], object]
+Config = Mapping[str, Any]  # a part of a recipe
 
 KINDS = {  # kind of thing -> the hook that offers it
     "modality": "register_modalities",
@@ -122,17 +125,30 @@ class Registry:
             raise UserError(said)
         return self.offers[kind][name]
 
-    def part(self, kind: str, told: Mapping[str, Any]) -> tuple[Any, "PartOptions"]:
+    @overload
+    def part(self, kind: Literal["modality"], config: Config) -> "tuple[type[Modality], Modality.Options]": ...
+    @overload
+    def part(self, kind: Literal["quantizer"], config: Config) -> "tuple[type[Quantizer], Quantizer.Options]": ...
+    @overload
+    def part(self, kind: Literal["decoder"], config: Config) -> "tuple[type[Decoder], Decoder.Options]": ...
+    @overload
+    def part(self, kind: Literal["adversary"], config: Config) -> "tuple[type[Adversary], Adversary.Options]": ...
+    @overload
+    def part(self, kind: Literal["prior"], config: Config) -> "tuple[type[Prior], Prior.Options]": ...
+    @overload
+    def part(self, kind: str, config: Config) -> "tuple[type[Part], PartOptions]": ...
+
+    def part(self, kind: str, config: Config) -> "tuple[type[Part], PartOptions]":
         """The class of a part and its checked options, from `{"name": ..., option: value, ...}`.
 
         Raises:
             UserError: there is no such part or option; a library that the part needs does not load. Whatever is made
                 of parts comes through here first, so that nothing is read or trained before that is known.
         """
-        part_class = self.find(kind, told["name"])
-        must_load(part_class.needs, f"the {kind} {told['name']!r}")
+        part_class = self.find(kind, config["name"])
+        must_load(part_class.needs, f"the {kind} {config['name']!r}")
         with explained(kind, part_class.Options.model_fields):
-            options = part_class.Options(**{name: value for name, value in told.items() if name != "name"})
+            options = part_class.Options(**{name: value for name, value in config.items() if name != "name"})
         return part_class, options.completed(self)
 
     def needs(self, plugin: str) -> dict[str, str]:

@@ -2,10 +2,8 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
 from vqmm.contracts.adversary import Adversary
@@ -136,7 +134,9 @@ def _check_files(modality: Modality) -> None:
         assert close, f"{modality.name}: what was written is not what is read back (as_written says what it should be)"
 
 
-def check_quantizer(quantizer: type[Quantizer], options: BaseModel | None = None, rank: int = 2, dim: int = 8) -> None:
+def check_quantizer(
+    quantizer: type[Quantizer], options: Quantizer.Options | None = None, rank: int = 2, dim: int = 8
+) -> None:
     """Every promise of a quantizer, on latents (B, dim, *grid) of that rank. `options` default to small ones."""
     torch.manual_seed(0)
     registry = Registry.discover()
@@ -215,7 +215,9 @@ def _check_mask(made: Quantizer, rank: int, dim: int) -> None:
         assert torch.allclose(losses[label], other[label]), f"{made.name}: the loss {label!r} looks at padding"
 
 
-def check_decoder(decoder: type[Decoder], modality: Modality, options: BaseModel | None = None, dim: int = 8) -> None:
+def check_decoder(
+    decoder: type[Decoder], modality: Modality, options: Decoder.Options | None = None, dim: int = 8
+) -> None:
     """Every promise of a decoder: a loss with a gradient, samples of the right sizes, the same for the same seed."""
     torch.manual_seed(0)
     made = decoder(modality, dim, options)
@@ -239,7 +241,7 @@ def check_decoder(decoder: type[Decoder], modality: Modality, options: BaseModel
 
 
 def check_adversary(
-    adversary: type[Adversary], modality: Modality, options: BaseModel | None = None, labels: int = 0
+    adversary: type[Adversary], modality: Modality, options: Adversary.Options | None = None, labels: int = 0
 ) -> None:
     """Every promise of a critic of that modality, told of so many classes: gradients, padding, what moves and when."""
     torch.manual_seed(0)
@@ -296,7 +298,7 @@ def _check_judgement(made: Adversary, modality: Modality, labels: int) -> None:
         assert torch.equal(terms[0][term], terms[1][term]), f"{made.name}: the term {term!r} looks at padding"
 
 
-def check_prior(prior: type[Prior], options: BaseModel | None = None, vocabulary: Vocabulary | None = None) -> None:
+def check_prior(prior: type[Prior], options: Prior.Options | None = None, vocabulary: Vocabulary | None = None) -> None:
     """Every promise of a prior, over a small vocabulary of a class number, a text, a sound and a picture of two maps,
     or over yours."""
     torch.manual_seed(0)
@@ -370,7 +372,7 @@ def _example_batch(modality: Modality) -> Batch:
     return modality.collate(list(modality.example(2)), ["0", "1"])
 
 
-def small_options(part: Any, dim: int) -> BaseModel:
+def small_options(part: type[Quantizer], dim: int) -> Quantizer.Options:
     """The options of a quantizer with a small dimension, and a small codebook where it has one."""
     wanted = {"dim": dim, "codebook_size": 16}
     return part.Options(**{name: value for name, value in wanted.items() if name in part.Options.model_fields})

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 import vqmm
@@ -60,7 +60,9 @@ class Critic(vqmm.Adversary):
         )
         absolute: float = Field(0.0, ge=0, description="weight of the mean absolute difference; 0: off")
 
-    def __init__(self, modality: vqmm.Modality, options: BaseModel | None = None, labels: int = 0):
+    options: Options
+
+    def __init__(self, modality: vqmm.Modality, options: Options | None = None, labels: int = 0):
         super().__init__(modality, options, labels)
         o = self.options
         pictures = modality.rank > 1 and modality.ids is None
@@ -145,7 +147,7 @@ class Critic(vqmm.Adversary):
         """
         o = self.options
         fake, real = self.score(output, target, mask, label)
-        terms = {o.loss: losses.critic_loss(o.loss, fake, real)}
+        terms: dict[str, Tensor] = {o.loss: losses.critic_loss(o.loss, fake, real)}
 
         def score(x: Tensor) -> Tensor:
             return self(x, label).each

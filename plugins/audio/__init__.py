@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 import vqmm
@@ -84,7 +84,9 @@ class Audio(vqmm.Modality):
         mel_weight: float = Field(3.0, ge=0, description="of the difference of log-mel spectra, at five resolutions")
         envelope_weight: float = Field(1.0, ge=0, description="of how badly third-octave envelopes correlate")
 
-    def __init__(self, options: BaseModel | None = None):
+    options: Options
+
+    def __init__(self, options: Options | None = None):
         super().__init__(options)
         o = self.options
         self.channels = o.channels
@@ -210,7 +212,16 @@ class Audio(vqmm.Modality):
         o = self.options
         if o.network == "waveform":
             return WaveformEncoder(self.channels, dim, self.levels_of_stride, o.width, o.blocks, self._style)
-        return SpectralEncoder(self.channels, dim, self.hop, o.sample_rate_hz, **self._spectral_options)
+        return SpectralEncoder(
+            self.channels,
+            dim,
+            self.hop,
+            o.sample_rate_hz,
+            window=o.window,
+            width=o.width,
+            blocks=o.blocks,
+            causal=o.causal,
+        )
 
     def build_decoder(self, dim: int) -> nn.Module:
         """vectors (B, dim, N) -> (B, C, N * hop): a `SpectralDecoder` or a `WaveformDecoder`, as `network` says."""
@@ -220,7 +231,9 @@ class Audio(vqmm.Modality):
         o = self.options
         if o.network == "waveform":
             return WaveformDecoder(self.channels, dim, self.levels_of_stride, o.width, o.blocks, self._style)
-        return SpectralDecoder(self.channels, dim, self.hop, **self._spectral_options)
+        return SpectralDecoder(
+            self.channels, dim, self.hop, window=o.window, width=o.width, blocks=o.blocks, causal=o.causal
+        )
 
     @property
     def _style(self) -> "Style":
@@ -228,10 +241,6 @@ class Audio(vqmm.Modality):
 
         o = self.options
         return Style(o.causal, o.activation, o.weight_norm, o.bottleneck)
-
-    @property
-    def _spectral_options(self) -> dict[str, Any]:
-        return {name: getattr(self.options, name) for name in ("window", "width", "blocks", "causal")}
 
     def reconstruction_loss(self, output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """The weighted sum of `vqmm.plugins.audio.losses`."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 import vqmm
@@ -39,7 +39,9 @@ class Image(vqmm.Modality):
             0, ge=0, lt=0.5, description="turn, stretch, slant and move training views by up to this share: 0.1, say"
         )
 
-    def __init__(self, options: BaseModel | None = None):
+    options: Options
+
+    def __init__(self, options: Options | None = None):
         super().__init__(options)
         self.channels = self.options.channels
         size = self.options.size

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,7 +71,9 @@ class GridPrior(Prior):
         width: int = Field(128, ge=2, description="channels of every position")
         dropout: float = Field(0.1, ge=0, lt=1, description="small corpora are memorised")
 
-    def __init__(self, vocabulary: Vocabulary, context: int, options: BaseModel | None = None):
+    options: Options
+
+    def __init__(self, vocabulary: Vocabulary, context: int, options: Options | None = None):
         super().__init__(vocabulary, context, options)
         self.own = self._modality()
         self.conditioned = len(vocabulary.ranges) == 2

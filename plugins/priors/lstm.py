@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,7 +47,9 @@ class LSTM(Prior):
         depth: int = Field(2, ge=1, description="layers")
         dropout: float = Field(0.1, ge=0, lt=1, description="small corpora are memorised")
 
-    def __init__(self, vocabulary: Vocabulary, context: int, options: BaseModel | None = None):
+    options: Options
+
+    def __init__(self, vocabulary: Vocabulary, context: int, options: Options | None = None):
         super().__init__(vocabulary, context, options)
         o = self.options
         self.ids = nn.Embedding(len(vocabulary), o.width)

@@ -23,6 +23,8 @@ class PixelCNN(GridPrior):
         depth: int = Field(10, ge=1, description="gated layers of every map")
         kernel: int = Field(3, ge=3, description="odd: each layer reaches kernel // 2 positions further")
 
+    options: Options
+
     def network(self, grid: Sequence[int], conditioned: bool) -> nn.Module:
         """A `PixelNetwork` over the grid, without attention; a `UserError` for an even kernel."""
         o = self.options
@@ -46,6 +48,8 @@ class PixelSNAIL(PixelCNN):
         attention: int = Field(4, ge=1, description="after every so many layers all codes before are looked at")
         heads: int = Field(4, ge=1, description="of attention; width / heads must be even")
         depth: int = Field(8, ge=1, description="gated layers of every map")
+
+    options: Options
 
     def network(self, grid: Sequence[int], conditioned: bool) -> nn.Module:
         """A `PixelNetwork` over the grid with causal attention after every `attention` layers.

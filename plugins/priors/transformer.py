@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -114,7 +114,9 @@ class Transformer(Prior):
         learned_positions: bool = Field(False, description="learn each place too: helps where examples are few")
         tied: bool = Field(True, description="one matrix for what goes in and what comes out")
 
-    def __init__(self, vocabulary: Vocabulary, context: int, options: BaseModel | None = None):
+    options: Options
+
+    def __init__(self, vocabulary: Vocabulary, context: int, options: Options | None = None):
         super().__init__(vocabulary, context, options)
         o = self.options
         size = o.width // o.heads

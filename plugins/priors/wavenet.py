@@ -27,6 +27,8 @@ class WaveNet(GridPrior):
         kernel: int = Field(2, ge=2, description="frames that a convolution spans, `dilation` apart")
         doublings: int = Field(6, ge=1, description="dilations 1, 2, 4, ...: so many, and then again from 1")
 
+    options: Options
+
     def network(self, grid: Sequence[int], conditioned: bool) -> nn.Module:
         """A `Dilated` network with dilations 1, 2, 4, ..., 2^(doublings - 1), and again from 1; `grid` is not used."""
         o = self.options

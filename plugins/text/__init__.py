@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,7 +60,9 @@ class Text(vqmm.Strings, vqmm.ManyPerFile, vqmm.Modality):
         blocks: int = Field(4, ge=0, description="layers at the codes, in each network; half as many at the ids")
         word_dropout: float = Field(0.0, ge=0, lt=1, description="the share of ids hidden from the encoder in training")
 
-    def __init__(self, options: BaseModel | None = None):
+    options: Options
+
+    def __init__(self, options: Options | None = None):
         super().__init__(options)
         o = self.options
         if o.front == "subwords" and o.vocabulary is None:
@@ -132,25 +134,17 @@ class Text(vqmm.Strings, vqmm.ManyPerFile, vqmm.Modality):
         """x int64 (B, 1, T) -> z (B, dim, T / stride), for the front as it is now."""
         from vqmm.plugins.text.networks import TextEncoder
 
-        return TextEncoder(**self._network(dim), dropout=self.options.word_dropout, pad=self._front.learnt.pad)
+        o, pad = self.options, self._front.learnt.pad
+        return TextEncoder(
+            self.ids, dim, self.strides[0], o.width, o.blocks, o.network, o.attention, dropout=o.word_dropout, pad=pad
+        )
 
     def build_decoder(self, dim: int) -> nn.Module:
         """vectors (B, dim, N) -> logits (B, ids, N * stride), for the front as it is now."""
         from vqmm.plugins.text.networks import TextDecoder
 
-        return TextDecoder(**self._network(dim))
-
-    def _network(self, dim: int) -> dict[str, Any]:
         o = self.options
-        return {
-            "ids": self.ids,
-            "dim": dim,
-            "stride": self.strides[0],
-            "width": o.width,
-            "count": o.blocks,
-            "kind": o.network,
-            "attention": o.attention,
-        }
+        return TextDecoder(self.ids, dim, self.strides[0], o.width, o.blocks, o.network, o.attention)
 
     def target(self, x: Tensor) -> Tensor:
         """One-hot: (B, ids, T)."""

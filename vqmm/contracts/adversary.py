@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqmm.contracts.modality import Modality
@@ -97,10 +97,12 @@ class Adversary(nn.Module):
         )
         learning_rate: float = Field(3e-4, gt=0, description="of the critic, moved as that of the tokenizer")
 
-    def __init__(self, modality: Modality, options: BaseModel | None = None, labels: int = 0):
+    options: Options
+
+    def __init__(self, modality: Modality, options: Options | None = None, labels: int = 0):
         super().__init__()
         self.modality = modality
-        self.options: Any = self.Options() if options is None else options
+        self.options = self.Options() if options is None else options
         self.labels = labels
 
     @property

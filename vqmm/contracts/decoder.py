@@ -1,9 +1,8 @@
 """Decoder: what turns vectors into a sample."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from vqmm.contracts.batch import Batch
@@ -28,11 +27,13 @@ class Decoder(nn.Module):
     class Options(PartOptions):
         """What a recipe can set under `decoder` besides the name: nothing here; a subclass adds its own."""
 
-    def __init__(self, modality: Modality, dim: int, options: BaseModel | None = None):
+    options: Options
+
+    def __init__(self, modality: Modality, dim: int, options: Options | None = None):
         super().__init__()
         self.modality = modality
         self.dim = dim
-        self.options: Any = self.Options() if options is None else options
+        self.options = self.Options() if options is None else options
 
     def loss(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """vectors (B, dim, *grid) and the batch they came from -> (scalar loss, output).

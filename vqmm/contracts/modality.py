@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,8 +67,10 @@ class Modality:
         blocks: int = Field(2, ge=0, description="residual blocks in the encoder and in the decoder")
         attention: bool = Field(False, description="self-attention over the grid, in the encoder and in the decoder")
 
-    def __init__(self, options: BaseModel | None = None):
-        self.options: Any = self.Options() if options is None else options
+    options: Options
+
+    def __init__(self, options: Options | None = None):
+        self.options = self.Options() if options is None else options
         self.check_strides()
 
     def check_strides(self) -> None:
@@ -125,22 +127,18 @@ class Modality:
             raise UserError(f"modality.stride: {stride!r} has {len(full)} axes: {self.name} has {self.rank}")
         return full
 
-    @property
-    def network_options(self) -> dict[str, Any]:
-        """What `vqmm.nn.Encoder` and `Decoder` take beside shapes."""
-        options = self.options
-        return {"width": options.width, "blocks": options.blocks, "attention": options.attention}
-
     def build_encoder(self, dim: int) -> nn.Module:
         """x (B, C, *extent) -> z (B, dim, *grid): any `nn.Module`.
 
         One that derives from `vqmm.nn.Network` can say more: that it takes a mask, how far it sees, that it streams.
         """
-        return layers.Encoder(self.rank, self.channels, dim, self.strides, **self.network_options)
+        o = self.options
+        return layers.Encoder(self.rank, self.channels, dim, self.strides, o.width, o.blocks, o.attention)
 
     def build_decoder(self, dim: int) -> nn.Module:
         """vectors (B, dim, *grid) -> output: any `nn.Module`, or a `vqmm.nn.Network`, as for `build_encoder`."""
-        return layers.Decoder(self.rank, self.channels, dim, self.strides, **self.network_options)
+        o = self.options
+        return layers.Decoder(self.rank, self.channels, dim, self.strides, o.width, o.blocks, o.attention)
 
     def target(self, x: Tensor) -> Tensor:
         """What the decoder's output is compared with (one-hot vectors for ids, say)."""

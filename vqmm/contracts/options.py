@@ -1,14 +1,16 @@
 """What the options of every part of a recipe have in common."""
 
-from typing import Any, ClassVar, Self, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
-
-from vqmm.contracts.parts import PartsByName
 
 
 class PartOptions(BaseModel):
     """The typed options of one part (a modality, a quantizer, ...). A name it does not know is an error.
+
+    They are a class `Options` inside the part's class, from that of the class that it is made from. Below it the part
+    says `options: Options`: without that line type checkers and editors only know the options of its base.
 
     Attributes:
         added: names of options that came when tokenizers had been saved without them: those keep their fingerprints.
@@ -32,6 +34,21 @@ class PartOptions(BaseModel):
         usual = {name: self.__class__.model_fields[name].get_default() for name in self.added}
         return {k: v for k, v in self.model_dump(mode="json").items() if k not in usual or v != usual[k]}
 
-    def completed(self, registry: PartsByName) -> Self:
+    def completed(self, registry: "PartsByName") -> Self:
         """With the options of parts inside this part checked, and their defaults written out."""
         return self
+
+
+class PartsByName(Protocol):
+    """Finds the class of a part and checks its options: the registry, as a contract sees it. `vqmm.Registry` is one."""
+
+    def part(self, kind: str, config: Mapping[str, Any]) -> tuple[type, PartOptions]:
+        """The class of a part and its checked options, from `{"name": ..., option: value, ...}`.
+
+        Args:
+            kind: "modality", "quantizer", "decoder", "adversary" or "prior".
+
+        Raises:
+            UserError: there is no such part or option; a library that the part needs does not load.
+        """
+        ...

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,7 +54,9 @@ class Prior(nn.Module):
     class Options(PartOptions):
         """What a recipe can set under `prior` besides the name: nothing here; a subclass adds its own."""
 
-    def __init__(self, vocabulary: Vocabulary, context: int, options: BaseModel | None = None):
+    options: Options
+
+    def __init__(self, vocabulary: Vocabulary, context: int, options: Options | None = None):
         super().__init__()
         if context < 2 or not vocabulary.ranges:
             raise UserError(
@@ -64,7 +65,7 @@ class Prior(nn.Module):
             )
         self.vocabulary, self.context = vocabulary, context
         self.grammar = Grammar(vocabulary)
-        self.options: Any = self.Options() if options is None else options
+        self.options = self.Options() if options is None else options
 
     # What a plugin brings
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqmm.contracts.batch import Codes
@@ -13,7 +13,6 @@ from vqmm.contracts.options import PartOptions
 
 if TYPE_CHECKING:
     from vqmm.contracts.modality import Modality
-    from vqmm.contracts.parts import PartsByName
 
 Reduce = Callable[[Tensor], Tensor]  # sums a tensor over the processes; the identity where there is one
 
@@ -59,13 +58,15 @@ class Quantizer(nn.Module):
 
         dim: int = Field(64, ge=1, description="channels of the latents that come in and go out")
 
-    def __init__(self, options: BaseModel | None = None, rank: int = 2):
+    options: Options
+
+    def __init__(self, options: Options | None = None, rank: int = 2):
         super().__init__()
-        self.options: Any = self.Options() if options is None else options
+        self.options = self.Options() if options is None else options
         self.rank = rank
 
     @classmethod
-    def build(cls, options: BaseModel, rank: int, registry: "PartsByName") -> "Quantizer":
+    def build(cls, options: Options, rank: int, registry: "QuantizersByName") -> "Quantizer":
         """How the core makes one. A quantizer made of others finds them in the registry."""
         return cls(options, rank)
 
@@ -123,6 +124,14 @@ class Quantizer(nn.Module):
     def sample(self, count: int, grid: Sequence[int], generator: torch.Generator) -> Tensor | None:
         """Vectors (count, D, *grid) from the bottleneck's own prior, on the CPU; None where it has none."""
         return None
+
+
+class QuantizersByName(Protocol):
+    """`PartsByName` for quantizers alone: what one that is made of others finds them in."""
+
+    def part(self, kind: Literal["quantizer"], config: Mapping[str, Any]) -> tuple[type[Quantizer], Quantizer.Options]:
+        """The class of a quantizer and its checked options; a `UserError` as `PartsByName.part` raises it."""
+        ...
 
 
 def to_rows(z: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
 from vqmm.contracts.batch import Batch
@@ -24,7 +24,9 @@ class DirectDecoder(Decoder):
             False, description="bring outputs into the range of samples, where no reconstruction loss keeps them there"
         )
 
-    def __init__(self, modality: Modality, dim: int, options: BaseModel | None = None):
+    options: Options
+
+    def __init__(self, modality: Modality, dim: int, options: Options | None = None):
         super().__init__(modality, dim, options)
         self.network = modality.build_decoder(dim)
 

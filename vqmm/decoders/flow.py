@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from vqmm.contracts.batch import Batch
@@ -56,7 +56,9 @@ class FlowDecoder(Decoder):
         scales: int | None = Field(None, ge=1, description="how often blocks are divided; none: as the stride allows")
         temperature: float = Field(0.7, ge=0, description="of samples: 1 draws from the model, 0 takes its centre")
 
-    def __init__(self, modality: Modality, dim: int, options: BaseModel | None = None):
+    options: Options
+
+    def __init__(self, modality: Modality, dim: int, options: Options | None = None):
         super().__init__(modality, dim, options)
         if modality.ids is not None:
             raise UserError(

@@ -17,14 +17,13 @@ from itertools import zip_longest
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqmm.contracts.batch import Batch
 from vqmm.contracts.decoder import Decoder, cut, grid_mask
 from vqmm.contracts.modality import Modality
-from vqmm.contracts.options import PartOptions
 from vqmm.nn.causal import Cache, CausalAttention, CausalConv, GatedBlock, Register
 from vqmm.nn.layers import ChannelNorm, ResidualBlock, Stack, conv, prime_factors, up
 from vqmm.nn.likelihood import Categorical, Logistics, MuLaw
@@ -49,7 +48,7 @@ class WaveNetDecoder(Decoder):
     likelihood: ClassVar[bool] = True
     evaluation_limit: ClassVar[int | None] = 64
 
-    class Options(PartOptions):
+    class Options(Decoder.Options):
         """How large the network is, how far it looks back, which distribution it gives, and how samples are drawn."""
 
         width: int = Field(32, ge=8, description="channels of every block")
@@ -70,7 +69,9 @@ class WaveNetDecoder(Decoder):
         dropout: float = Field(0.0, ge=0, lt=1, description="share of a block's inputs set to zero in training")
         temperature: float = Field(1.0, ge=0, description="of sampling; 0: the likeliest at each position")
 
-    def __init__(self, modality: Modality, dim: int, options: BaseModel | None = None):
+    options: Options
+
+    def __init__(self, modality: Modality, dim: int, options: Options | None = None):
         super().__init__(modality, dim, options)
         o = self.options
         rank = modality.rank
@@ -156,7 +157,7 @@ class WaveNetDecoder(Decoder):
         return cut(self.modality.postprocess(self.modality.target(self.distribution.values(levels))), size)
 
 
-def build_likelihood(modality: Modality, options: Any) -> Logistics | Categorical:
+def build_likelihood(modality: Modality, options: WaveNetDecoder.Options) -> Logistics | Categorical:
     """The distribution of a modality's samples: `Categorical` of ids; `Logistics` of floats, or `MuLaw` if asked for.
 
     Raises:

@@ -35,6 +35,8 @@ class CodebookQuantizer(Quantizer):
             "exact", description="of the search on a GPU; certified: the codes of exact, at nearly the price of fast"
         )
 
+    options: Options
+
     counts: Tensor
     sums: Tensor
     initialised: Tensor
@@ -163,6 +165,8 @@ class ComparedQuantizer(CodebookQuantizer):
             "straight-through",
             description="how the gradient passes the codes: as it comes, or as the latent was turned",
         )
+
+    options: Options
 
     @property
     def normalised(self) -> bool:

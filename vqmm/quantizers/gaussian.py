@@ -27,6 +27,8 @@ class GaussianQuantizer(Quantizer):
 
         kl_weight: float = Field(0.01, ge=0, description="weight of the KL divergence, in nats per latent dimension")
 
+    options: Options
+
     def __init__(self, options: Options | None = None, rank: int = 2):
         super().__init__(options, rank)
         self.moments = nn.Linear(self.options.dim, 2 * self.options.dim)

@@ -27,6 +27,8 @@ class GroupedQuantizer(ComparedQuantizer):
         codebook_size: int = Field(512, ge=1, description="K, how many codes each group has")
         shared: bool = Field(False, description="one codebook for all groups")
 
+    options: Options
+
     def __init__(self, options: Options | None = None, rank: int = 2):
         o = options or self.Options()
         inner = o.project or o.dim

@@ -35,6 +35,8 @@ class GumbelQuantizer(Quantizer):
         settled: float = Field(0.75, gt=0, le=1, description="the share of the run after which both schedules rest")
         kl_weight: float = Field(1e-3, ge=0, description="weight of the KL term from `settled` on; it grows from 0")
 
+    options: Options
+
     progress: Tensor
 
     def __init__(self, options: Options | None = None, rank: int = 2):

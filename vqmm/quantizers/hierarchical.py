@@ -4,16 +4,16 @@ Razavi et al. 2019 (VQ-VAE-2, arXiv 1906.00446, section 3.1), over any other qua
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqmm.contracts.batch import Codes
-from vqmm.contracts.parts import PartsByName
-from vqmm.contracts.quantizer import Quantized, Quantizer, Reduce, grid_size
+from vqmm.contracts.options import PartsByName
+from vqmm.contracts.quantizer import Quantized, Quantizer, QuantizersByName, Reduce, grid_size
 from vqmm.nn.layers import ResidualBlock, Stack, conv, down, up
 from vqmm.nn.masks import pool_mask
 from vqmm.utils.errors import UserError
@@ -39,7 +39,7 @@ class HierarchicalQuantizer(Quantizer):
             {"name": "vector"}, description="the quantizer of every level, by name, with its options"
         )
 
-        def completed(self, registry: PartsByName) -> "HierarchicalQuantizer.Options":
+        def completed(self, registry: PartsByName) -> Self:
             """With every option of `inner` checked and written out, its `dim` among them.
 
             Raises:
@@ -54,13 +54,16 @@ class HierarchicalQuantizer(Quantizer):
             _, options = registry.part("quantizer", config)
             return self.model_copy(update={"inner": {"name": config["name"], **options.model_dump(mode="json")}})
 
+    options: Options
+
     @classmethod
-    def build(cls, options: Any, rank: int, registry: PartsByName) -> "HierarchicalQuantizer":
+    def build(cls, options: Quantizer.Options, rank: int, registry: QuantizersByName) -> "HierarchicalQuantizer":
         """Make it with a quantizer for each level, all of the kind and the options in `inner`."""
+        assert isinstance(options, cls.Options)  # as `part` gives them for this class
         kind, inner = registry.part("quantizer", {"dim": options.dim, **options.inner})
         return cls(options, rank, [kind.build(inner, rank, registry) for _ in range(options.levels)])
 
-    def __init__(self, options: BaseModel | None, rank: int, inner: Sequence[Quantizer]):
+    def __init__(self, options: Options | None, rank: int, inner: Sequence[Quantizer]):
         super().__init__(options, rank)
         o, dim = self.options, self.options.dim
         if len(inner) != o.levels:

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from vqmm.contracts.batch import Codes
@@ -29,7 +28,9 @@ class IdentityQuantizer(Quantizer):
 
         dim: int = 1
 
-    def __init__(self, options: BaseModel | None = None, rank: int = 1):
+    options: Options
+
+    def __init__(self, options: Options | None = None, rank: int = 1):
         super().__init__(options, rank)
         self._sizes: tuple[tuple[int, ...], ...] = ()
 

@@ -33,6 +33,8 @@ class ResidualQuantizer(CodebookQuantizer):
             0.0, ge=0, le=1, description="share of the training samples that use fewer stages, drawn uniformly"
         )
 
+    options: Options
+
     def __init__(self, options: Options | None = None, rank: int = 2):
         o = options or self.Options()
         given = o.codebook_size

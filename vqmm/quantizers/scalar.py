@@ -94,6 +94,8 @@ class FiniteScalarQuantizer(ScalarQuantizer):
             (8, 8, 8), min_length=1, description="values of each dimension; their product is the number of codes"
         )
 
+    options: Options
+
     def __init__(self, options: Options | None = None, rank: int = 2):
         o = options or self.Options()
         if min(o.levels) < 2:

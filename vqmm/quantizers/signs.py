@@ -59,6 +59,8 @@ class LookupFreeQuantizer(ScalarQuantizer):
             description="use is of all K codes, exactly, or of each sign by itself: an upper bound, for large K",
         )
 
+    options: Options
+
     default_entropy = 0.0075  # of signs by themselves
 
     def __init__(self, options: Options | None = None, rank: int = 2):
@@ -168,6 +170,8 @@ class SphericalQuantizer(LookupFreeQuantizer):
         entropy: float | None = Field(None, ge=0, description="weight of the entropy term (0.005; with nearest 0)")
         # codes are close together on the sphere: at 1 every assignment would be nearly even, and the term say nothing
         temperature: float = Field(0.05, gt=0, description="softness of the assignment whose entropies are taken")
+
+    options: Options
 
     default_entropy = 0.005
 

@@ -54,6 +54,8 @@ class SimVQ(Quantizer):
             description="how the gradient passes the codes: as it comes, or as the latent was turned",
         )
 
+    options: Options
+
     frozen: Tensor
     places: Tensor
     spreads: Tensor

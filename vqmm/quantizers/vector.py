@@ -24,6 +24,8 @@ class VectorQuantizer(ComparedQuantizer):
 
         codebook_size: int = Field(512, ge=1, description="K, how many codes there are")
 
+    options: Options
+
     def __init__(self, options: Options | None = None, rank: int = 2):
         options = options or self.Options()
         super().__init__(options, rank, (options.codebook_size,), options.project or options.dim)
