@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,18 @@ def test_every_verb_with_json_prints_one_object_and_nothing_else(vqmm, run, pict
     assert vqmm("plugins", "--json").json["plugins"]["image"] == ["modality image"]
     files = vqmm("new-plugin", "sensors", "--out", tmp_path, "--json").json["files"]
     assert files == [str(tmp_path / "sensors.py"), str(tmp_path / "test_sensors.py")]
+
+
+def test_the_next_command_works_as_it_is_printed(vqmm, pictures, tmp_path):
+    """In a folder whose name has a space, and with the plugin that its tokenizer is made of."""
+    folder = tmp_path / "a place"
+    folder.mkdir()
+    plugin, _ = vqmm("new-plugin", "bands", "--kind", "quantizer", "--out", folder, "--json").json["files"]
+    words = ["train", "image", "--data", pictures, "--out", folder / "run", "--steps", 1, "--no-report"]
+    trained = vqmm(*words, *TINY, "--plugin", plugin, "--set", "quantizer.name=bands")
+    program, *following = shlex.split(trained.out.splitlines()[-1].removeprefix("Next: "))
+    assert program == "vqmm" and following[-2:] == ["--plugin", plugin]
+    assert "psnr_db" in vqmm(*following, "--json").json["metrics"]
 
 
 def test_a_plugin_that_prints_does_not_get_into_the_json(vqmm, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -43,6 +44,12 @@ Json = Annotated[
 Plugins = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="FILE.py|MODULE", help="Load this plugin as well. Repeatable.")
 ]
+
+
+def print_next(words: Sequence[str], plugins: Sequence[str] | None = None) -> None:
+    """A command that goes on from here, as it can be pasted; with the plugins without which it would not work."""
+    added = [word for plugin in plugins or () for word in ("--plugin", plugin)]
+    print(f"Next: {shlex.join([*words, *added])}")
 
 
 def print_json(result: Mapping[str, Any]) -> None:

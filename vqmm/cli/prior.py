@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vqmm.cli.output import Json, Plugins, print_json, print_table, print_unreadable
+from vqmm.cli.output import Json, Plugins, print_json, print_next, print_table, print_unreadable
 
 
 def prior(
@@ -55,4 +55,5 @@ def prior(
         f"\n{result['weights']:,} weights, {result['examples']:,} examples, {result['steps']} steps; the prior of step "
         f"{result['best']['step']} is in {result['prior']}"
     )
-    print(f"Next: vqmm generate {out} --want {list(result['modalities'])[-1]} --out {out}/samples")
+    want = list(result["modalities"])[-1]
+    print_next(["vqmm", "generate", str(out), "--want", want, "--out", str(out / "samples")], plugin)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vqmm.cli.output import Json, Plugins, print_json, print_metrics
+from vqmm.cli.output import Json, Plugins, print_json, print_metrics, print_next
 
 
 def train(
@@ -46,4 +46,4 @@ def train(
     print_metrics(result)
     page = f", see {result['report']}" if report else ""
     print(f"\n{result['weights']:,} weights, evaluated on {result['count']} held-out samples{page}")
-    print(f"Next: vqmm eval {out} --data {data}")
+    print_next(["vqmm", "eval", str(out), "--data", str(data)], plugin)
