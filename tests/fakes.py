@@ -130,12 +130,12 @@ class Notes(vqmm.Modality):
 
     def build_encoder(self, dim: int) -> nn.Module:
         o = self.options
-        encoder = layers.Encoder(1, o.width, dim, self.strides, o.width, o.blocks, o.attention)
+        encoder = layers.ConvEncoder(1, o.width, dim, self.strides, o.width, o.blocks, o.attention)
         return _Embedded(self.ids, o.width, encoder)
 
     def build_decoder(self, dim: int) -> nn.Module:
         o = self.options
-        return layers.Decoder(1, self.ids, dim, self.strides, o.width, o.blocks, o.attention)
+        return layers.ConvDecoder(1, self.ids, dim, self.strides, o.width, o.blocks, o.attention)
 
     def target(self, x: Tensor) -> Tensor:
         return F.one_hot(x[:, 0], self.ids).movedim(-1, 1).float()

@@ -19,7 +19,7 @@ MOST = 8  # times the first width: the widest layer (Isola et al. 2017, arXiv 16
 _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-class Spectral(nn.Module):
+class SpectralNormalized(nn.Module):
     """A weight divided by its largest singular value (Miyato et al. 2018, arXiv 1802.05957).
 
     The singular vectors move in `turn` alone, one step of power iteration, and never in a forward: how many forwards a
@@ -53,14 +53,14 @@ class Spectral(nn.Module):
 def spectral(module: nn.Module) -> nn.Module:
     """With every convolution's weight divided by its largest singular value."""
     for each in [each for each in module.modules() if isinstance(each, nn.Conv1d | nn.Conv2d | nn.Conv3d)]:
-        parametrize.register_parametrization(each, "weight", Spectral(each.weight))
+        parametrize.register_parametrization(each, "weight", SpectralNormalized(each.weight))
     return module
 
 
 def turn(module: nn.Module) -> None:
     """One step of power iteration in all that `spectral` has changed."""
     for each in module.modules():
-        if isinstance(each, parametrize.ParametrizationList) and isinstance(each[0], Spectral):
+        if isinstance(each, parametrize.ParametrizationList) and isinstance(each[0], SpectralNormalized):
             each[0].turn(each.original)
 
 

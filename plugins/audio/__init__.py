@@ -90,7 +90,7 @@ class Audio(vqmm.Modality):
         super().__init__(options)
         o = self.options
         self.channels = o.channels
-        self.reading = files.Reading(o.sample_rate_hz, o.channels, o.mix, o.loudness, o.label, o.test)
+        self.reading = files.SoundReading(o.sample_rate_hz, o.channels, o.mix, o.loudness, o.label, o.test)
         if o.waveform_weight + o.mel_weight + o.envelope_weight == 0:
             raise UserError("modality: waveform_weight, mel_weight, envelope_weight are all 0: nothing to learn from")
         if round(o.seconds * o.sample_rate_hz) < self.hop:

@@ -38,7 +38,7 @@ Read = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
-class Reading:
+class SoundReading:
     """How files are brought to samples.
 
     Attributes:
@@ -75,7 +75,7 @@ class Reading:
 # Which sounds there are
 
 
-def sound_samples(path: Path, reading: Reading) -> Iterator[Sample]:
+def sound_samples(path: Path, reading: SoundReading) -> Iterator[Sample]:
     """One sound file, a folder of them (recursive), an archive, or a CSV that lists them.
 
     Folders inside an archive tell label and split as they do on disk, but those that hold everything do not count
@@ -96,7 +96,7 @@ def sound_samples(path: Path, reading: Reading) -> Iterator[Sample]:
         yield Sample(entry.key, read, label, split)
 
 
-def _found(path: Path, reading: Reading) -> Iterator[tuple[Entry, Read]]:
+def _found(path: Path, reading: SoundReading) -> Iterator[tuple[Entry, Read]]:
     suffix = path.suffix.lower()
     if path.is_dir():
         for entry in folder_entries(path, SOUNDS):
@@ -114,7 +114,7 @@ def _found(path: Path, reading: Reading) -> Iterator[tuple[Entry, Read]]:
         )
 
 
-def _archive_entries(path: Path, reading: Reading) -> Iterator[tuple[Entry, Read]]:
+def _archive_entries(path: Path, reading: SoundReading) -> Iterator[tuple[Entry, Read]]:
     opened = open_archive(path, SUFFIXES)
     if not opened.names:
         raise UserError(f"{path} holds no sound file: looked in it for {', '.join(SUFFIXES)}")
@@ -131,7 +131,7 @@ def _below_common(names: Sequence[str]) -> list[str]:
     return ["/".join(segments[common:]) for segments in parts]
 
 
-def _listed_entries(path: Path, reading: Reading) -> Iterator[tuple[Entry, Read]]:
+def _listed_entries(path: Path, reading: SoundReading) -> Iterator[tuple[Entry, Read]]:
     opened: dict[Path, Archive] = {}
 
     def exists(file: Path) -> bool:
@@ -167,7 +167,7 @@ def _label(match: re.Match[str] | None) -> str | None:
 # One sound
 
 
-def _read_member(opened: Archive, name: str, reading: Reading) -> Tensor:
+def _read_member(opened: Archive, name: str, reading: SoundReading) -> Tensor:
     full_name = f"{opened.path}/{name}"
     try:
         data = opened.read(name)
@@ -176,7 +176,7 @@ def _read_member(opened: Archive, name: str, reading: Reading) -> Tensor:
     return read_sound(data, reading, full_name)
 
 
-def read_sound(source: Path | bytes, reading: Reading, name: str | None = None) -> Tensor:
+def read_sound(source: Path | bytes, reading: SoundReading, name: str | None = None) -> Tensor:
     """int16 (channels, T): a file, or the bytes of one, at the rate and channels of `reading`.
 
     Decoded in float32 by libsndfile, whatever the name says. Channels are mixed before resampling. Values are rounded,
@@ -203,7 +203,7 @@ def read_sound(source: Path | bytes, reading: Reading, name: str | None = None) 
         raise _unreadable(name or default_name, error) from None
 
 
-def _read(file: BinaryIO, reading: Reading) -> Tensor:
+def _read(file: BinaryIO, reading: SoundReading) -> Tensor:
     check_whole(file)
     gain = _gain(file, reading)
     values = bytearray()  # grows where it is; tensors kept until the end would pin the memory of blocks between them
@@ -215,7 +215,7 @@ def _read(file: BinaryIO, reading: Reading) -> Tensor:
     return sound
 
 
-def _blocks(file: BinaryIO, reading: Reading) -> Iterator[Tensor]:
+def _blocks(file: BinaryIO, reading: SoundReading) -> Iterator[Tensor]:
     """Floats (channels, n) at the wanted rate, block by block."""
     file.seek(0)
     opened = needed("soundfile").SoundFile(file)
@@ -251,7 +251,7 @@ def _decoded(opened: Any) -> Iterator[Tensor]:
         raise ValueError("holds no frames of sound")
 
 
-def _check_channels(channels: int, reading: Reading) -> None:
+def _check_channels(channels: int, reading: SoundReading) -> None:
     if channels == reading.channels or reading.mix:
         return
     instead = f", or modality.channels={channels}" if channels in (1, 2) else ""
@@ -274,7 +274,7 @@ def _mixed(frames: Tensor, channels: int) -> Tensor:
 # Loudness
 
 
-def _gain(file: BinaryIO, reading: Reading) -> float:
+def _gain(file: BinaryIO, reading: SoundReading) -> float:
     """What every value is to be multiplied by. Reads the file once, unless it is 1 anyway."""
     if reading.loudness == "as is":
         return 1.0

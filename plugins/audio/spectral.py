@@ -33,7 +33,7 @@ MOST_GAIN = 8.0  # natural log: 70 dB up and down
 LEAST_SHAPE = 1e-4  # of a band's power before it is brought to 1
 
 
-class Block(Layer):
+class SpectralBlock(Layer):
     """x + scale * conv1(gelu(conv3(norm(x)))): (B, width, frames) in and out. Starts near the identity."""
 
     def __init__(self, width: int, causal: bool, scale: float):
@@ -67,12 +67,12 @@ class Block(Layer):
 
 def trunk(inputs: int, width: int, outputs: int, blocks: int, causal: bool) -> Any:
     """(B, inputs, frames) -> (B, outputs, frames): blocks between two layers that look at one frame each."""
-    middle = [Block(width, causal, 1 / blocks) for _ in range(blocks)]
+    middle = [SpectralBlock(width, causal, 1 / blocks) for _ in range(blocks)]
     layers = [Pointwise(inputs, width), *middle, ChannelNorm(width), Pointwise(width, outputs)]
     return (CausalStack if causal else Stack)(layers)
 
 
-class Spectral(Network):
+class SpectralNetwork(Network):
     """What encoder and decoder have in common: where frames lie.
 
     A frame spans `window` hops under a Hann window. Frame t stands for the hop t, [t, t + 1) * hop, and lies around it;
@@ -105,7 +105,7 @@ class Spectral(Network):
         return receptive_field(self.trunk, 1, 1) + -(-overlap // self.hop)
 
 
-class SpectralEncoder(Spectral):
+class SpectralEncoder(SpectralNetwork):
     """x (B, channels, T) -> z (B, dim, T / hop); `hop` divides T.
 
     It sees each frame's spectrum with its magnitude to the power of 0.3, and the logarithm of its power in mel bands,
@@ -184,7 +184,7 @@ class SpectralEncoder(Spectral):
         return z + self._bypassed(features), state
 
 
-class SpectralDecoder(Spectral):
+class SpectralDecoder(SpectralNetwork):
     """vectors (B, dim, frames) -> (B, channels, frames * hop): the mirror of `SpectralEncoder`.
 
     A frame's spectrum is real and imaginary parts of every bin, brought to a mean power of 1 in each of at most 40

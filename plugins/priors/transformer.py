@@ -42,7 +42,7 @@ class TransformerState:
     filled: int = 0
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """x + attention(norm(x)), then x + gated(norm(x)); x (B, T, width).
 
     Dropout is on what is added, not on attention's weights: with that a CPU has no fast attention, and a step of
@@ -127,7 +127,7 @@ class Transformer(Prior):
         self.kinds = nn.Embedding(self.grammar.kinds, o.width)
         self.places = nn.Embedding(len(self.grammar), o.width) if o.learned_positions else None
         self.drop = nn.Dropout(o.dropout)
-        blocks = [Block(o.width, o.heads, hidden, o.dropout) for _ in range(o.depth)]
+        blocks = [TransformerBlock(o.width, o.heads, hidden, o.dropout) for _ in range(o.depth)]
         self.blocks: Any = nn.ModuleList(blocks)
         self.head = self.ids if o.tied else nn.Linear(o.width, len(vocabulary), bias=False)
         by_index, by_place = angles(self.grammar, context, size)

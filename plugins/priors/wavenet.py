@@ -37,7 +37,7 @@ class WaveNet(GridPrior):
 
 
 @dataclass
-class Stream:
+class DilatedState:
     """Where a run of `Dilated.step` stands: the condition, and what each block keeps of the past."""
 
     condition: Tensor | None
@@ -65,11 +65,11 @@ class Dilated(nn.Module):
             total = total + skip
         return self._features(total.transpose(1, 2)).transpose(1, 2)
 
-    def start(self, batch: int, condition: Tensor | None = None) -> Stream:
+    def start(self, batch: int, condition: Tensor | None = None) -> DilatedState:
         """A state for `batch` lines; condition (B, width, frames), or (B, width, 1) if all frames share it."""
-        return Stream(condition, [block.start(batch) for block in self.blocks])
+        return DilatedState(condition, [block.start(batch) for block in self.blocks])
 
-    def step(self, x: Tensor, position: int, state: Stream) -> Tensor:
+    def step(self, x: Tensor, position: int, state: DilatedState) -> Tensor:
         """What a frame gives, (B, width), from x (B, width), the frame right before it (zeros before the first)."""
         frame_condition = state.condition
         if frame_condition is not None and frame_condition.shape[2] > 1:

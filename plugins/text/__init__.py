@@ -68,7 +68,7 @@ class Text(vqmm.Strings, vqmm.ManyPerFile, vqmm.Modality):
         if o.front == "subwords" and o.vocabulary is None:
             raise UserError("modality.vocabulary: subwords need the size of their vocabulary, such as 2048")
         self._front = TextFront(o)
-        self.reading = files.Reading(o.text, o.label, o.split, o.unit, o.block, o.longest, o.tail)
+        self.reading = files.TextReading(o.text, o.label, o.split, o.unit, o.block, o.longest, o.tail)
 
     def check_strides(self) -> None:
         """Any stride will do."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vqmm.contracts.sample import Sample, Unreadable
 from vqmm.data.folder import Entry, Kind, folder_entries
-from vqmm.plugins.text.tables import BLANK, LINE_END, Row, numbered, object_rows, row_keys, shown, table_rows, word
+from vqmm.plugins.text.tables import BLANK, LINE_END, TableRow, numbered, object_rows, row_keys, shown, table_rows, word
 from vqmm.utils.errors import Remark, UserError, one_of
 
 PLAIN, TABLES, OBJECTS = (".txt", ".text", ".md"), (".csv", ".tsv"), (".jsonl",)
@@ -30,7 +30,7 @@ Unit = Literal["lines", "paragraphs", "files", "blocks"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class TextReading:
     """How files are brought to samples.
 
     Attributes:
@@ -81,7 +81,7 @@ class _Item(NamedTuple):
 # Which texts there are
 
 
-def text_samples(path: Path, reading: Reading) -> Iterator[Sample]:
+def text_samples(path: Path, reading: TextReading) -> Iterator[Sample]:
     """The texts of one file, or of all files in a folder (recursive), each as uint8 (1, bytes) of UTF-8.
 
     Plain text `.txt`, `.text`, `.md`; tables with a header `.csv` (quoted as usual), `.tsv` (never quoted); objects,
@@ -126,7 +126,7 @@ def _entries(path: Path) -> Iterator[Entry]:
     return iter([Entry(path.name, path)])
 
 
-def _items_or_damage(entry: Entry, reading: Reading, alone: bool) -> list[_Item]:
+def _items_or_damage(entry: Entry, reading: TextReading, alone: bool) -> list[_Item]:
     """The samples of one file. One that cannot be read is refused if `alone`, else it is one damaged sample."""
     try:
         return list(_items(entry, reading))
@@ -136,7 +136,7 @@ def _items_or_damage(entry: Entry, reading: Reading, alone: bool) -> list[_Item]
         return [_Item(entry.key, damage=str(error))]
 
 
-def _items(entry: Entry, reading: Reading) -> Iterator[_Item]:
+def _items(entry: Entry, reading: TextReading) -> Iterator[_Item]:
     text = _content(entry.path)
     name = entry.path.name.lower().removesuffix(".gz")
     as_it_is = name.endswith(PLAIN) and reading.unit in ("files", "blocks")
@@ -150,7 +150,7 @@ def _items(entry: Entry, reading: Reading) -> Iterator[_Item]:
     return (_Item(entry.key if n is None else numbered(entry.key, n), piece) for n, piece in _pieces(text, reading))
 
 
-def _reader(item: _Item, reading: Reading) -> Callable[[], Tensor]:
+def _reader(item: _Item, reading: TextReading) -> Callable[[], Tensor]:
     """What gives the sample as a tensor; it holds the bytes, and can be pickled."""
     if item.damage:
         return partial(_refuse, item.damage)
@@ -163,7 +163,7 @@ def _reader(item: _Item, reading: Reading) -> Callable[[], Tensor]:
 # Plain text
 
 
-def _pieces(text: str, reading: Reading) -> Iterator[tuple[int | None, str]]:
+def _pieces(text: str, reading: TextReading) -> Iterator[tuple[int | None, str]]:
     """Number (from 1) and text of each sample; None for a whole file."""
     if reading.unit == "files":
         yield None, text
@@ -186,7 +186,7 @@ def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
             yield numbers[0], joined.removesuffix("\r\n") if joined.endswith("\r\n") else joined.removesuffix("\n")
 
 
-def _row_items(entry: Entry, rows: Sequence[Row], reading: Reading) -> Iterator[_Item]:
+def _row_items(entry: Entry, rows: Sequence[TableRow], reading: TextReading) -> Iterator[_Item]:
     has_split = any(word(row.cells.get(reading.split)) for row in rows if not row.damage and reading.split)
     for row, key in zip(rows, row_keys(entry.key, rows), strict=True):
         where = f"{entry.path}, line {row.line}"
@@ -201,9 +201,9 @@ def _row_items(entry: Entry, rows: Sequence[Row], reading: Reading) -> Iterator[
         yield _Item(key, text, label, split, damage)
 
 
-def _insisted(reading: Reading) -> list[str]:
+def _insisted(reading: TextReading) -> list[str]:
     """The columns beside the text that must be there: those that were given by name."""
-    given = [(reading.label, Reading.label), (reading.split, Reading.split)]
+    given = [(reading.label, TextReading.label), (reading.split, TextReading.split)]
     return [name for name, default in given if name and name != default and reading.insist]
 
 
@@ -256,7 +256,7 @@ def file_of(key: str) -> str:
     return match[1] if match else key
 
 
-def joined(texts: Sequence[str], reading: Reading) -> str:
+def joined(texts: Sequence[str], reading: TextReading) -> str:
     """The samples of a file as one text: what it was, but for blank lines, line ends and what a table has beside."""
     if reading.unit == "blocks":
         return "".join(texts)

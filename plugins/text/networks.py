@@ -21,7 +21,7 @@ Kind = Literal["convolution", "lstm"]
 KERNEL = 5  # of the blocks, in positions
 
 
-class Recurrent(Layer):
+class BidirectionalLSTM(Layer):
     """x + an LSTM in both directions (Hochreiter and Schmidhuber 1997): (B, width, T) in and out; skips padding."""
 
     takes_mask = True
@@ -51,7 +51,7 @@ def blocks(kind: Kind, width: int, count: int, attention: bool) -> list[nn.Modul
     """`count` layers of a kind, self-attention after each where it is asked for."""
     layers: list[nn.Module] = []
     for _ in range(count):
-        layers.append(Recurrent(width) if kind == "lstm" else ResidualBlock(1, width, width, KERNEL))
+        layers.append(BidirectionalLSTM(width) if kind == "lstm" else ResidualBlock(1, width, width, KERNEL))
         if attention:
             layers.append(Attention(width))
     return layers

@@ -16,7 +16,7 @@ BLANK = " \t\r\n"  # what a line may hold and still be blank
 NAMED = 40  # characters of a column's name that a message shows: a table without a header has texts there
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of a table, or an object: the line that it begins in (from 1), and its values by column.
 
     `damage` says why it cannot be read, empty where it can.
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     damage: str = ""
 
 
-def table_rows(path: Path, text: str, quoted: bool, needed: Sequence[str], used: Sequence[str]) -> list[Row]:
+def table_rows(path: Path, text: str, quoted: bool, needed: Sequence[str], used: Sequence[str]) -> list[TableRow]:
     """The rows below the header of a table, blank lines left out. Rows of another length than the header are damaged.
 
     Args:
@@ -55,7 +55,7 @@ def table_rows(path: Path, text: str, quoted: bool, needed: Sequence[str], used:
     for line, cells in lines[1:]:
         wrong = len(cells) != len(columns)
         damage = f"the header has {len(columns)} cells, the row {len(cells)}" if wrong else ""
-        rows.append(Row(line, dict(zip(columns, cells, strict=False)), damage))
+        rows.append(TableRow(line, dict(zip(columns, cells, strict=False)), damage))
     return rows
 
 
@@ -76,7 +76,7 @@ def _csv_lines(path: Path, text: str) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def object_rows(path: Path, text: str, field: str, needed: Sequence[str]) -> list[Row]:
+def object_rows(path: Path, text: str, field: str, needed: Sequence[str]) -> list[TableRow]:
     """The object of each line that is not blank.
 
     Args:
@@ -89,7 +89,7 @@ def object_rows(path: Path, text: str, field: str, needed: Sequence[str]) -> lis
         UserError: a line that is no JSON object, or that lacks the field; a field that is in none.
     """
     lines = [(n, line) for n, line in enumerate(LINE_END.split(text), 1) if line.strip(BLANK)]
-    rows = [Row(n, _object(f"{path}, line {n}", line, field)) for n, line in lines]
+    rows = [TableRow(n, _object(f"{path}, line {n}", line, field)) for n, line in lines]
     _check_columns(str(path), sorted({name for row in rows for name in row.cells}), needed, "field")
     return rows
 
@@ -120,7 +120,7 @@ def numbered(name: str, number: int) -> str:
     return f"{name}:{number:05}"
 
 
-def row_keys(name: str, rows: Sequence[Row]) -> list[str]:
+def row_keys(name: str, rows: Sequence[TableRow]) -> list[str]:
     """A key for each row: by its `id` if every sound row has one and no two keys meet, else by its line."""
     by_line = [numbered(name, row.line) for row in rows]
     ids = ["" if row.damage else inner_name(word(row.cells.get("id")) or "") for row in rows]

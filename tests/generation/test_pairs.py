@@ -11,7 +11,7 @@ from tests.generation.prior_rows import rows
 from tests.prior_fakes import made
 from vqmm.contracts.grammar import Grammar
 from vqmm.contracts.vocabulary import NULL, PAD, Vocabulary
-from vqmm.generation.pairs import Aligned, ByClass, Examples, Place, Windows, _chances, label_rows
+from vqmm.generation.pairs import Aligned, ByClass, Examples, Item, Windows, _chances, label_rows
 
 SOUND, PICTURE, TEXT = [(3,), (5,), (2,), (5,)], [(2, 3)] * 4, [(1,), (2,), (4,), (2,)]
 
@@ -225,12 +225,12 @@ def test_windows_cover_a_long_line_in_judging_and_begin_anywhere_in_training():
     lengths = [7, 3, 12]
     pairing = Windows("sound", {"sound": [4, 5, 6]}, lengths, 5, seed=0)
     assert [pairing.items(None, number)["sound"] for number in range(len(pairing))] == [
-        Place(4, 0),
-        Place(4, 2),  # as far back as it has to, to be whole
-        Place(5, 0),
-        Place(6, 0),
-        Place(6, 5),
-        Place(6, 7),
+        Item(4, 0),
+        Item(4, 2),  # as far back as it has to, to be whole
+        Item(5, 0),
+        Item(6, 0),
+        Item(6, 5),
+        Item(6, 7),
     ]
     starts = {pairing.items(epoch, 3)["sound"].start for epoch in range(100)}
     assert starts == set(range(8)) and {pairing.items(epoch, 2)["sound"].start for epoch in range(9)} == {0}
@@ -249,4 +249,4 @@ def test_windows_are_cut_out_of_the_codes():
 def test_a_longer_line_is_cut_at_its_end_and_a_picture_is_not():
     vocabulary = Vocabulary().add("sound", [[9]], longest=4).add("picture", [[9]], grids=[[2, 3]])
     found = Examples(vocabulary, {"sound": rows([(6,)]), "picture": rows([(2, 3)])}, Aligned({}))
-    assert [len(found.blocks(own, [Place(0)])[0]) for own in vocabulary.ranges] == [4 + 2, 6 + 2]
+    assert [len(found.blocks(own, [Item(0)])[0]) for own in vocabulary.ranges] == [4 + 2, 6 + 2]

@@ -33,9 +33,9 @@ def test_level_factors_multiply_to_the_stride():
 def test_encoder_and_decoder_are_mirrors(rank, stride, attention):
     shape = dict(rank=rank, channels=2, dim=6, stride=(stride,) * rank, width=16, blocks=1, attention=attention)
     x = torch.randn(2, 2, *EXTENT[:rank])
-    z = layers.Encoder(**shape)(x)
+    z = layers.ConvEncoder(**shape)(x)
     assert z.shape == (2, 6, *(n // stride for n in x.shape[2:]))
-    assert layers.Decoder(**shape)(z).shape == x.shape
+    assert layers.ConvDecoder(**shape)(z).shape == x.shape
 
 
 @pytest.mark.parametrize("attention", [False, True])
@@ -44,7 +44,7 @@ def test_a_sample_is_the_same_alone_and_beside_a_longer_one(rank, attention):
     """Whatever lies in the padding, NaN too, in the encoder and in the decoder."""
     torch.manual_seed(0)
     shape = dict(rank=rank, channels=2, dim=6, stride=(4,) * rank, width=16, blocks=2, attention=attention)
-    encoder, decoder = layers.Encoder(**shape), layers.Decoder(**shape)
+    encoder, decoder = layers.ConvEncoder(**shape), layers.ConvDecoder(**shape)
     alone = torch.randn(1, 2, *(4,) * rank)
     box = (slice(0, 1), slice(None), *(slice(0, 4),) * rank)
     x = torch.full((2, 2, *EXTENT[:rank]), float("nan"))
@@ -76,8 +76,8 @@ def test_attention_refuses_a_width_that_its_heads_do_not_divide():
 @pytest.mark.parametrize("rank", [1, 2])
 def test_a_signal_keeps_its_variance_through_the_networks(rank):
     torch.manual_seed(0)
-    encoder = layers.Encoder(rank, 3, 16, (8,) * rank, 64, 1, False)
-    decoder = layers.Decoder(rank, 3, 16, (8,) * rank, 64, 1, False)
+    encoder = layers.ConvEncoder(rank, 3, 16, (8,) * rank, 64, 1, False)
+    decoder = layers.ConvDecoder(rank, 3, 16, (8,) * rank, 64, 1, False)
     x = torch.randn(4, 3, *(64,) * rank)
     with torch.no_grad():
         z, again = encoder(x), encoder(x + 0.1 * torch.randn_like(x))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vqmm.nn import Decoder, Encoder, Layer, Network, Stack, as_network, call_masked
+from vqmm.nn import ConvDecoder, ConvEncoder, Layer, Network, Stack, as_network, call_masked
 from vqmm.nn.causal import CausalConv, CausalStack, GatedBlock
 from vqmm.nn.receptive_field import seen
 
@@ -25,10 +25,10 @@ def test_a_plain_module_is_a_network_with_every_default():
     x = torch.randn(2, 2, 8)
     torch.testing.assert_close(network(x), plain(x), rtol=0, atol=0)
     assert [*network.parameters()] == [], "the weights stay where they are, under the names they have"
-    assert isinstance(as_network(Encoder(1, 1, 4, (4,), 8, 1, False)), Encoder)
+    assert isinstance(as_network(ConvEncoder(1, 1, 4, (4,), 8, 1, False)), ConvEncoder)
 
 
-@pytest.mark.parametrize("kind", [Encoder, Decoder])
+@pytest.mark.parametrize("kind", [ConvEncoder, ConvDecoder])
 def test_the_networks_of_the_house_are_themselves(kind):
     network = kind(1, 1, 4, (4,), 8, 1, False)
     assert as_network(network) is network and network.takes_mask and not network.causal

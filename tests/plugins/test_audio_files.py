@@ -16,7 +16,7 @@ from vqmm.contracts.modality import Modality
 from vqmm.contracts.sample import Unreadable
 from vqmm.data.loader import Views, training_batches
 from vqmm.plugins.audio import files
-from vqmm.plugins.audio.files import Reading, as_written, read_sound, sound_samples, to_int16, write_sound
+from vqmm.plugins.audio.files import SoundReading, as_written, read_sound, sound_samples, to_int16, write_sound
 from vqmm.plugins.audio.loudness import loudness_lufs
 from vqmm.plugins.audio.resampling import _resampler, resampled
 from vqmm.utils.errors import UserError
@@ -25,7 +25,7 @@ soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not in
 torchaudio = pytest.importorskip("torchaudio", reason="the extra `audio` is not installed")
 
 RATE = 16000
-AS_IS = Reading(RATE, 1)
+AS_IS = SoundReading(RATE, 1)
 WRITERS = {  # name -> format, subtype, exact
     "wav": ("WAV", "PCM_16", True),
     "wide.wav": ("WAVEX", "PCM_24", True),
@@ -118,7 +118,7 @@ def test_what_a_file_holds_counts_and_not_its_name(tmp_path):
 @pytest.mark.parametrize("name", ["wav", "flac", "ogg", "opus", "mp3"])
 def test_blocks_make_no_difference(name, monkeypatch, capfd):
     data = encoded(np.tile(SOUND, 3), name)
-    for reading in (AS_IS, Reading(11025, 1)):
+    for reading in (AS_IS, SoundReading(11025, 1)):
         whole = read_sound(data, reading)
         with monkeypatch.context() as patch:
             patch.setattr(files, "BLOCK", 1013)
@@ -141,15 +141,15 @@ def test_resampling_in_blocks_is_resampling_the_whole(old, new, count):
 
 def test_resampling_keeps_what_fits_and_nothing_else():
     for hz, kept in ((440, True), (3500, True), (4200, False), (7900, False)):
-        sound = read_sound(encoded(sine(hz)), Reading(8000, 1)) if kept else None
+        sound = read_sound(encoded(sine(hz)), SoundReading(8000, 1)) if kept else None
         if sound is None:  # what is above the new Nyquist frequency is gone, and does not fold back
-            sound = read_sound(encoded(sine(hz) + sine(440, level=0.1)), Reading(8000, 1))
+            sound = read_sound(encoded(sine(hz) + sine(440, level=0.1)), SoundReading(8000, 1))
         expected = sine(hz, rate=8000) if kept else sine(440, rate=8000, level=0.1)
         assert np.abs(sound[0].numpy() / 32768 - expected)[400:-400].max() < 3e-4, hz
     assert "rate of 11127 Hz has too little in common with modality.sample_rate_hz=16000" in refused(
         encoded(sine(), rate=11127)
     )
-    assert read_sound(encoded(np.array([0.5]), rate=48000), Reading(8000, 1)).shape == (1, 1)
+    assert read_sound(encoded(np.array([0.5]), rate=48000), SoundReading(8000, 1)).shape == (1, 1)
 
 
 def test_channels_are_mixed_repeated_or_refused():
@@ -157,17 +157,17 @@ def test_channels_are_mixed_repeated_or_refused():
     two, one, six = np.stack([left, right], 1), left, np.stack([left] * 3 + [right] * 3, 1)
     mean = torch.full((1, 50), 4096, dtype=torch.int16)
     assert torch.equal(read_sound(encoded(two), AS_IS), mean)
-    kept = read_sound(encoded(two), Reading(RATE, 2, mix=False))
+    kept = read_sound(encoded(two), SoundReading(RATE, 2, mix=False))
     assert kept.shape == (2, 50) and kept[:, 7].tolist() == [16384, -8192] and kept.is_contiguous()
-    assert torch.equal(read_sound(encoded(one), Reading(RATE, 2)), torch.full((2, 50), 16384, dtype=torch.int16))
-    assert torch.equal(read_sound(encoded(six), Reading(RATE, 2)), mean.repeat(2, 1))
-    said = refused(encoded(two), Reading(RATE, 1, mix=False))
+    assert torch.equal(read_sound(encoded(one), SoundReading(RATE, 2)), torch.full((2, 50), 16384, dtype=torch.int16))
+    assert torch.equal(read_sound(encoded(six), SoundReading(RATE, 2)), mean.repeat(2, 1))
+    said = refused(encoded(two), SoundReading(RATE, 1, mix=False))
     assert said == (
         "x.wav: it has 2 channels, and modality.channels is 1: set modality.mix=true to bring it to 1 channel, or "
         "modality.channels=2"
     )
-    assert "has 1 channel, and modality.channels is 2" in refused(encoded(one), Reading(RATE, 2, mix=False))
-    assert refused(encoded(six), Reading(RATE, 1, mix=False)).endswith("to bring it to 1 channel")
+    assert "has 1 channel, and modality.channels is 2" in refused(encoded(one), SoundReading(RATE, 2, mix=False))
+    assert refused(encoded(six), SoundReading(RATE, 1, mix=False)).endswith("to bring it to 1 channel")
 
 
 # Loudness
@@ -175,11 +175,11 @@ def test_channels_are_mixed_repeated_or_refused():
 
 def test_peaks_are_brought_to_nine_tenths():
     for level in (0.001, 0.3, 1.0):
-        sound = read_sound(encoded(sine(level=level), "float.wav"), Reading(RATE, 1, loudness="peak"))
+        sound = read_sound(encoded(sine(level=level), "float.wav"), SoundReading(RATE, 1, loudness="peak"))
         assert abs(sound.abs().max().item() / 32768 - 0.9) < 1e-3
     over = encoded(sine(level=3.0), "float.wav")
     assert read_sound(over, AS_IS).max() == 32767 and read_sound(over, AS_IS).min() == -32768
-    assert read_sound(over, Reading(RATE, 1, loudness="peak")).max() < 29_500
+    assert read_sound(over, SoundReading(RATE, 1, loudness="peak")).max() < 29_500
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
@@ -197,7 +197,7 @@ def test_loudness_is_that_of_bs_1770(rate):
 
 
 def test_sounds_are_brought_to_one_loudness():
-    how = Reading(RATE, 1, loudness="loudness")
+    how = SoundReading(RATE, 1, loudness="loudness")
     for level, seconds in ((0.02, 3), (0.9, 3), (0.5, 0.25), (0.3, 0.011)):
         sound = read_sound(encoded(sine(997, seconds, level=level)), how).float() / 32768
         assert loudness_lufs(iter([sound]), RATE) == pytest.approx(-23, abs=0.1)
@@ -271,7 +271,7 @@ def test_lengths_that_a_pipe_did_not_know_are_no_damage():
 
 @pytest.mark.parametrize("loudness", ["as is", "peak", "loudness"])
 def test_nothing_to_hear_is_unreadable(loudness):
-    reading = Reading(RATE, 1, loudness=loudness)
+    reading = SoundReading(RATE, 1, loudness=loudness)
     assert "silent: every value is 0" in refused(encoded(np.zeros(5000)), reading)
     assert "silent: every value is 0" in refused(encoded(np.full(5000, 1e-6), "float.wav"), reading)
     assert "silent" in refused(encoded(np.stack([SOUND, -SOUND], 1)), reading)  # the mean of both channels
@@ -359,14 +359,14 @@ def test_a_list_leads_to_files_and_into_archives(tmp_path):
 
 def test_expressions_give_labels_and_the_test_split(tmp_path):
     put(tmp_path, "a/3_anna_0.wav", "a/7_ben_11.wav", "b/x.wav")
-    how = Reading(RATE, 1, label=r"(\d)_[a-z]+_\d+", test=r"_[0-4]\.wav$")
+    how = SoundReading(RATE, 1, label=r"(\d)_[a-z]+_\d+", test=r"_[0-4]\.wav$")
     assert found(tmp_path, how) == [
         ("a/3_anna_0.wav", "3", "test"),
         ("a/7_ben_11.wav", "7", "train"),
         ("b/x.wav", None, "train"),
     ]
-    assert [label for _, label, _ in found(tmp_path, Reading(RATE, 1, label="anna|ben"))] == ["anna", "ben", None]
-    assert [label for _, label, _ in found(tmp_path, Reading(RATE, 1, test="^b/"))] == ["a", "a", "b"]
+    assert [label for _, label, _ in found(tmp_path, SoundReading(RATE, 1, label="anna|ben"))] == ["anna", "ben", None]
+    assert [label for _, label, _ in found(tmp_path, SoundReading(RATE, 1, test="^b/"))] == ["a", "a", "b"]
     (tmp_path / "list.csv").write_text("path,label,split\na/3_anna_0.wav,three,train\na/7_ben_11.wav,seven,train\n")
     assert found(tmp_path / "list.csv", how) == [("a/3_anna_0.wav", "3", "test"), ("a/7_ben_11.wav", "7", "train")]
     with pytest.raises(UserError, match=r"matches none of 1 keys, such as 'x\.wav'"):
@@ -378,8 +378,8 @@ def test_expressions_that_cannot_be_meant_are_refused(tmp_path):
     put(tmp_path, "a/1.wav", "a/2.wav")
     for name in ("label", "test"):
         with pytest.raises(UserError, match=rf"modality\.{name}: '\(a' is not a regular expression: missing \)"):
-            Reading(RATE, 1, **{name: "(a"})
-        said = mistaken(tmp_path, Reading(RATE, 1, **{name: "_0"}))
+            SoundReading(RATE, 1, **{name: "(a"})
+        said = mistaken(tmp_path, SoundReading(RATE, 1, **{name: "_0"}))
         assert said == f"modality.{name}: '_0' matches none of 2 keys, such as 'a/1.wav'"
 
 
@@ -428,7 +428,7 @@ def test_what_is_written_is_read_back_to_the_bit(channels, tmp_path):
     sample[0, :6] = torch.tensor([0.5 / 32768, 1.5 / 32768, -0.5 / 32768, 1.0, -1.0, 2.0])
     file = write_sound(sample, tmp_path / "a.b", RATE)
     assert file == tmp_path / "a.b.wav" and soundfile.info(str(file)).subtype == "PCM_16"
-    again = read_sound(file, Reading(RATE, channels, mix=False))
+    again = read_sound(file, SoundReading(RATE, channels, mix=False))
     assert torch.equal(again, to_int16(sample)) and torch.equal(again.float() / 32768, as_written(sample))
     assert again[0, :6].tolist() == [0, 2, 0, 32767, -32768, 32767]
     assert torch.equal(as_written(as_written(sample)), as_written(sample))
@@ -446,7 +446,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
     for module, rate in (("soundfile", RATE), ("torchaudio", 8000)):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
-            (sample,) = sound_samples(tmp_path, Reading(rate, 1))  # finding needs neither
+            (sample,) = sound_samples(tmp_path, SoundReading(rate, 1))  # finding needs neither
             with pytest.raises(UserError, match=rf'sound needs {module}, .*: pip install "vqmm\[audio\]"') as caught:
                 sample.read()
             assert not isinstance(caught.value, Unreadable)
@@ -454,7 +454,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_spoken_digits(data):
-    how = Reading(8000, 1, label=r"/(\d)_", test=r"_[0-4]\.wav$")
+    how = SoundReading(8000, 1, label=r"/(\d)_", test=r"_[0-4]\.wav$")
     digits = list(sound_samples(data / "audio" / "fsdd.tar.bz2", how))
     assert len(digits) == 2800 and {sample.label for sample in digits} == set("0123456789")
     assert sum(sample.split == "test" for sample in digits) == 300

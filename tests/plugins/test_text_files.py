@@ -11,7 +11,7 @@ import torch
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.sample import Unreadable
 from vqmm.data.loader import Views, training_batches
-from vqmm.plugins.text.files import Reading, decode_bytes, encode_bytes, text_samples, write_text_file
+from vqmm.plugins.text.files import TextReading, decode_bytes, encode_bytes, text_samples, write_text_file
 from vqmm.utils.errors import Remark, UserError
 
 ODD = "a\tb \u2028c\u2029\x85\x0b\x0c\x1c d\r e"  # all of it inside one line: only \n and \r\n end one
@@ -26,17 +26,17 @@ def put(path, content):
 
 
 def texts(path, **options):
-    return {sample.key: decode_bytes(sample.read()) for sample in text_samples(path, Reading(**options))}
+    return {sample.key: decode_bytes(sample.read()) for sample in text_samples(path, TextReading(**options))}
 
 
 def sorted_out(path, **options):
-    return [(sample.key, sample.label, sample.split) for sample in text_samples(path, Reading(**options))]
+    return [(sample.key, sample.label, sample.split) for sample in text_samples(path, TextReading(**options))]
 
 
 def mistaken(path, **options):
     """The one line that a mistake in a file is answered with; it begins with the file's name."""
     with pytest.raises(UserError) as caught:
-        list(text_samples(path, Reading(**options)))
+        list(text_samples(path, TextReading(**options)))
     said = str(caught.value)
     assert not isinstance(caught.value, Unreadable) and "\n" not in said and said.startswith(str(path))
     return said.removeprefix(str(path))
@@ -45,7 +45,7 @@ def mistaken(path, **options):
 def damage(path, **options):
     """What each sample that cannot be read says, by key."""
     found = {}
-    for sample in text_samples(path, Reading(**options)):
+    for sample in text_samples(path, TextReading(**options)):
         try:
             sample.read()
         except Unreadable as error:
@@ -181,7 +181,7 @@ def test_the_tail_of_each_file_is_held_out(tmp_path):
 def test_a_tail_of_nothing_is_a_mistake_in_training_data_alone(tmp_path):
     path = put(tmp_path / "a.txt", "one\ntwo")
     with pytest.raises(UserError, match=r"modality.tail: 0.1 of the samples of each file is none: .* has 2 in all"):
-        list(text_samples(path, Reading(tail=0.1)))
+        list(text_samples(path, TextReading(tail=0.1)))
     assert [split for _, _, split in sorted_out(path, tail=0.1, insist=False)] == ["train"] * 2
 
 
@@ -210,7 +210,7 @@ def test_long_texts_are_cut_between_characters_and_counted_once(tmp_path):
 )
 def test_options_that_do_not_fit(options, said):
     with pytest.raises(UserError, match=said):
-        Reading(**options)
+        TextReading(**options)
 
 
 # Mistakes
@@ -275,7 +275,7 @@ def test_damaged_files_of_a_folder_are_one_damaged_sample_each(tmp_path):
     assert set(found) == {"empty.txt", "latin.csv", "cut.txt.gz", "none.txt.gz", "wrong.txt.gz", "gone.txt", "pipe.txt"}
     assert found["empty.txt"].endswith("empty.txt: it is empty") and "byte 8 is 0xE9" in found["latin.csv"]
     assert all(found[key].startswith(f"{tmp_path}/x/{key}: ") for key in found)
-    assert {sample.key for sample in text_samples(tmp_path / "x", Reading())} == {*found, "good.txt:00001"}
+    assert {sample.key for sample in text_samples(tmp_path / "x", TextReading())} == {*found, "good.txt:00001"}
     for name in ("cut", "none", "wrong"):
         mistaken(tmp_path / f"x/{name}.txt.gz")
 
@@ -290,7 +290,7 @@ def test_damaged_rows_are_named_and_the_others_read(tmp_path):
     path = put(tmp_path / "a.jsonl", '{"text": "a\\ud800"}\n{"text": "\\ud83d\\ude00"}\n')
     told = "a.jsonl:00001: character 1 is U+D800, half of a surrogate pair: UTF-8 cannot write it"
     assert damage(path) == {"a.jsonl:00001": told}
-    assert decode_bytes(list(text_samples(path, Reading()))[1].read()) == "\U0001f600"
+    assert decode_bytes(list(text_samples(path, TextReading()))[1].read()) == "\U0001f600"
 
 
 def test_a_folder_without_texts(tmp_path):
@@ -327,7 +327,7 @@ def test_what_is_no_text(tmp_path):
 
 def test_forty_thousand_lines_are_listed_and_read_without_the_file(tmp_path):
     path = put(tmp_path / "a.txt", "twenty-five characters...\n" * 40_000)
-    samples = list(text_samples(path, Reading()))
+    samples = list(text_samples(path, TextReading()))
     path.unlink()
     assert len(samples) == 40_000 and samples[-1].key == "a.txt:40000"
     again = pickle.loads(pickle.dumps(samples[1]))
@@ -342,7 +342,7 @@ class Bytes(Modality):
 
 def test_workers_read_them_and_name_the_damaged(tmp_path):
     path = put(tmp_path / "a.tsv", "text\nabc\nde\nfghi\n\tx\n")
-    views = Views(Bytes(), list(text_samples(path, Reading())), {}, cache_mb=1)
+    views = Views(Bytes(), list(text_samples(path, TextReading())), {}, cache_mb=1)
     batches = training_batches(views, 4, 0, workers=2)
     batch, unreadable = next(batches)
     found = {key: x[0][mask] for key, x, mask in zip(batch.key, batch.x, batch.mask, strict=True)}
@@ -353,7 +353,7 @@ def test_workers_read_them_and_name_the_damaged(tmp_path):
 
 
 def test_a_value_read_twice_is_not_shared(tmp_path):
-    (sample,) = text_samples(put(tmp_path / "a.txt", "abc"), Reading())
+    (sample,) = text_samples(put(tmp_path / "a.txt", "abc"), TextReading())
     sample.read().zero_()
     value = sample.read()
     assert decode_bytes(value) == "abc" and value.untyped_storage().nbytes() == value.nbytes  # so that it can be kept
@@ -361,12 +361,12 @@ def test_a_value_read_twice_is_not_shared(tmp_path):
 
 def test_real_texts_are_read_to_the_last_line(data):
     folder = data / "text"
-    found = list(text_samples(folder / "sentiment_en.tsv.gz", Reading()))
+    found = list(text_samples(folder / "sentiment_en.tsv.gz", TextReading()))
     assert len(found) == 23_339 and {sample.label for sample in found} == {"positive", "negative", "neutral"}
     assert not damage(folder / "sentiment_en.tsv.gz")
     whole = (folder / "tinyshakespeare.txt").read_bytes().decode()
     assert "".join(texts(folder / "tinyshakespeare.txt", unit="blocks").values()) == whole
-    splits = [sample.split for sample in text_samples(folder / "tinyshakespeare.txt", Reading(tail=0.1))]
+    splits = [sample.split for sample in text_samples(folder / "tinyshakespeare.txt", TextReading(tail=0.1))]
     assert splits == ["train"] * (len(splits) - round(len(splits) / 10)) + ["test"] * round(len(splits) / 10)
     chinese = "\n".join(texts(folder / "zh_classics.txt.gz").values())
     plain = gzip.decompress((folder / "zh_classics.txt.gz").read_bytes()).decode()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import vqmm
 from vqmm.plugins.text import Text
-from vqmm.plugins.text.files import Reading, decode_bytes, encode_bytes, file_of, joined, text_samples
+from vqmm.plugins.text.files import TextReading, decode_bytes, encode_bytes, file_of, joined, text_samples
 from vqmm.testing import check_modality
 from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.utils.errors import UserError
@@ -180,6 +180,6 @@ def test_a_key_says_which_file_it_came_from(key, file):
 def test_the_samples_of_a_file_make_the_file_again(tmp_path, unit):
     content = {"lines": "one\ntwo\n", "paragraphs": "a\nb\n\nc\n", "blocks": "one\ntwo\n\n three"}[unit]
     (tmp_path / "a.txt").write_text(content)
-    reading = Reading(unit=unit, block=4)
+    reading = TextReading(unit=unit, block=4)
     texts = [decode_bytes(sample.read()) for sample in text_samples(tmp_path / "a.txt", reading)]
     assert len(texts) > 1 and joined(texts, reading) == content

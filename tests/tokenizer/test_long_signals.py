@@ -14,7 +14,7 @@ from tests.lines import DIM, Line, exceptions, line_tokenizer, noise, peaks_of_m
 from tests.processes import SERVER
 from vqmm.decoders.direct import DirectDecoder
 from vqmm.decoders.wavenet import WaveNetDecoder
-from vqmm.nn import Decoder, Encoder, Network, Stack
+from vqmm.nn import ConvDecoder, ConvEncoder, Network, Stack
 from vqmm.nn import receptive_field as reach
 from vqmm.nn.causal import CausalConv, GatedBlock
 from vqmm.nn.receptive_field import seen
@@ -44,10 +44,10 @@ class Plain(Line):
         return (8,)
 
     def build_encoder(self, dim):
-        return Encoder(1, 1, dim, self.strides, 16, 2, False)
+        return ConvEncoder(1, 1, dim, self.strides, 16, 2, False)
 
     def build_decoder(self, dim):
-        return Decoder(1, 1, dim, self.strides, 16, 2, False)
+        return ConvDecoder(1, 1, dim, self.strides, 16, 2, False)
 
 
 @pytest.fixture(scope="module")
@@ -220,8 +220,8 @@ def test_ten_minutes_take_little_more_memory_than_one(kind, record_property):
 def test_the_reach_of_the_default_networks(stride, blocks):
     torch.manual_seed(0)
     rank = len(stride)
-    encoder = Encoder(rank, 1, 4, stride, 8, blocks, False).double()
-    decoder = Decoder(rank, 1, 4, stride, 8, blocks, False).double()
+    encoder = ConvEncoder(rank, 1, 4, stride, 8, blocks, False).double()
+    decoder = ConvDecoder(rank, 1, 4, stride, 8, blocks, False).double()
     middle = max(encoder.receptive_field, decoder.receptive_field) + 1
     codes = 2 * middle + 1
     x = torch.randn(1, 1, *(codes * s for s in stride), dtype=torch.float64, requires_grad=True)
@@ -242,8 +242,8 @@ def distance(pull, cell, middle):
 
 def test_attention_has_no_limit():
     assert (
-        Encoder(1, 1, 4, (4,), 8, 1, True).receptive_field == math.inf
-        and Decoder(2, 1, 4, (4, 4), 8, 1, True).receptive_field == math.inf
+        ConvEncoder(1, 1, 4, (4,), 8, 1, True).receptive_field == math.inf
+        and ConvDecoder(2, 1, 4, (4, 4), 8, 1, True).receptive_field == math.inf
     )
 
 

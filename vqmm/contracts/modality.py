@@ -133,12 +133,12 @@ class Modality:
         One that derives from `vqmm.nn.Network` can say more: that it takes a mask, how far it sees, that it streams.
         """
         o = self.options
-        return layers.Encoder(self.rank, self.channels, dim, self.strides, o.width, o.blocks, o.attention)
+        return layers.ConvEncoder(self.rank, self.channels, dim, self.strides, o.width, o.blocks, o.attention)
 
     def build_decoder(self, dim: int) -> nn.Module:
         """vectors (B, dim, *grid) -> output: any `nn.Module`, or a `vqmm.nn.Network`, as for `build_encoder`."""
         o = self.options
-        return layers.Decoder(self.rank, self.channels, dim, self.strides, o.width, o.blocks, o.attention)
+        return layers.ConvDecoder(self.rank, self.channels, dim, self.strides, o.width, o.blocks, o.attention)
 
     def target(self, x: Tensor) -> Tensor:
         """What the decoder's output is compared with (one-hot vectors for ids, say)."""

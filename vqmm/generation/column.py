@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from vqmm.contracts.labels import require_every_label
 from vqmm.contracts.vocabulary import Vocabulary
-from vqmm.generation.pairs import Rows
+from vqmm.generation.pairs import RowSource
 from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.tokens.shards import HELD_OUT, TRAIN
 from vqmm.utils.errors import Remark, UserError
@@ -38,7 +38,7 @@ class Column:
         UserError: a split without a row that has codes; rows of different numbers of stages.
     """
 
-    def __init__(self, tokenizer: Tokenizer, rows: Mapping[str, Rows], where: str):
+    def __init__(self, tokenizer: Tokenizer, rows: Mapping[str, RowSource], where: str):
         self.tokenizer, self.rows, self.where = tokenizer, rows, where
         self.name = tokenizer.modality.name
         self.grids: dict[str, Counter[Grids]] = {split: Counter() for split in SPLITS}

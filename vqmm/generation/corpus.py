@@ -13,7 +13,7 @@ from vqmm.contracts.vocabulary import Range, Vocabulary
 from vqmm.data.source import natural
 from vqmm.generation.column import SPLITS, Column, listed, remark
 from vqmm.generation.pair_file import read_pairs
-from vqmm.generation.pairs import Aligned, ByClass, Examples, Members, Pairing, Rows, Windows, label_rows
+from vqmm.generation.pairs import Aligned, ByClass, Examples, Members, Pairing, RowSource, Windows, label_rows
 from vqmm.generation.prompts import LABEL
 from vqmm.generation.recipe import PriorRecipe
 from vqmm.tokenizer.inputs import chunks
@@ -91,7 +91,7 @@ class Corpus:
         numbers = {label: number for number, label in enumerate(self.labels)}
         seed = self.recipe.train.seed
         pairing = self._aligned(split, numbers) if members is None else ByClass(members, numbers, seed)
-        rows: dict[str, Rows] = {column.name: column.rows[split] for column in self.columns}
+        rows: dict[str, RowSource] = {column.name: column.rows[split] for column in self.columns}
         if self.labels:
             rows[LABEL] = label_rows(self.labels)
         r = self.recipe

@@ -22,7 +22,7 @@ KEPT = 4_000_000  # ids of blocks that are kept: 32 MB
 Members = Mapping[str, Mapping[str, Sequence[int]]]  # for each modality and class the rows that are of it
 
 
-class Rows(Protocol):
+class RowSource(Protocol):
     """Rows by number: a `TokenSet`, or a list in memory."""
 
     def __len__(self) -> int: ...
@@ -30,7 +30,7 @@ class Rows(Protocol):
     def __getitem__(self, number: int, /) -> Row: ...
 
 
-class Place(NamedTuple):
+class Item(NamedTuple):
     """An item: the number of its row, and where the row is cut to fit, the frame it begins at."""
 
     row: int
@@ -44,7 +44,7 @@ class Pairing(Protocol):
         """How many examples an epoch has."""
         ...
 
-    def items(self, epoch: int | None, number: int) -> Mapping[str, Place]:
+    def items(self, epoch: int | None, number: int) -> Mapping[str, Item]:
         """One item of every range of the vocabulary."""
         ...
 
@@ -62,9 +62,9 @@ class Aligned:
     def __len__(self) -> int:
         return min(map(len, self.rows.values()))
 
-    def items(self, epoch: int | None, number: int) -> Mapping[str, Place]:
+    def items(self, epoch: int | None, number: int) -> Mapping[str, Item]:
         """As `Pairing.items`: row `number` of every range, whole and in every epoch the same."""
-        return {name: Place(rows[number]) for name, rows in self.rows.items()}
+        return {name: Item(rows[number]) for name, rows in self.rows.items()}
 
 
 class Windows:
@@ -84,7 +84,7 @@ class Windows:
     def __len__(self) -> int:
         return len(self.places)
 
-    def items(self, epoch: int | None, number: int) -> Mapping[str, Place]:
+    def items(self, epoch: int | None, number: int) -> Mapping[str, Item]:
         """As `Pairing.items`: window `number`; where it begins in its line is drawn afresh in each epoch."""
         line, piece = self.places[number]
         spare = max(self.lengths[line] - self.longest, 0)
@@ -92,7 +92,7 @@ class Windows:
             start = min(piece * self.longest, spare)
         else:
             start = _drawing("window", self.seed, epoch, number).randint(0, spare)
-        return {name: Place(rows[line], start if name == self.name else 0) for name, rows in self.rows.items()}
+        return {name: Item(rows[line], start if name == self.name else 0) for name, rows in self.rows.items()}
 
 
 class ByClass:
@@ -111,12 +111,12 @@ class ByClass:
     def __len__(self) -> int:
         return max(self._count, len(self.classes))
 
-    def items(self, epoch: int | None, number: int) -> Mapping[str, Place]:
+    def items(self, epoch: int | None, number: int) -> Mapping[str, Item]:
         """As `Pairing.items`: the class follows from `number`; its items are drawn afresh in each epoch."""
         label = self.classes[number * len(self.classes) // len(self)]  # neighbours share one: an even choice is fair
         draw = _drawing("pair", "judged" if epoch is None else f"{self.seed} {epoch}", number)
-        places = {name: Place(draw.choice(by_class[label])) for name, by_class in self.members.items()}
-        return {LABEL: Place(self.numbers[label]), **places} if self.numbers else places
+        places = {name: Item(draw.choice(by_class[label])) for name, by_class in self.members.items()}
+        return {LABEL: Item(self.numbers[label]), **places} if self.numbers else places
 
 
 class Sequences(NamedTuple):
@@ -132,7 +132,7 @@ class _Planned(NamedTuple):
     """The blocks of an example in order, all but the last its condition, which may be dropped."""
 
     names: list[str]
-    items: Mapping[str, Place]
+    items: Mapping[str, Item]
     dropped: bool
 
 
@@ -154,7 +154,7 @@ class Examples:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        rows: Mapping[str, Rows],
+        rows: Mapping[str, RowSource],
         pairing: Pairing,
         condition_dropout: float = 0.0,
         token_dropout: float = 0.0,
@@ -166,7 +166,7 @@ class Examples:
         self.vocabulary, self.rows, self.pairing, self.seed = vocabulary, rows, pairing, seed
         self.condition_dropout, self.token_dropout, self.given = condition_dropout, token_dropout, given
         self.token_dropout_on, self.loss_on = token_dropout_on, loss_on
-        self._kept: dict[tuple[str, Place], Tensor] = {}
+        self._kept: dict[tuple[str, Item], Tensor] = {}
         self._room = KEPT
 
     def __len__(self) -> int:
@@ -245,7 +245,7 @@ class Examples:
         ids = torch.nn.utils.rnn.pad_sequence([torch.cat(line) for line in lines], True, PAD)
         return ids, torch.tensor([sum(map(len, line[:-1])) for line in lines])
 
-    def blocks(self, own: Range, places: Sequence[Place]) -> list[Tensor]:
+    def blocks(self, own: Range, places: Sequence[Item]) -> list[Tensor]:
         """The ids of items, begin and end included. What was made is kept while there is room: it comes every epoch."""
         missing = [place for place in dict.fromkeys(places) if (own.name, place) not in self._kept]
         made = dict(zip(missing, self._made(own, missing), strict=True))
@@ -255,7 +255,7 @@ class Examples:
                 self._room -= len(block)
         return [made[place] if place in made else self._kept[own.name, place] for place in places]
 
-    def _made(self, span: Range, places: Sequence[Place]) -> list[Tensor]:
+    def _made(self, span: Range, places: Sequence[Item]) -> list[Tensor]:
         maps = [cut(span, self.rows[span.name][place.row].maps, place.start) for place in places]
         alike: dict[tuple[tuple[int, ...], ...], list[int]] = {}
         for i, item_maps in enumerate(maps):
@@ -267,10 +267,10 @@ class Examples:
             blocks |= dict(zip(numbers, joined, strict=True))
         return [blocks[i] for i in range(len(places))]
 
-    def every(self, name: str) -> Iterable[Place]:
+    def every(self, name: str) -> Iterable[Item]:
         """Every item of a range that examples are made of, once, as they are evaluated."""
         if isinstance(self.pairing, ByClass):
-            return (Place(row) for rows in self.pairing.members[name].values() for row in rows)
+            return (Item(row) for rows in self.pairing.members[name].values() for row in rows)
         return (self.pairing.items(None, number)[name] for number in range(len(self)))
 
 

@@ -31,7 +31,7 @@ class TimingPlan(NamedTuple):
     memory: bool = True
 
 
-class Entry(NamedTuple):
+class ReadyContender(NamedTuple):
     """A contender that is ready: its call on the vectors it gets, and what it was found to be worth."""
 
     contender: Contender
@@ -48,7 +48,7 @@ def path_of(shape: Shape, device: torch.device) -> str:
 
 def measure(shape: Shape, task: str, plan: TimingPlan, tell: Callable[[str], None] = lambda said: None) -> list[Row]:
     """A row a contender, ours first, in each precision. A row without a figure says why in "skipped" or "wrong"."""
-    given, rows, entries = operands(shape, plan.device), list[Row](), list[Entry]()
+    given, rows, entries = operands(shape, plan.device), list[Row](), list[ReadyContender]()
     for each in contenders(task, shape, plan.device):
         if not isinstance(each, Contender):
             rows.append(_row(shape, task, each[0], "", skipped=each[1]))
@@ -78,10 +78,10 @@ def measure(shape: Shape, task: str, plan: TimingPlan, tell: Callable[[str], Non
     return rows
 
 
-def _beside(entries: list[Entry]) -> list[Entry]:
+def _beside(entries: list[ReadyContender]) -> list[ReadyContender]:
     """Ours on as many vectors as those got that got fewer."""
     mine = {entry.contender.precision: entry for entry in entries if entry.contender.ours}
-    fewer: dict[tuple[int, str], Entry] = {}
+    fewer: dict[tuple[int, str], ReadyContender] = {}
     for entry in entries:
         n, like = entry.given.shape.n, _like(entry.contender.precision)
         if like in mine and n != mine[like].given.shape.n and (n, like) not in fewer:
@@ -91,7 +91,7 @@ def _beside(entries: list[Entry]) -> list[Entry]:
     return list(fewer.values())
 
 
-def _in_turn(entries: list[Entry], plan: TimingPlan) -> list[tuple[Entry, Times]]:
+def _in_turn(entries: list[ReadyContender], plan: TimingPlan) -> list[tuple[ReadyContender, Times]]:
     seconds = float("inf") if plan.seconds is None else plan.seconds * len(entries) / 2
     times = in_turn([entry.run for entry in entries], plan.device, seconds, plan.rounds)
     return list(zip(entries, times, strict=True))
@@ -102,7 +102,7 @@ def _like(precision: str) -> str:
     return {"float32": "exact", "tf32": "fast", "float16": "fast"}.get(precision, precision)
 
 
-def _ready(contender: Contender, given: Operands, plan: TimingPlan) -> Entry | str:
+def _ready(contender: Contender, given: Operands, plan: TimingPlan) -> ReadyContender | str:
     """As many vectors as memory and time allow; then one call, whose result is checked, and which warms. Or why not."""
     n, k, notes = given.shape.n, given.shape.k, []
     needed, there = contender.bytes_a_pair * n * k, free_bytes(plan.device)
@@ -118,7 +118,7 @@ def _ready(contender: Contender, given: Operands, plan: TimingPlan) -> Entry | s
     product = product_of(given.shape, contender.precision, plan.device) if contender.ours else ""
     rounding = 2.0**-7.9 if product == "bf16" else 2.0**-9
     checked = verdict(given, run(), contender.precision, formulas=contender.ours, rounding=rounding)
-    return Entry(contender, given, run, checked, "; ".join(notes))
+    return ReadyContender(contender, given, run, checked, "; ".join(notes))
 
 
 def _power_of_two(most: float) -> int:
@@ -146,7 +146,7 @@ def _affordable(contender: Contender, given: Operands, n: int, plan: TimingPlan,
     return n
 
 
-def _row_of(entry: Entry, times: Times, task: str, plan: TimingPlan) -> Row:
+def _row_of(entry: ReadyContender, times: Times, task: str, plan: TimingPlan) -> Row:
     shape, contender = entry.given.shape, entry.contender
     row = _row(shape, task, contender.name, contender.precision, note=entry.note)
     row["ms"] = {**times._asdict()}

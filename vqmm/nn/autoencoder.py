@@ -13,7 +13,7 @@ from vqmm.nn.network import Network
 from vqmm.nn.receptive_field import receptive_field
 
 
-class Encoder(Network):
+class ConvEncoder(Network):
     """(B, channels, *extent) -> (B, dim, *extent / stride). Each axis of the extent is a multiple of its stride.
 
     Args:
@@ -44,7 +44,7 @@ class Encoder(Network):
         return self.layers(x, mask)
 
 
-class Decoder(Network):
+class ConvDecoder(Network):
     """The mirror of `Encoder`: (B, dim, *grid) -> (B, channels, *grid * stride)."""
 
     takes_mask = True

@@ -25,7 +25,7 @@ from vqmm.nn.pointwise import Pointwise
 
 
 @dataclass
-class Rows:
+class PixelState:
     """Where a run of `PixelNetwork.step` stands.
 
     Attributes:
@@ -157,7 +157,7 @@ class PixelNetwork(nn.Module):
         layers = [PixelLayer(width, kernel, has_rows, dropout) for _ in range(depth)]
         self.layers: Any = nn.ModuleList(layers)
         looks = [bool(attention) and number % attention == 0 for number in range(1, depth + 1)]
-        attends: list[Any] = [Attend(width, heads) if looked else None for looked in looks]
+        attends: list[Any] = [CausalAttentionBlock(width, heads) if looked else None for looked in looks]
         self.attention: Any = nn.ModuleList(attends)
         self.last = nn.Linear(width, width)
 
@@ -184,7 +184,7 @@ class PixelNetwork(nn.Module):
 
     # One position after the other
 
-    def start(self, batch: int, condition: Tensor | None = None) -> Rows:
+    def start(self, batch: int, condition: Tensor | None = None) -> PixelState:
         """A state for `batch` grids. It belongs to one run and one set of weights."""
         parts = self._conditioning(condition)
         conditioning = sum(parts[1:], start=parts[0])
@@ -196,7 +196,7 @@ class PixelNetwork(nn.Module):
             if has_rows
             else []
         )
-        return Rows(
+        return PixelState(
             conditioning,
             new(batch, self.width, self.columns),
             above or [new(0)] * len(self.layers),
@@ -207,7 +207,7 @@ class PixelNetwork(nn.Module):
             [each and each.attention.start(batch, (self.rows, self.columns)) for each in self.attention],
         )
 
-    def step(self, x: Tensor, position: int, state: Rows) -> Tensor:
+    def step(self, x: Tensor, position: int, state: PixelState) -> Tensor:
         """What a position gives, (B, width), from x (B, width), the input right before it (zeros before the first).
 
         Positions come in raster order, none left out. Without gradients, and without dropout.
@@ -227,7 +227,7 @@ class PixelNetwork(nn.Module):
                 x = attend.step(x, position, cache)
         return F.silu(F.linear(F.silu(x), self.last.weight, self.last.bias))
 
-    def _begin(self, row: int, state: Rows) -> None:
+    def _begin(self, row: int, state: PixelState) -> None:
         """All that is known of a row before its first position."""
         conditioning = F.linear(state.conditioning[:, :, row].permute(2, 0, 1), state.to_conditioning).chunk(
             len(state.lines), dim=-1
@@ -239,7 +239,7 @@ class PixelNetwork(nn.Module):
             )
 
 
-class Attend(nn.Module):
+class CausalAttentionBlock(nn.Module):
     """x + attention(norm(x)) over all positions up to the present; x (B, width, rows, columns)."""
 
     def __init__(self, width: int, heads: int):
