@@ -26,6 +26,8 @@ from vqmm.contracts.features import Features
 from vqmm.data.source import Source
 from vqmm.evaluation.realism import features_of, realism
 from vqmm.recipe import read_named_recipe
+from vqmm.tokenizer.loading import load_model
+from vqmm.tokenizer.model import Model
 from vqmm.utils.files import write_text
 from vqmm.utils.machine import machine
 
@@ -59,7 +61,7 @@ def parted(asked: str, steps: int) -> tuple[str, str, int]:
     return recipe, adversary, int(number or steps)
 
 
-def trained(args: argparse.Namespace, recipe: str, seed: int, folder: Path) -> tuple[vqmm.Tokenizer, dict[str, Any]]:
+def trained(args: argparse.Namespace, recipe: str, seed: int, folder: Path) -> tuple[Model, dict[str, Any]]:
     """One run, with the figures that only its training knows."""
     plain, adversary, steps = parted(recipe, args.steps)
     every = max(steps // LOOKS, 1)
@@ -70,12 +72,12 @@ def trained(args: argparse.Namespace, recipe: str, seed: int, folder: Path) -> t
     begun = time.process_time()  # of this one thread, whoever else was busy
     made = vqmm.train(args.modality, args.data, folder, plain, steps=steps, settings=settings, quiet=True)
     seconds = round(time.process_time() - begun, 1)
-    tokenizer = vqmm.Tokenizer.load(folder)
-    evaluation = tokenizer.modality.evaluation()
+    model = load_model(folder)
+    evaluation = model.modality.evaluation()
     metric = evaluation.metrics()[evaluation.main_metric]
     fell = falls(folder, evaluation.main_metric, bool(metric.higher_is_better), args.fall)
     told_of_it = {"recipe": recipe, "seed": seed, "steps": steps, "weights": made["weights"], "cpu_seconds": seconds}
-    return tokenizer, {**told_of_it, **fell}
+    return model, {**told_of_it, **fell}
 
 
 def row_of(
@@ -83,17 +85,17 @@ def row_of(
 ) -> tuple[dict[str, Any], dict[str, str], Features | None]:
     """A run and all its figures; their rules; the features, learnt on the way where there are none yet. Sets are not
     compared where the modality (text, say) offers nothing to compare them by."""
-    tokenizer, row = trained(args, recipe, seed, folder)
+    model, row = trained(args, recipe, seed, folder)
     shown = args.out / f"adversaries-{args.name}-{folder.name}"
     evaluated = vqmm.eval(folder, args.data, show=None if seed else shown)
     figures, rules = (
         {name: value for name, value in evaluated["metrics"].items() if value is not None},
         evaluated["rules"],
     )
-    if tokenizer.modality.evaluation().features() is not None:
-        source = Source(tokenizer.modality, args.data)
-        features = features or features_of(tokenizer, source)
-        scores = realism(tokenizer, source, features=features, inception=args.inception)
+    if model.modality.evaluation().features() is not None:
+        source = Source(model.modality, args.data)
+        features = features or features_of(model, source)
+        scores = realism(model, source, features=features, inception=args.inception)
         figures, rules = figures | scores["metrics"], rules | scores["rules"]
     return {**row, **figures}, rules, features
 

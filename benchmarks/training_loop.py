@@ -20,6 +20,7 @@ import torch
 
 from vqmm.recipe import read_recipe
 from vqmm.registry import Registry
+from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.training.run import Job, Run, prepare
 from vqmm.training.setup import make_fabric
 from vqmm.utils.machine import machine
@@ -34,7 +35,8 @@ def run_of(data: str, folder: Path) -> Run:
 
 def plain_loop(run: Run) -> Callable[[], None]:
     """One step of a loop written by hand, on the network of `run`."""
-    tokenizer, plan = run.tokenizer, run.recipe.train
+    tokenizer, plan = run.model, run.recipe.train
+    assert isinstance(tokenizer, Tokenizer)  # vqvae-ema
     network: Any = tokenizer.decoder.network
     x = torch.stack(list(run.data.training.values())).float() / 127.5 - 1
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99))

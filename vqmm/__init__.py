@@ -33,6 +33,7 @@ _HOME = {
     "Metric": "vqmm.contracts.metric",
     "Layout": "vqmm.contracts.vocabulary",
     "Modality": "vqmm.contracts.modality",
+    "NoiseGenerator": "vqmm.tokenizer.noise_generator",
     "Prior": "vqmm.contracts.prior",
     "Quantized": "vqmm.contracts.quantizer",
     "Quantizer": "vqmm.contracts.quantizer",

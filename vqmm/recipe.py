@@ -82,7 +82,7 @@ class Recipe(PartOptions):
     decoder: Part = Part(name="direct")
     condition: Literal["label"] | None = None
     input: Literal["noise"] | None = Field(
-        None, description="noise: no encoder; the decoder is given what the quantizer's own prior draws (a plain GAN)"
+        None, description="noise: a generator instead of a tokenizer: its decoder is given noise (a plain GAN)"
     )
     adversary: Part | None = None
     train: Train = Train()
@@ -148,16 +148,17 @@ def read_recipe(
 
 def _begun(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The parts of the tokenizer that a recipe begins with, by kind; none without `train.init_from`."""
-    from vqmm.tokenizer.storage import read_config, tokenizer_folder
+    from vqmm.tokenizer.storage import read_config, require_class, tokenizer_folder
 
     train = raw.get("train")
     begin = train.get("init_from") if isinstance(train, dict) else None
     if not isinstance(begin, str):
         return {}
     config = read_config(tokenizer_folder(Path(begin)))
-    if config.get("draws"):
+    require_class(config, "Tokenizer", f"train.init_from: {begin}")
+    if raw.get("input") == "noise":
         raise UserError(
-            f"train.init_from: {begin} was trained from noise, with input=noise: there is no encoder to keep"
+            f"train.init_from: {begin} holds a tokenizer, and input=noise trains a generator: leave one out"
         )
     return {kind: config[kind] for kind in ("modality", "quantizer", "decoder")}
 

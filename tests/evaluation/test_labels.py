@@ -70,7 +70,7 @@ def turned(keys):
 
 
 def test_the_figures_are_shares_of_the_held_out_samples(notes, monkeypatch):
-    monkeypatch.setattr(module, "reconstruct_long", turned(["low-test0", "high-test1"]))
+    monkeypatch.setattr(module, "evaluation_outputs_long", turned(["low-test0", "high-test1"]))
     told = label_survival(tokenizer_of(), source_of(notes), batch_size=2)
     assert told["metrics"] == {
         "label_accuracy": 4 / 5,  # all but high-test1
@@ -87,7 +87,7 @@ def test_the_figures_are_shares_of_the_held_out_samples(notes, monkeypatch):
 
 
 def test_the_classifier_learns_from_training_originals_alone(notes, classifiers, monkeypatch):
-    monkeypatch.setattr(module, "reconstruct_long", turned([]))
+    monkeypatch.setattr(module, "evaluation_outputs_long", turned([]))
     told = label_survival(tokenizer_of(), source_of(notes), batch_size=3)
     assert told["metrics"]["label_agreement"] == 1
     (classifier,) = classifiers

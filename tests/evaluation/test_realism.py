@@ -8,6 +8,7 @@ from vqmm.data.source import Source
 from vqmm.evaluation.realism import features_of, inception_distances, realism
 from vqmm.plugins.image.evaluation import ImageEvaluation
 from vqmm.plugins.image.label_classifier import PictureFeatures
+from vqmm.tokenizer.loading import load_model
 
 TINY = ["modality.size=8", "modality.channels=1", "modality.stride=2", "modality.width=8", "modality.blocks=1"]
 TINY += ["train.batch_size=32", "train.evaluate_samples=16"]
@@ -18,7 +19,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("realism")
     for name, recipe, steps in (("ae", "ae", 40), ("poor", "ae", 1), ("gan", "gan", 1)):
         vqmm.train("image", "builtin:digits", folder / name, recipe, steps=steps, settings=TINY, quiet=True)
-    made = {name: vqmm.Tokenizer.load(folder / name) for name in ("ae", "poor", "gan")}
+    made = {name: load_model(folder / name) for name in ("ae", "poor", "gan")}
     source = Source(made["ae"].modality, "builtin:digits")
     with pytest.MonkeyPatch.context() as patch:  # digits of 8 x 8 pixels are soon learnt
         patch.setattr(ImageEvaluation, "features", lambda self: PictureFeatures(steps=60))

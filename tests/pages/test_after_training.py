@@ -48,17 +48,17 @@ def test_it_is_the_page_that_a_second_evaluation_gives(name, tmp_path):
 def test_nothing_is_read_or_reconstructed_for_it(tmp_path, monkeypatch):
     """Every forward pass belongs to an evaluation that the log has."""
     counted = []
-    reconstruct, encode = Tokenizer.reconstruct, Tokenizer.encode
+    evaluation_outputs, encode = Tokenizer.evaluation_outputs, Tokenizer.encode
 
-    def reconstructed(self: Tokenizer, batch: Batch, *given: object, **options: object) -> object:
+    def given_for(self: Tokenizer, batch: Batch, *given: object, **options: object) -> object:
         counted.append(len(batch))
-        return reconstruct(self, batch, *given, **options)
+        return evaluation_outputs(self, batch, *given, **options)
 
     def encoded(self: Tokenizer, batch: Batch, *given: object) -> object:
         counted.append(len(batch))
         return encode(self, batch, *given)
 
-    monkeypatch.setattr(Tokenizer, "reconstruct", reconstructed)
+    monkeypatch.setattr(Tokenizer, "evaluation_outputs", given_for)
     monkeypatch.setattr(Tokenizer, "encode", encoded)
     page = train(tmp_path / "run", *RUNS["labels"])
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())

@@ -121,7 +121,7 @@ def test_a_run_without_a_tokenizer_or_any_line_says_so(run):
         shutil.rmtree(run / name)
     (run / "metrics.jsonl").unlink()
     page = page_of(run)
-    assert "0 of 40 steps" in page and "no tokenizer is saved yet" in page and "metrics.jsonl holds no line yet" in page
+    assert "0 of 40 steps" in page and "no model is saved yet" in page and "metrics.jsonl holds no line yet" in page
     assert "Originals over" not in page and "Settings" in page
 
 

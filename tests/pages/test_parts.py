@@ -12,7 +12,7 @@ from vqmm.contracts.batch import Codes
 from vqmm.evaluation.evaluate import EvaluationResult
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.pages import charts
-from vqmm.pages.heldout import evaluate_again, load_tokenizer
+from vqmm.pages.heldout import evaluate_again, saved_model
 from vqmm.pages.page import _codebooks, _shown
 from vqmm.pages.record import Record, read_record, series
 from vqmm.registry import Registry
@@ -74,7 +74,7 @@ def test_a_fragment_is_taken_as_it_is():
 
 def test_the_look_counts_every_code_and_notes_the_first_keys(run):
     record = read_record(run)
-    seen = evaluate_again(record, load_tokenizer(record, Registry.discover()))
+    seen = evaluate_again(record, saved_model(record, Registry.discover()))
     assert seen.count == 64 and seen.looked_at.startswith("64 of 176 samples; the held-out tenth; ")
     ((counts,),) = seen.code_counts
     assert sum(counts) == 64 * 16

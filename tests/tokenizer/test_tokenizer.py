@@ -170,6 +170,11 @@ def name_a_missing_plugin(folder):
     file.write_text(file.read_text().replace('"image"', '"hologram"'))
 
 
+def name_an_unknown_class(folder):
+    file = folder / "config.json"
+    file.write_text(file.read_text().replace('"Tokenizer"', '"Tokeniser"'))
+
+
 def cut_the_config(folder):
     file = folder / "config.json"
     file.write_text(file.read_text()[:40])
@@ -182,6 +187,7 @@ def cut_the_config(folder):
         (damage_one_weight, "was changed after it was saved"),
         (name_a_missing_plugin, "no modality is called 'hologram'. There is: audio, image"),
         (cut_the_config, "config.json is damaged"),
+        (name_an_unknown_class, "class 'Tokeniser' is none of Tokenizer, NoiseGenerator"),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no tokenizer"),
     ],
 )

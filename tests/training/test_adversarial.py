@@ -60,7 +60,7 @@ def adversarial():
 
 
 def batch_of(loop):
-    modality = loop.tokenizer.modality
+    modality = loop.model.modality
     return modality.collate(list(modality.example(3)), ["a", "b", "c"])
 
 
@@ -88,7 +88,7 @@ def test_the_critic_is_frozen_in_the_tokenizers_step_and_free_after_it(adversari
 def test_the_gradients_are_those_of_the_weighted_sum(adversarial, balance):
     """What is computed once, scaled and passed on is what autograd makes of the plain sum."""
     loop = adversarial(balance=balance, feature_matching=0.5, perceptual_weight=0.3)
-    made, tokenizer, batch = measured(loop), loop.tokenizer.train(), batch_of(loop)
+    made, tokenizer, batch = measured(loop), loop.model.train(), batch_of(loop)
     losses = made.joined(tokenizer(batch), batch)
     assert losses.keys() >= {"reconstruction", "commitment", "adversarial", "feature_matching", "perceptual"}
     torch.stack([*losses.values()]).sum().backward()
@@ -108,7 +108,7 @@ def test_the_gradients_are_those_of_the_weighted_sum(adversarial, balance):
 def test_the_adaptive_weight_is_equation_7(adversarial):
     """Norms at the last layer, taken from their definition; the weight acts in the step after."""
     loop = adversarial(perceptual_weight=0.0, weight=0.5)
-    made, tokenizer, batch = loop.adversarial, loop.tokenizer.train(), batch_of(loop)
+    made, tokenizer, batch = loop.adversarial, loop.model.train(), batch_of(loop)
     found = tokenizer(batch)
     last = tokenizer.decoder.last_layer()
     (expected,) = torch.autograd.grad(found.losses["reconstruction"], last, retain_graph=True)
@@ -125,7 +125,7 @@ def test_the_adaptive_weight_is_equation_7(adversarial):
 
 def test_the_balancer_goes_by_norms_at_the_output(adversarial):
     loop = adversarial(balance="gradient", perceptual_weight=0.0, weight=2.0)
-    made, tokenizer, batch = loop.adversarial, loop.tokenizer.train(), batch_of(loop)
+    made, tokenizer, batch = loop.adversarial, loop.model.train(), batch_of(loop)
     found = tokenizer(batch)
     pulls = [
         torch.autograd.grad(loss, found.output, retain_graph=True)[0].flatten(1).norm(dim=1).mean()
@@ -142,15 +142,15 @@ def test_the_balancer_goes_by_norms_at_the_output(adversarial):
 
 def test_a_critic_learns_to_tell_and_its_step_leaves_the_tokenizer_alone(adversarial):
     loop = adversarial(perceptual_weight=0.0, learning_rate=3e-3, pause_above=None)
-    before = {name: value.clone() for name, value in loop.tokenizer.decoder.state_dict().items()}
+    before = {name: value.clone() for name, value in loop.model.decoder.state_dict().items()}
     made = loop.adversarial
     for _ in range(30):
         batch = batch_of(loop)
-        made.joined(loop.tokenizer.train()(batch), batch)
+        made.joined(loop.model.train()(batch), batch)
         made.learn(1.0, False)
         made.finish(1.0, lambda value: value)
-    assert all(torch.equal(value, before[name]) for name, value in loop.tokenizer.decoder.state_dict().items())
-    assert all(p.grad is None for p in loop.tokenizer.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in loop.model.decoder.state_dict().items())
+    assert all(p.grad is None for p in loop.model.parameters())
     assert made.schedule.margin > 0.2 and made.schedule.right.value > 0.7
 
 
@@ -167,11 +167,11 @@ def test_a_resting_critic_stays_as_it_is_but_goes_on_watching(adversarial):
 
 def test_each_batch_weighs_by_its_share_in_the_critics_gradient(adversarial):
     loop = adversarial(perceptual_weight=0.0)
-    made, modality = loop.adversarial, loop.tokenizer.modality
+    made, modality = loop.adversarial, loop.model.modality
     expected: dict[str, torch.Tensor] = {}
     for count, share in ((1, 0.2), (4, 0.8)):
         batch = modality.collate(list(modality.example(count)), list("abcd")[:count])
-        found = loop.tokenizer.train()(batch)
+        found = loop.model.train()(batch)
         made.joined(found, batch)
         made.learn(share, more=count == 1)
         got = {name: p.grad.clone() for name, p in made.adversary.named_parameters()}
@@ -196,8 +196,8 @@ def test_accumulated_batches_equal_one_large_batch_for_the_critic_too(adversaria
     for name, value in loops[0].adversarial.adversary.state_dict().items():
         other = loops[1].adversarial.adversary.state_dict()[name]
         torch.testing.assert_close(value, other, atol=2e-4, rtol=1e-3, msg=name)
-    for name, value in loops[0].tokenizer.decoder.state_dict().items():
-        torch.testing.assert_close(value, loops[1].tokenizer.decoder.state_dict()[name], atol=1e-3, rtol=1e-2, msg=name)
+    for name, value in loops[0].model.decoder.state_dict().items():
+        torch.testing.assert_close(value, loops[1].model.decoder.state_dict()[name], atol=1e-3, rtol=1e-2, msg=name)
 
 
 def test_a_critic_that_never_counts_changes_no_bit(tmp_path):
@@ -250,7 +250,7 @@ def test_the_gradient_of_a_critic_of_tokens_reaches_the_encoder(tmp_path):
 
 def test_trust_scales_what_reaches_the_decoder(adversarial):
     loop = adversarial(perceptual_weight=0.0)
-    made, tokenizer, batch = measured(loop), loop.tokenizer.train(), batch_of(loop)
+    made, tokenizer, batch = measured(loop), loop.model.train(), batch_of(loop)
     full = made.joined(tokenizer(batch), batch)["adversarial"]
     made.schedule.loss_scale = 0.25
     assert made.joined(tokenizer(batch), batch)["adversarial"].item() == pytest.approx(full.item() / 4, rel=1e-5)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import vqmm
+from vqmm.tokenizer.loading import load_model
 from vqmm.training.checkpoint import checkpoints, read_checkpoint
 from vqmm.training.loop import Loop
 
@@ -24,7 +25,7 @@ def run(out, recipe="vqgan", settings=(), steps=12, data="builtin:digits", **opt
 
 
 def weights(out):
-    return vqmm.Tokenizer.load(out).fingerprint()
+    return load_model(out).fingerprint()
 
 
 def last_tensors(out):
@@ -170,14 +171,45 @@ def test_a_gan_makes_samples_of_a_label_and_has_no_codes(tmp_path):
     told = run(tmp_path / "run", "gan", [*CRITIC, "train.average=0.9"], steps=4)
     assert told["metrics"]["psnr_db"] is None, "nothing is reconstructed, so nothing is compared"
     assert "belong beside no original" in told["rules"]["psnr_db"]
-    made = vqmm.Tokenizer.load(tmp_path / "run")
-    assert made.draws and not any(True for _ in made.encoder.parameters())
+    assert told["shown"] == str(tmp_path / "run" / "new-samples.png")
+    made = vqmm.NoiseGenerator.load(tmp_path / "run")
+    assert not any(name.startswith("encoder.") for name in made.state_dict()) and not hasattr(made, "encode")
     samples = made.sample(3, label=7, seed=1)
     assert [tuple(sample.shape) for sample in samples] == [(1, 8, 8)] * 3 and samples[0].abs().max() <= 1
     assert all(map(torch.equal, samples, made.sample(3, label=7, seed=1)))
     assert not torch.equal(samples[0], made.sample(3, label=2, seed=1)[0]), "the label counts"
-    with pytest.raises(vqmm.UserError, match="has no codes"):
-        vqmm.encode(tmp_path / "run", ["builtin:digits"], tmp_path / "tokens")
+    for verb in (vqmm.encode, vqmm.reconstruct):
+        with pytest.raises(vqmm.UserError, match=r"has no encoder and no codes: vqmm eval, .* serve it") as refused:
+            verb(tmp_path / "run", ["builtin:digits"], tmp_path / "tokens")
+        assert "\n" not in str(refused.value) and str(tmp_path / "run holds") in str(refused.value)
+    assert not (tmp_path / "tokens").exists()
+
+
+def test_a_gan_is_evaluated_reported_and_compared_as_a_tokenizer_is(tmp_path):
+    run(tmp_path / "run", "gan", CRITIC, steps=2)
+    judged = vqmm.eval(tmp_path / "run", "builtin:digits", labels=True, show=tmp_path / "shown")
+    assert judged["metrics"]["psnr_db"] is None and judged["metrics"]["codebook_usage"] is None
+    assert judged["metrics"]["label_accuracy_reconstructed"] is not None
+    assert "new samples of the same that are given" in judged["rules"]["label_accuracy_reconstructed"]
+    assert judged["metrics"] | {"samples_per_second": 0} == {
+        **vqmm.eval(tmp_path / "run", "builtin:digits", labels=True, batch_size=7)["metrics"],
+        "samples_per_second": 0,
+    }, "whatever the batches, a sample's noise is that of its key"
+    page = Path(vqmm.report(tmp_path / "run")["report"]).read_text()
+    assert "Originals over new samples" in page and "image generator" in page and "data:image/png" in page
+    settings = [each for each in CRITIC if each.startswith("adversary.")] + TINY
+    (row,) = vqmm.compare(
+        "image", "gan", "builtin:digits", tmp_path / "compared", steps=2, settings=settings, baselines=False, quiet=True
+    )["rows"]
+    assert row["error"] is None and row["encode_samples_per_second"] is None and row["samples_per_second"] > 0
+
+
+def test_a_gan_begins_no_tokenizer_and_with_none(old, tmp_path):
+    run(tmp_path / "gan", "gan", CRITIC, steps=1)
+    with pytest.raises(vqmm.UserError, match=r"train.init_from: .*gan holds a generator from noise"):
+        run(tmp_path / "new", settings=[f"train.init_from={tmp_path / 'gan'}"])
+    with pytest.raises(vqmm.UserError, match=r"train.init_from: .*run holds a tokenizer, and input=noise trains a gen"):
+        run(tmp_path / "new", "gan", [f"train.init_from={old / 'run'}"])
 
 
 # Mistakes

@@ -64,7 +64,7 @@ def test_a_run_saves_the_average_and_trains_as_without_it(tmp_path):
     plain, averaged = (
         read_checkpoint(checkpoints(tmp_path / out / "checkpoints")[-1])[0] for out in ("plain", "averaged")
     )
-    name = "tokenizer.encoder.layers.0.weight"
+    name = "model.encoder.layers.0.weight"
     assert torch.equal(plain[name], averaged[name])
     saved = vqmm.Tokenizer.load(tmp_path / "averaged").state_dict()["encoder.layers.0.weight"]
     assert torch.equal(saved, averaged["average.encoder.layers.0.weight"]) and not torch.equal(saved, plain[name])

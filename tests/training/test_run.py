@@ -10,8 +10,8 @@ import torch
 import yaml
 
 import vqmm
+from vqmm.tokenizer.tokenizer import join_latents
 from vqmm.training.base_loop import parameter_groups
-from vqmm.training.loop import join_latents
 from vqmm.utils.schedule import warmup_cosine
 
 TINY = [

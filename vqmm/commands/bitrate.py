@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from vqmm.tokenizer.tokenizer import Tokenizer, evaluating
+from vqmm.tokenizer.model import evaluating
+from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.utils.errors import UserError
 
 GRID = 48  # codes along each axis that are counted: every usual ratio of coarse to fine maps divides it

@@ -30,7 +30,8 @@ from vqmm.contracts.batch import Batch, Codes
 from vqmm.registry import Registry
 from vqmm.tokenizer.inputs import Inputs, batches, may_pad, read
 from vqmm.tokenizer.long_signals import PIECE_VALUES, encode_long
-from vqmm.tokenizer.tokenizer import Tokenizer, evaluating
+from vqmm.tokenizer.model import evaluating
+from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.tokens.shards import (
     PLAN,
     READING_ERRORS,

@@ -13,7 +13,7 @@ from vqmm.evaluation.evaluate import evaluate, evaluation_views, write_shown
 from vqmm.evaluation.labels import label_survival
 from vqmm.evaluation.realism import realism as compare_sets
 from vqmm.registry import Registry
-from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.tokenizer.loading import load_model
 from vqmm.utils.errors import UserError
 from vqmm.utils.files import must_be_writable
 
@@ -31,7 +31,7 @@ def eval(
     batch_size: int = 32,
     plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Evaluate a run's reconstructions.
+    """Evaluate a run's reconstructions; of a run from noise its new samples, by what `labels` and `realism` ask for.
 
     Looks at the source's own test split; at all of a source that was not trained on; else at its held-out tenth. A run
     that learnt to undo a degradation (`train.degrade`) is given samples degraded in that way, a function of their keys
@@ -54,20 +54,20 @@ def eval(
     """
     if show is not None:
         must_be_writable(Path(show), "the picture")
-    tokenizer = Tokenizer.load(Path(run), Registry.discover(plugins))
-    tokenizer.require_stages(stages)
-    source = Source(tokenizer.modality, data)
+    model = load_model(Path(run), Registry.discover(plugins))
+    model.require_stages(stages)
+    source = Source(model.modality, data)
     samples, split = evaluation_samples(source, trained_on(Path(run)))
     degrade = degradation_of(Path(run))
-    views = evaluation_views(tokenizer, samples, whole=whole, degrade=degrade)
+    views = evaluation_views(model, samples, whole=whole, degrade=degrade)
     batch_size = 1 if whole else batch_size
     survival: dict[str, Any] = {}
     if labels:  # first: what is wrong with them is known at once
-        survival = label_survival(tokenizer, source, whole=whole, stages=stages, degrade=degrade, batch_size=batch_size)
+        survival = label_survival(model, source, whole=whole, stages=stages, degrade=degrade, batch_size=batch_size)
     sets: dict[str, Any] = {}
     if realism:
-        sets = compare_sets(tokenizer, source, inception=None if inception is None else Path(inception))
-    evaluation = evaluate(tokenizer, evaluation_batches(views, batch_size), as_written=whole, stages=stages)
+        sets = compare_sets(model, source, inception=None if inception is None else Path(inception))
+    evaluation = evaluate(model, evaluation_batches(views, batch_size), as_written=whole, stages=stages)
     if not evaluation.count:
         raise UserError(
             f"none of the {len(samples)} samples of {data} can be read; the first: {evaluation.unreadable[0]}"
@@ -79,7 +79,7 @@ def eval(
     if realism:
         evaluation.metrics |= sets["metrics"]
         evaluation.rules |= sets["rules"]
-    view = "whole samples, as written to a file" if whole else tokenizer.modality.evaluation().view
+    view = "whole samples, as written to a file" if whole else model.modality.evaluation().view
     if degrade is not None:
         view = f"{view}, {degrade.said}"
     options = None if degrade is None else degrade.model_dump(mode="json")
@@ -92,7 +92,7 @@ def eval(
         **evaluation.as_dict(),
     }
     if show is not None:
-        result["shown"] = str(write_shown(tokenizer.modality, evaluation.rows, Path(show)))
+        result["shown"] = str(write_shown(model.modality, evaluation, Path(show)))
     return result
 
 

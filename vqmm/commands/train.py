@@ -68,12 +68,12 @@ def train(
 
 
 def _show(out: Path, evaluation: "EvaluationResult", registry: "Registry") -> tuple[str | None, str]:
-    """Write reconstructions beside their originals, where there are any, and the page."""
+    """Write reconstructions or new samples beside originals, where there are any, and the page."""
     from vqmm.evaluation.evaluate import write_shown
-    from vqmm.tokenizer.tokenizer import Tokenizer
+    from vqmm.tokenizer.loading import load_model
 
-    tokenizer = Tokenizer.load(out, registry)
+    model = load_model(out, registry)
     picture = None
     if evaluation.count:
-        picture = str(write_shown(tokenizer.modality, evaluation.rows, out / "reconstructions"))
-    return picture, str(write_page(read_record(out), tokenizer, evaluation))
+        picture = str(write_shown(model.modality, evaluation, out / evaluation.produces.replace(" ", "-")))
+    return picture, str(write_page(read_record(out), model, evaluation))

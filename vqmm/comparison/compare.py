@@ -34,7 +34,8 @@ from vqmm.data.loader import evaluation_batches
 from vqmm.data.source import evaluation_samples
 from vqmm.evaluation.evaluate import evaluation_views, originals_of
 from vqmm.registry import Registry
-from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.tokenizer.loading import load_model
+from vqmm.tokenizer.model import Model
 from vqmm.utils.errors import Stopped, UserError
 from vqmm.utils.files import write_text
 from vqmm.utils.machine import machine
@@ -194,18 +195,18 @@ class _Work:
     def _evaluate(self, label: str, seed: int, steps: int) -> Record:
         folder = run_folder(self.out, label, seed)
         evaluation = evaluate_run(folder, self.plan.source.path, batch_size=BATCH_SIZE, plugins=self.plugins)
-        tokenizer = Tokenizer.load(folder, self.registry)
-        metrics, contract = evaluation["metrics"], tokenizer.modality.evaluation()
+        model = load_model(folder, self.registry)
+        metrics, contract = evaluation["metrics"], model.modality.evaluation()
         first = (f"bits_per_{contract.rate_unit}", contract.main_metric)
         figures = {
             **{name: metrics[name] for name in (*first, *metrics)},
-            **code_speeds(tokenizer, self._held_out(tokenizer, folder, BATCH_SIZE, SPEED_BATCHES * BATCH_SIZE)),
-            "weights": sum(p.numel() for p in tokenizer.parameters()),
+            **code_speeds(model, self._held_out(model, folder, BATCH_SIZE, SPEED_BATCHES * BATCH_SIZE)),
+            "weights": sum(p.numel() for p in model.parameters()),
             "train_seconds": train_seconds(folder, self.plan.recipe(label, seed, steps).train),
             "steps": steps,
         }
         run = {"seed": seed, "run": str(folder.relative_to(self.out)), "error": None, **finite(figures)}
-        rules = evaluation["rules"] | _rules(tokenizer, self.plan)
+        rules = evaluation["rules"] | _rules(model, self.plan)
         judged_on = {name: evaluation[name] for name in ("split", "view", "count", "unreadable")}
         return {"run": {**run, "machine": machine()}, "rules": {name: rules[name] for name in figures}, **judged_on}
 
@@ -218,18 +219,18 @@ class _Work:
             if not seeds:
                 continue
             folder = run_folder(self.out, label, seeds[0])
-            tokenizer = Tokenizer.load(folder, self.registry)
-            for batch in self._held_out(tokenizer, folder, SHOWN, SHOWN):
-                modality = tokenizer.modality  # one that has learnt what it must
+            model = load_model(folder, self.registry)
+            for batch in self._held_out(model, folder, SHOWN, SHOWN):
+                modality = model.modality  # one that has learnt what it must
                 rows.setdefault("original", originals_of(batch))
-                rows[label] = [output.cpu() for output in tokenizer.reconstruct(batch.to(tokenizer.device))[0]]
+                rows[label] = [output.cpu() for output in model.evaluation_outputs(batch.to(model.device))[0]]
         return modality, rows
 
-    def _held_out(self, tokenizer: Tokenizer, run: Path, batch_size: int, limit: int) -> list[Batch]:
+    def _held_out(self, model: Model, run: Path, batch_size: int, limit: int) -> list[Batch]:
         """Some of the batches that `eval` looks at, spread over all of them, degraded as the run's are."""
         source = self.plan.source
         samples = evaluation_samples(source, source.path)[0]
-        views = evaluation_views(tokenizer, samples, degrade=degradation_of(run))
+        views = evaluation_views(model, samples, degrade=degradation_of(run))
         return [batch for batch, _ in evaluation_batches(views, batch_size, limit) if batch is not None]
 
     def _say(self, line: str) -> None:
@@ -237,10 +238,10 @@ class _Work:
             print(line, file=sys.stderr, flush=True)
 
 
-def _rules(tokenizer: Tokenizer, plan: ComparisonPlan) -> dict[str, str]:
+def _rules(model: Model, plan: ComparisonPlan) -> dict[str, str]:
     """How the figures came about that `eval` does not have."""
     timed = (
-        f"the median over held-out batches of up to {BATCH_SIZE}, {tokenizer.device.type}, {torch.get_num_threads()} "
+        f"the median over held-out batches of up to {BATCH_SIZE}, {model.device.type}, {torch.get_num_threads()} "
         "threads; null for a recipe without codes: see samples_per_second, the time of both ways together"
     )
     measured = f"what fits {plan.seconds or 0:g} s of training by the mean of a few timed steps of a throw-away run"

@@ -15,7 +15,7 @@ import yaml
 from vqmm.commands.train import train
 from vqmm.contracts.batch import Batch
 from vqmm.recipe import Train
-from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.tokenizer.model import Model
 from vqmm.training.setup import REPORT_EVERY
 
 TIMED_STEPS = REPORT_EVERY  # after as many others that are not timed: the first ones allocate, and compile kernels
@@ -68,20 +68,21 @@ def step_seconds(run: Path, plan: Train) -> list[tuple[int, float]]:
     return timings
 
 
-def code_speeds(tokenizer: Tokenizer, batches: Sequence[Batch]) -> dict[str, float | None]:
+def code_speeds(model: Model, batches: Sequence[Batch]) -> dict[str, float | None]:
     """Samples per second of `Tokenizer.encode` and of `Tokenizer.decode`: the median over batches; None without codes.
 
     Short batches are left out, unless there is no other.
     """
     names = ("encode_samples_per_second", "decode_samples_per_second")
-    if not tokenizer.quantizer.stages:
+    if model.coder is None:
         return dict.fromkeys(names)
+    encode, decode = model.coder
     full = max(map(len, batches))
-    there = [batch.to(tokenizer.device) for batch in batches if len(batch) == full]
-    codes = [tokenizer.encode(batch) for batch in there]  # also warms up
-    tokenizer.decode(codes[0])
-    encode = _rate(tokenizer.encode, there, tokenizer.device)
-    return dict(zip(names, (encode, _rate(tokenizer.decode, codes, tokenizer.device)), strict=True))
+    there = [batch.to(model.device) for batch in batches if len(batch) == full]
+    codes = [encode(batch) for batch in there]  # also warms up
+    decode(codes[0])
+    rates = (_rate(encode, there, model.device), _rate(decode, codes, model.device))
+    return dict(zip(names, rates, strict=True))
 
 
 def _rate(work: Callable[[Any], object], inputs: Sequence[Any], device: torch.device) -> float:

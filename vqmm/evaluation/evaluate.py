@@ -12,20 +12,21 @@ import torch
 from torch import Tensor
 
 from vqmm.contracts.batch import Batch, Codes
+from vqmm.contracts.decoder import grid_mask
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.sample import Sample
 from vqmm.data.degrade import Degradation
 from vqmm.data.loader import Loaded, Views, evaluation_batches
 from vqmm.data.source import label_numbers
 from vqmm.evaluation.usage import CodeUsage
-from vqmm.tokenizer.long_signals import reconstruct_long
-from vqmm.tokenizer.tokenizer import Tokenizer, evaluating
+from vqmm.tokenizer.long_signals import evaluation_outputs_long
+from vqmm.tokenizer.model import Model, evaluating
 from vqmm.utils.files import write_text
 
 if TYPE_CHECKING:
     from vqmm.contracts.metric import Metric
 
-NOT_JUDGED = "null: new samples belong beside no original"  # what a GAN's generator gives
+NOT_JUDGED = "null: new samples belong beside no original"  # of a metric that compares, for a generator
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -53,6 +54,9 @@ class EvaluationResult:
         code_counts: for each stage of each map, how often each code came.
         keys: of the samples in `rows`.
         looked_at: which samples these were, in words, where `evaluate_held_out` has chosen them.
+        produces: what the model gave for them, in words: reconstructions, or new samples.
+        shown: originals, and what the model gave for them.
+        inputs: what the shown ones were made from, where that was degraded.
     """
 
     metrics: dict[str, float | None] = field(default_factory=dict)
@@ -62,13 +66,14 @@ class EvaluationResult:
     stages: list[dict[str, Any]] = field(default_factory=list)
     code_counts: list[list[list[int]]] = field(default_factory=list)
     looked_at: str = ""
+    produces: str = "reconstructions"
     keys: list[str] = field(default_factory=list)
-    shown: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))  # originals, reconstructions
-    inputs: list[Tensor] = field(default_factory=list)  # what the shown ones were made from, where that was degraded
+    shown: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
+    inputs: list[Tensor] = field(default_factory=list)
 
     @property
     def rows(self) -> tuple[list[Tensor], ...]:
-        """What to look at: originals, reconstructions; or inputs, reconstructions, originals."""
+        """What to look at: originals and what the model gave; or inputs, what it gave, originals."""
         return (self.inputs, *self.shown[::-1]) if self.inputs else self.shown
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,34 +83,33 @@ class EvaluationResult:
 
 @torch.no_grad()
 def evaluate(
-    tokenizer: Tokenizer,
+    model: Model,
     batches: Iterable[Loaded],
     as_written: bool = False,
     show: int = 8,
     stages: int | None = None,
 ) -> EvaluationResult:
-    """Reconstruct every sample of the batches and judge it; of a decoder that is slow to sample, the first few.
-
-    A tokenizer that draws (the generator of a GAN) reconstructs nothing: as many new samples, which no metric judges.
+    """Let the model give what it has for every sample of the batches, and judge it; of a decoder that is slow to
+    sample, the first few. Metrics that compare judge reconstructions, not new samples (`Model.reference_metrics`).
 
     Args:
         as_written: judge what a decoded file would hold (8-bit pictures), not the network's output.
-        show: keep so many originals and reconstructions for a look.
+        show: keep so many originals, and what stands beside them, for a look.
         stages: use only the first so many stages of the quantizer.
     """
-    evaluation_pass = _Pass(tokenizer, as_written, show, stages)
+    evaluation_pass = _Pass(model, as_written, show, stages)
     for batch, unreadable in batches:
         evaluation_pass.result.unreadable += unreadable
         if batch is not None:
-            evaluation_pass.add(batch.to(tokenizer.device))
+            evaluation_pass.add(batch.to(model.device))
     return evaluation_pass.finished()
 
 
 def evaluate_held_out(
-    tokenizer: Tokenizer, views: Views, split: str, batch_size: int, limit: int | None = None
+    model: Model, views: Views, split: str, batch_size: int, limit: int | None = None
 ) -> EvaluationResult:
     """Evaluate on the views of held-out samples, at most `limit` of them, spread evenly; `split` says what they are."""
-    result = evaluate(tokenizer, evaluation_batches(views, batch_size, limit))
+    result = evaluate(model, evaluation_batches(views, batch_size, limit))
     available = len(views.samples)
     of_all = f" of {available:,}" if result.count < available else ""
     degraded = "" if views.degrade is None else f", {views.degrade.said}"
@@ -116,33 +120,36 @@ def evaluate_held_out(
 class _Pass:
     """What one pass over the data counts on its way."""
 
-    def __init__(self, tokenizer: Tokenizer, as_written: bool, show: int, stages: int | None):
-        self.tokenizer, self.as_written, self.show, self.stages = tokenizer, as_written, show, stages
-        self.result = EvaluationResult()
-        self.evaluation = tokenizer.modality.evaluation()
+    def __init__(self, model: Model, as_written: bool, show: int, stages: int | None):
+        self.model, self.as_written, self.show, self.stages = model, as_written, show, stages
+        self.result = EvaluationResult(produces=model.produces)
+        self.evaluation = model.modality.evaluation()
         self.metrics = self.evaluation.metrics()
-        self.usage = CodeUsage([each[:stages] for each in tokenizer.quantizer.sizes])
-        self.amount, self.seconds, self.reconstructed = 0.0, 0.0, 0
+        self.compared = model.reference_metrics(self.metrics)
+        self.usage = CodeUsage([each[:stages] for each in model.quantizer.sizes])
+        self.amount, self.seconds, self.judged = 0.0, 0.0, 0
         self.bits, self.bits_shuffled, self.values, self.values_shuffled = 0.0, 0.0, 0, 0
-        measured = () if tokenizer.draws else tokenizer.quantizer.measured
-        self.measures = dict.fromkeys(measured, 0.0)  # sums over positions
+        self.measures: dict[str, float] = {}  # sums over positions
         self.positions = 0
 
     def add(self, batch: Batch) -> None:
         self.result.count += len(batch)
         self.amount += sum(map(self.evaluation.size_in_units, batch.targets))
-        if self.tokenizer.decoder.likelihood:
+        if self.model.decoder.likelihood:
             self._weigh(batch)
-        if self.measures:
+        if self.model.quantizer.measured:
             self._measure(batch)
-        most = self.tokenizer.decoder.evaluation_limit
-        codes = self._judge(batch) if most is None or self.reconstructed < most else self._codes(batch)
+        most = self.model.decoder.evaluation_limit
+        codes = self._judge(batch) if most is None or self.judged < most else self._codes(batch)
         if codes is not None:
             self.usage.update(codes)
 
     def _weigh(self, batch: Batch) -> None:
         count = batch.target_or_x.numel() if batch.mask is None else int(batch.mask.sum()) * batch.target_or_x.shape[1]
-        right, wrong = right_and_shuffled(self.tokenizer, batch, self.stages)
+        losses = self.model.shuffled_losses(batch, self.stages)
+        if losses is None:
+            return
+        right, wrong = losses
         self.bits += right * count
         self.values += count
         if len(batch) > 1:  # one sample has nobody to exchange codes with
@@ -150,28 +157,29 @@ class _Pass:
             self.values_shuffled += count
 
     def _measure(self, batch: Batch) -> None:
-        with evaluating(self.tokenizer):
-            z, mask = self.tokenizer.latents(batch)
-            measures = self.tokenizer.quantizer(z, mask, self.stages).measures
-        count = z[:, 0].numel() if mask is None else int(mask.sum())
+        with evaluating(self.model):
+            quantized = self.model.decoder_input(batch, self.stages)
+        mask = grid_mask(batch, quantized.vectors)
+        count = quantized.vectors[:, 0].numel() if mask is None else int(mask.sum())
         self.positions += count
-        for name, value in measures.items():
-            self.measures[name] += float(value) * count
+        for name, value in quantized.measures.items():
+            self.measures[name] = self.measures.get(name, 0.0) + float(value) * count
 
     def _codes(self, batch: Batch) -> Codes | None:
-        return self.tokenizer.encode(batch, self.stages) if self.tokenizer.quantizer.stages else None
+        with evaluating(self.model):
+            return self.model.decoder_input(batch, self.stages).codes
 
     def _judge(self, batch: Batch) -> Codes | None:
         start = time.perf_counter()
-        outputs, codes = self._reconstruct(batch)
+        outputs, codes = evaluation_outputs_long(self.model, batch, self.stages)
         outputs = [output.cpu() for output in outputs]
         self.seconds += time.perf_counter() - start
-        self.reconstructed += len(batch)
+        self.judged += len(batch)
         originals = originals_of(batch)
         if self.as_written:
-            outputs = [self.tokenizer.modality.as_written(output) for output in outputs]
-        for some_outputs, some_originals in () if self.tokenizer.draws else alike(outputs, originals):
-            for metric in self.metrics.values():
+            outputs = [self.model.modality.as_written(output) for output in outputs]
+        for some_outputs, some_originals in alike(outputs, originals):
+            for metric in self.compared.values():
                 metric.update(some_outputs, some_originals)
         room = max(self.show - len(self.result.shown[0]), 0)
         self.result.keys.extend(batch.key[:room])
@@ -181,18 +189,13 @@ class _Pass:
             self.result.inputs.extend(originals_of(replace(batch, target=None))[:room])
         return codes
 
-    def _reconstruct(self, batch: Batch) -> tuple[list[Tensor], Codes | None]:
-        if self.tokenizer.draws:  # another seed for each batch, or all would be of the same noise
-            return self.tokenizer.reconstruct(batch, seed=self.reconstructed)
-        return reconstruct_long(self.tokenizer, batch, stages=self.stages)
-
     def finished(self) -> EvaluationResult:
-        result, tokenizer = self.result, self.tokenizer
+        result, model = self.result, self.model
         if not result.count:
             return result
-        of_some = f"; of the first {self.reconstructed} samples" if self.reconstructed < result.count else ""
+        of_some = f"; of the first {self.judged} samples" if self.judged < result.count else ""
         for name, metric in self.metrics.items():
-            result.metrics[name], rule = (None, NOT_JUDGED) if tokenizer.draws else figure(metric)
+            result.metrics[name], rule = figure(metric) if name in self.compared else (None, NOT_JUDGED)
             result.rules[name] = rule + of_some
         if self.values:
             result.metrics["bits_per_dim"] = self.bits / self.values
@@ -202,9 +205,9 @@ class _Pass:
             result.rules["bits_per_dim_shuffled"] = "the same given another sample's codes: how much the codes say"
         for name, total in self.measures.items():
             result.metrics[name] = total / self.positions if self.positions else None
-            result.rules[name] = tokenizer.quantizer.measured[name]
+            result.rules[name] = model.quantizer.measured[name]
         unit = self.evaluation.rate_unit
-        has_codes = bool(tokenizer.quantizer.sizes)
+        has_codes = bool(model.quantizer.sizes)
         result.stages = self.usage.stages()
         result.code_counts = [[counts.tolist() for counts in stages] for stages in self.usage.counts]
         result.metrics |= {
@@ -212,7 +215,7 @@ class _Pass:
             f"entropy_bits_per_{unit}": self.usage.entropy_bits() / self.amount if has_codes else None,
             "codebook_usage": self.usage.use() if has_codes else None,
             "codebook_perplexity": self.usage.perplexity() if has_codes else None,
-            "samples_per_second": self.reconstructed / self.seconds,
+            "samples_per_second": self.judged / self.seconds,
         }
         result.rules |= {
             f"bits_per_{unit}": f"nominal: log2 of the codebook size for every code, over all {unit}s",
@@ -222,51 +225,40 @@ class _Pass:
             ),
             "codebook_usage": "share of codes chosen at least once in this whole evaluation",
             "codebook_perplexity": "exp of the entropy of the codes of this whole evaluation",
-            "samples_per_second": f"encode and decode, {tokenizer.device.type}, {torch.get_num_threads()} threads",
+            "samples_per_second": f"encode and decode, {model.device.type}, {torch.get_num_threads()} threads",
         }
         return result
 
 
-@torch.no_grad()
-def right_and_shuffled(tokenizer: Tokenizer, batch: Batch, stages: int | None = None) -> tuple[float, float]:
-    """The decoder's loss with each sample's own codes, and with those of another sample of the batch."""
-    with evaluating(tokenizer):
-        vectors = tokenizer.quantize(batch, stages).vectors
-        right, wrong = (
-            float(tokenizer.decoder.loss(tokenizer.conditioned(v, batch.label), batch)[0])
-            for v in (vectors, vectors.roll(1, 0))
-        )
-    return right, wrong
-
-
-def shuffled_loss_ratio(tokenizer: Tokenizer, batch: Batch) -> float | None:
+def shuffled_loss_ratio(model: Model, batch: Batch) -> float | None:
     """How many times worse the decoder does with other samples' codes: 1 if it ignores them.
 
     The ratio of the losses; for a decoder with a likelihood, the ratio of the likelihoods of a value. None where there
-    is nothing to exchange (one sample, or no codes as of a GAN) or nothing to divide by.
+    is nothing to exchange (one sample, or vectors that are of no sample) or nothing to divide by.
     """
-    if len(batch) < 2 or tokenizer.draws:
+    losses = model.shuffled_losses(batch) if len(batch) > 1 else None
+    if losses is None:
         return None
-    right, wrong = right_and_shuffled(tokenizer, batch)
-    if tokenizer.decoder.likelihood:
+    right, wrong = losses
+    if model.decoder.likelihood:
         return 2.0 ** min(wrong - right, 64.0)
     return wrong / right if right > 0 else None
 
 
 def evaluation_views(
-    tokenizer: Tokenizer, samples: Sequence[Sample], *, whole: bool = False, degrade: Degradation | None = None
+    model: Model, samples: Sequence[Sample], *, whole: bool = False, degrade: Degradation | None = None
 ) -> Views:
-    """Samples as a tokenizer is evaluated on them: with their labels where its decoder is told those.
+    """Samples as a model is evaluated on them: with their labels where its decoder is told those.
 
     Raises:
-        UserError: a label that the tokenizer does not know, or none where it needs one.
+        UserError: a label that the model does not know, or none where it needs one.
     """
-    labels = label_numbers(samples, tokenizer.labels) if tokenizer.label_embedding is not None else {}
-    return Views(tokenizer.modality, samples, labels, whole=whole, degrade=degrade)
+    labels = label_numbers(samples, model.labels) if model.label_embedding is not None else {}
+    return Views(model.modality, samples, labels, whole=whole, degrade=degrade)
 
 
 def originals_of(batch: Batch) -> list[Tensor]:
-    """What each reconstruction is judged against, on the CPU."""
+    """What each output is judged against, on the CPU."""
     return [goal.cpu() for goal in batch.targets]
 
 
@@ -285,14 +277,14 @@ def alike(outputs: list[Tensor], originals: list[Tensor]) -> Iterator[tuple[Tens
         yield torch.stack([outputs[i] for i in some]), torch.stack([originals[i] for i in some])
 
 
-def write_shown(modality: Modality, rows: Sequence[Sequence[Tensor]], path: Path) -> Path:
+def write_shown(modality: Modality, result: EvaluationResult, path: Path) -> Path:
     """Write what the modality shows of an evaluation's rows: a PNG picture, or its HTML as a page that says what the
     rows are. `path` has no suffix.
     """
-    shown = modality.evaluation().show(*rows)
+    shown = modality.evaluation().show(*result.rows)
     if isinstance(shown, str):
         file = path.with_name(path.name + ".html")
-        title = "Inputs, reconstructions, originals" if len(rows) == 3 else "Originals, reconstructions"
+        title = f"Inputs, {result.produces}, originals" if result.inputs else f"Originals, {result.produces}"
         write_text(file, PAGE.format(title=title, shown=shown))
     else:
         file = path.with_name(path.name + ".png")

@@ -15,8 +15,8 @@ from vqmm.data.degrade import Degradation
 from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.source import Source
 from vqmm.evaluation.evaluate import evaluation_views, originals_of
-from vqmm.tokenizer.long_signals import reconstruct_long
-from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.tokenizer.long_signals import evaluation_outputs_long
+from vqmm.tokenizer.model import Model
 from vqmm.utils.errors import UserError
 
 DEVIATIONS = 1.959964  # to each side of the middle of a normal distribution, between which 95% of it lie
@@ -24,14 +24,14 @@ DEVIATIONS = 1.959964  # to each side of the middle of a normal distribution, be
 
 @dataclass
 class _Seen:
-    """What could be read of a part of a source: originals, the numbers of their labels, what became of the originals;
-    `unreadable`: what is wrong with the rest.
+    """What could be read of a part of a source: originals, the numbers of their labels, what the model gave
+    for each; `unreadable`: what is wrong with the rest.
     """
 
     numbers: Mapping[str, int]  # by key
     originals: list[Tensor] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
-    reconstructions: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
     def batches(self, views: Views, batch_size: int) -> Iterator[Batch]:
@@ -49,7 +49,7 @@ class _Seen:
 
 
 def label_survival(
-    tokenizer: Tokenizer,
+    model: Model,
     source: Source,
     *,
     whole: bool = False,
@@ -65,7 +65,7 @@ def label_survival(
     Args:
         whole: samples uncropped, and evaluated as a decoded file would hold them.
         stages: use only the first so many stages of the quantizer.
-        degrade: what the tokenizer is given; the classifier sees the clean originals.
+        degrade: what the model is given; the classifier sees the clean originals.
 
     Returns:
         `metrics` and `rules` for `label_accuracy`, `label_accuracy_reconstructed` and `label_agreement`, each 0 to 1;
@@ -75,36 +75,41 @@ def label_survival(
         UserError: the modality has no such classifier, or a library that it needs is missing; the source's training
             part has fewer than two labels, or its held-out part none; nothing of a part can be read.
     """
-    classifier = tokenizer.modality.evaluation().label_classifier()
+    classifier = model.modality.evaluation().label_classifier()
     if classifier is None:
-        raise UserError(f"the modality {tokenizer.modality.name!r} has no label classifier: leave out --labels")
+        raise UserError(f"the modality {model.modality.name!r} has no label classifier: leave out --labels")
     training, held_out = _with_labels(source)
     numbers = {label: number for number, label in enumerate(source.labels)}
     by_key = {sample.key: numbers[sample.label or ""] for sample in (*training, *held_out)}
 
     fitted = _Seen(by_key)
-    for _ in fitted.batches(Views(tokenizer.modality, training, {}, whole=whole), batch_size):
+    for _ in fitted.batches(Views(model.modality, training, {}, whole=whole), batch_size):
         pass
     classifier.fit(fitted.originals, fitted.labels)
 
     seen = _Seen(by_key)
-    views = evaluation_views(tokenizer, held_out, whole=whole, degrade=degrade)
+    views = evaluation_views(model, held_out, whole=whole, degrade=degrade)
     for batch in seen.batches(views, batch_size):
-        outputs, _ = reconstruct_long(tokenizer, batch.to(tokenizer.device), stages=stages)
-        outputs = [output.cpu() for output in outputs]
-        seen.reconstructions += [*map(tokenizer.modality.as_written, outputs)] if whole else outputs
-        if len(seen.originals) >= (tokenizer.decoder.evaluation_limit or len(held_out)):
+        made, _ = evaluation_outputs_long(model, batch.to(model.device), stages)
+        made = [output.cpu() for output in made]
+        seen.outputs += [*map(model.modality.as_written, made)] if whole else made
+        if len(seen.originals) >= (model.decoder.evaluation_limit or len(held_out)):
             break
 
     of = "the source's own test split" if source.has_split else "the held-out tenth"
     by = f"{classifier.rule}, fitted to {len(fitted.originals):,} training originals"
-    label_note = "" if tokenizer.label_embedding is None else "; the decoder is told each label"
-    return {"unreadable": fitted.unreadable + seen.unreadable, **_judged(classifier, seen, of, by, label_note)}
+    label_note = "" if model.label_embedding is None else "; the decoder is told each label"
+    return {
+        "unreadable": fitted.unreadable + seen.unreadable,
+        **_evaluated(classifier, seen, of, by, model.produces, label_note),
+    }
 
 
-def _judged(classifier: LabelClassifier, seen: _Seen, of: str, by: str, label_note: str) -> dict[str, dict[str, Any]]:
-    """`metrics` and `rules`; `of`, `by` and `label_note` are parts of the rules."""
-    named, renamed = classifier.predict(seen.originals), classifier.predict(seen.reconstructions)
+def _evaluated(
+    classifier: LabelClassifier, seen: _Seen, of: str, by: str, produces: str, label_note: str
+) -> dict[str, dict[str, Any]]:
+    """`metrics` and `rules`; `of`, `by`, `produces` and `label_note` are parts of the rules."""
+    named, renamed = classifier.predict(seen.originals), classifier.predict(seen.outputs)
     commonest = Counter(seen.labels).most_common(1)[0][1] / len(seen.labels)
     compared = {
         "label_accuracy": (
@@ -115,12 +120,12 @@ def _judged(classifier: LabelClassifier, seen: _Seen, of: str, by: str, label_no
         "label_accuracy_reconstructed": (
             renamed,
             seen.labels,
-            f"reconstructions of the same that are given the original's label{label_note}",
+            f"{produces} of the same that are given the original's label{label_note}",
         ),
         "label_agreement": (
             renamed,
             named,
-            f"reconstructions of the same that are given what their original is given, right or wrong{label_note}",
+            f"{produces} of the same that are given what their original is given, right or wrong{label_note}",
         ),
     }
     metrics, rules = {}, {}

@@ -12,15 +12,15 @@ from vqmm.data.loader import Views, evaluation_batches
 from vqmm.data.source import Source, label_numbers
 from vqmm.evaluation.distances import NEIGHBOURS, frechet_distance, precision_and_recall
 from vqmm.evaluation.evaluate import evaluation_views, originals_of
-from vqmm.tokenizer.long_signals import reconstruct_long
-from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.tokenizer.long_signals import evaluation_outputs_long
+from vqmm.tokenizer.model import Model
 from vqmm.utils.errors import UserError
 
 FEWEST = 10  # samples, of which a distance says anything at all
 
 
 def realism(
-    tokenizer: Tokenizer,
+    model: Model,
     source: Source,
     *,
     features: Features | None = None,
@@ -28,11 +28,11 @@ def realism(
     count: int | None = None,
     batch_size: int = 32,
 ) -> dict[str, Any]:
-    """Compare held-out originals with their reconstructions, or of a GAN with as many new samples, as two sets.
+    """Compare held-out originals with their reconstructions, or with as many new samples of a generator, as two sets.
 
     Args:
         features: what the sets are compared by; by default what the modality offers (`features_of`). Give the same one
-            to compare several tokenizers.
+            to compare several models.
         inception: weights of the Inception network of torch-fidelity, a file: `fid` and `kid` as well.
         count: the first so many held-out samples, in an even spread; all by default.
 
@@ -42,11 +42,11 @@ def realism(
     Raises:
         UserError: nothing to compare by; too few held-out samples; the weights or the package for them are missing.
     """
-    features = features or features_of(tokenizer, source, batch_size=batch_size)
-    originals, outputs = _both(tokenizer, source, count, batch_size)
+    features = features or features_of(model, source, batch_size=batch_size)
+    originals, outputs = _both(model, source, count, batch_size)
     original_features, other = features.features(originals), features.features(outputs)
     precision, recall = precision_and_recall(original_features, other)
-    what = f"{len(originals):,} held-out originals and {'new samples' if tokenizer.draws else 'reconstructions'}"
+    what = f"{len(originals):,} held-out originals and {model.produces}"
     rules = {
         "frechet_distance": f"between Gaussians fitted to features of {what}; {features.rule}",
         "precision": f"share of the latter within the {NEIGHBOURS} nearest neighbours of the former; same features",
@@ -60,13 +60,13 @@ def realism(
     return {"metrics": metrics, "rules": rules}
 
 
-def features_of(tokenizer: Tokenizer, source: Source, *, batch_size: int = 32) -> Features:
+def features_of(model: Model, source: Source, *, batch_size: int = 32) -> Features:
     """What the modality offers, fitted to the source's training part where it learns.
 
     Raises:
         UserError: it offers nothing; it learns from labels, and the source has fewer than two.
     """
-    modality = tokenizer.modality
+    modality = model.modality
     features = modality.evaluation().features()
     if features is None:
         raise UserError(f"the modality {modality.name!r} offers no features that sets of samples are compared by")
@@ -99,21 +99,15 @@ def _labelled(views: Views, batch_size: int) -> tuple[list[Tensor], list[int]]:
 
 
 @torch.no_grad()
-def _both(
-    tokenizer: Tokenizer, source: Source, count: int | None, batch_size: int
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Held-out originals, and what the tokenizer makes in their place."""
+def _both(model: Model, source: Source, count: int | None, batch_size: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Held-out originals, and what the model makes in their place."""
     originals: list[Tensor] = []
     outputs: list[Tensor] = []
-    views = evaluation_views(tokenizer, source.held_out())
+    views = evaluation_views(model, source.held_out())
     for batch, _ in evaluation_batches(views, batch_size, count):
         if batch is None:
             continue
-        batch = batch.to(tokenizer.device)
-        if tokenizer.draws:
-            made, _ = tokenizer.reconstruct(batch, seed=len(outputs))
-        else:
-            made, _ = reconstruct_long(tokenizer, batch)
+        made, _ = evaluation_outputs_long(model, batch.to(model.device))
         originals += [each.clone() for each in originals_of(batch)]
         outputs += [each.cpu() for each in made]
     if len(originals) < FEWEST:

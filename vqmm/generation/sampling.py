@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vqmm.contracts.prior import Prior
 from vqmm.contracts.vocabulary import NULL, PAD, Range
-from vqmm.tokenizer.tokenizer import evaluating
+from vqmm.tokenizer.model import evaluating
 from vqmm.utils.errors import UserError
 from vqmm.utils.seeds import seed_of
 

@@ -20,7 +20,7 @@ from vqmm.utils.files import must_be_writable, write_text
 if TYPE_CHECKING:
     from vqmm.contracts.modality import Modality
     from vqmm.evaluation.evaluate import EvaluationResult
-    from vqmm.tokenizer.tokenizer import Tokenizer
+    from vqmm.tokenizer.model import Model
 
 COLUMNS = 4  # samples side by side in one picture: on a phone they are still large enough to judge
 SMALL = 600  # a picture of fewer pixels across is enlarged by the page, and keeps its pixels sharp
@@ -38,48 +38,46 @@ def report(run: str | Path, *, plugins: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: the folder is no run; its recipe.yaml is damaged; a plugin in `plugins` does not load.
     """
-    from vqmm.pages.heldout import evaluate_again, load_tokenizer
+    from vqmm.pages.heldout import evaluate_again, saved_model
     from vqmm.registry import Registry
 
     record = read_record(Path(run))
     must_be_writable(record.folder, "the run folder")
-    tokenizer, evaluation, lacking = None, None, ""
+    model, evaluation, lacking = None, None, ""
     try:
-        tokenizer = load_tokenizer(record, Registry.discover(plugins))
-        evaluation = evaluate_again(record, tokenizer)
+        model = saved_model(record, Registry.discover(plugins))
+        evaluation = evaluate_again(record, model)
     except UserError as error:
         lacking = str(error)
-    return {"report": str(write_page(record, tokenizer, evaluation, lacking))}
+    return {"report": str(write_page(record, model, evaluation, lacking))}
 
 
-def write_page(
-    record: Record, tokenizer: "Tokenizer | None", evaluation: "EvaluationResult | None", lacking: str = ""
-) -> Path:
+def write_page(record: Record, model: "Model | None", evaluation: "EvaluationResult | None", lacking: str = "") -> Path:
     """Write `report.html` into a run's folder.
 
     Args:
-        tokenizer: the one that the run has saved; None where there is none.
-        evaluation: of that tokenizer on held-out data; None where that is gone.
+        model: the one that the run has saved; None where there is none.
+        evaluation: of that model on held-out data; None where that is gone.
         lacking: why one of them is None.
     """
     seen = evaluation
     if seen is not None and not seen.count:
         lacking = f"none of the samples can be read; the first: {seen.unreadable[0]}"
         seen = None
-    shown = [] if tokenizer is None or seen is None else _shown(tokenizer.modality, seen)
+    shown = [] if model is None or seen is None else _shown(model.modality, seen)
     page = template("page.html").render(
         name=record.folder.resolve().name,
         subtitle=_subtitle(record),
         about=record.recipe.get("about") or "",
-        notes=_notes(record, tokenizer, lacking),
-        tiles=_tiles(record, tokenizer, seen),
+        notes=_notes(record, model, lacking),
+        tiles=_tiles(record, model, seen),
         shown=shown,
         heading=_heading(seen, shown),
         small=SMALL,
         looked_at=None if seen is None else seen.looked_at,
         curves=_training_curves(record) + _held_out_curves(record),
         codebooks=[] if seen is None else _codebooks(seen),
-        metrics=_metrics(record, tokenizer, seen),
+        metrics=_metrics(record, model, seen),
         unreadable=[] if seen is None else seen.unreadable,
         named=UNREADABLE,
         health=record.of_kind("health"),
@@ -87,7 +85,7 @@ def write_page(
         times=_times(record, seen),
         machine=_machine(record),
         command=_command(record),
-        settings=_settings(record, tokenizer),
+        settings=_settings(record, model),
         version=__version__,
         date=datetime.date.today().isoformat(),
     )
@@ -96,13 +94,13 @@ def write_page(
     return path
 
 
-def _notes(record: Record, tokenizer: "Tokenizer | None", lacking: str) -> list[str]:
+def _notes(record: Record, model: "Model | None", lacking: str) -> list[str]:
     """A sentence for each thing that the page of a whole run would have."""
     notes = []
     if record.steps is not None and record.step < record.steps:
         notes.append(f"This run is unfinished: {record.step:,} of {record.steps:,} steps so far.")
-    if lacking and tokenizer is None:
-        notes.append(f"Without its tokenizer a run shows no reconstructions and no codes: {lacking}.")
+    if lacking and model is None:
+        notes.append(f"Without its model a run shows no samples and no codes: {lacking}.")
     elif lacking:
         notes.append(f"Reconstructions and codebook use are left out, as the held-out data cannot be read: {lacking}.")
     return notes
@@ -117,7 +115,8 @@ def _subtitle(record: Record) -> str:
 
     phrases = []
     if name("modality"):
-        phrases.append(f"{name('modality')} tokenizer")
+        kind = "generator" if record.recipe.get("input") == "noise" else "tokenizer"
+        phrases.append(f"{name('modality')} {kind}")
     if name("quantizer"):
         size = record.recipe["quantizer"].get("codebook_size")
         phrases.append(f"{name('quantizer')} quantizer" + (f" with {size:,} codes" if isinstance(size, int) else ""))
@@ -126,16 +125,16 @@ def _subtitle(record: Record) -> str:
     return " · ".join(phrases)
 
 
-def _tiles(record: Record, tokenizer: "Tokenizer | None", seen: "EvaluationResult | None") -> list[dict[str, str]]:
+def _tiles(record: Record, model: "Model | None", seen: "EvaluationResult | None") -> list[dict[str, str]]:
     """The few numbers to read first."""
     metrics = _values(record, seen)
-    main_metric = None if tokenizer is None else tokenizer.modality.evaluation().main_metric
+    main_metric = None if model is None else model.modality.evaluation().main_metric
     wanted = [main_metric, "nmse", *(name for name in metrics if name.startswith("bits_per_")), "codebook_usage"]
     names = [name for name in dict.fromkeys(wanted) if name and metrics.get(name) is not None]
     tiles = [{"name": name, "value": _headline(name, metrics[name])} for name in names]
     tiles.append({"name": "steps", "value": f"{record.step:,}"})
-    if tokenizer is not None:
-        weights = sum(p.numel() for p in tokenizer.parameters())
+    if model is not None:
+        weights = sum(p.numel() for p in model.parameters())
         tiles.append({"name": "weights", "value": f"{weights:,}"})
     return tiles
 
@@ -165,13 +164,13 @@ def _values(record: Record, seen: "EvaluationResult | None") -> dict[str, Any]:
     return dict(evaluations[-1].get("metrics") or {}) if evaluations else {}
 
 
-def _metrics(record: Record, tokenizer: "Tokenizer | None", seen: "EvaluationResult | None") -> list[dict[str, str]]:
+def _metrics(record: Record, model: "Model | None", seen: "EvaluationResult | None") -> list[dict[str, str]]:
     """The table of rate and distortion: name, value, rule."""
     rules: dict[str, str] = {}
     if seen is not None:
         rules = seen.rules
-    elif tokenizer is not None:
-        rules = {name: metric.rule for name, metric in tokenizer.modality.evaluation().metrics().items()}
+    elif model is not None:
+        rules = {name: metric.rule for name, metric in model.modality.evaluation().metrics().items()}
     values = _values(record, seen)
     return [{"name": name, "value": number(value), "rule": rules.get(name, "")} for name, value in values.items()]
 
@@ -198,9 +197,10 @@ def _shown(modality: "Modality", seen: "EvaluationResult") -> list[dict[str, Any
 def _heading(seen: "EvaluationResult | None", shown: Sequence[Mapping[str, Any]]) -> str:
     """What the rows are; a fragment need not put them one above the other."""
     if seen is not None and seen.inputs:
-        return "Degraded inputs, reconstructions, originals"
+        return f"Degraded inputs, {seen.produces}, originals"
     beside = any("fragment" in each for each in shown)
-    return f"Originals {'and' if beside else 'over'} reconstructions"
+    produces = "reconstructions" if seen is None else seen.produces
+    return f"Originals {'and' if beside else 'over'} {produces}"
 
 
 def _training_curves(record: Record) -> list[dict[str, Any]]:
@@ -291,7 +291,7 @@ def _command(record: Record) -> str:
     return shlex.join(map(str, command)) if isinstance(command, list) else str(command)
 
 
-def _settings(record: Record, tokenizer: "Tokenizer | None") -> list[dict[str, Any]]:
+def _settings(record: Record, model: "Model | None") -> list[dict[str, Any]]:
     """The recipe in groups: one for each part, and one for what stands alone."""
     alone, groups = {}, []
     for name, value in record.recipe.items():
@@ -299,8 +299,8 @@ def _settings(record: Record, tokenizer: "Tokenizer | None") -> list[dict[str, A
             groups.append({"name": name, "rows": {option: _setting(each) for option, each in value.items()}})
         elif name != "about":
             alone[name] = _setting(value)
-    if tokenizer is not None and tokenizer.labels:
-        alone["labels"] = _setting(list(tokenizer.labels))
+    if model is not None and model.labels:
+        alone["labels"] = _setting(list(model.labels))
     return [*groups, *([{"name": "recipe", "rows": alone}] if alone else [])]
 
 

@@ -1,4 +1,4 @@
-"""What a run's folder says without its tokenizer: the recipe, the lines of metrics.jsonl, and run.json."""
+"""What a run's folder says without its model: the recipe, the lines of metrics.jsonl, and run.json."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -49,8 +49,8 @@ class Record:
         return self.plan.get("steps")
 
     @property
-    def has_tokenizer(self) -> bool:
-        """Whether the run has saved a tokenizer, as it does at each look at held-out data."""
+    def has_model(self) -> bool:
+        """Whether the run has saved a model, as it does at each look at held-out data."""
         return (self.folder / "tokenizer" / "config.json").is_file()
 
     def training_seconds(self) -> float | None:

@@ -1,1 +1,1 @@
-"""Samples to codes and back: the tokenizer, its inputs, long signals, streaming."""
+"""Samples to codes and back: the tokenizer, its inputs, long signals, streaming; and the generator from noise."""

@@ -14,18 +14,17 @@ costs about four of its own size in float32.
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from vqmm.contracts.batch import Batch, Codes
-from vqmm.contracts.decoder import cut, grid_mask
-from vqmm.contracts.quantizer import Quantized
+from vqmm.contracts.decoder import cut
 from vqmm.decoders.direct import DirectDecoder
 from vqmm.nn.network import Network, as_network, call_masked
+from vqmm.tokenizer.model import Encode, Model, codes_like, evaluating
 from vqmm.tokenizer.streaming import Stream
-from vqmm.tokenizer.tokenizer import Tokenizer, evaluating
+from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.utils.errors import Remark
 
 PIECE_VALUES = 2**17  # values of a batch, over all its samples and channels, that go through the networks at once
@@ -39,7 +38,7 @@ def encode_long(tokenizer: Tokenizer, batch: Batch, stages: int | None = None) -
         return tokenizer.encode(batch.to(tokenizer.device), stages)
     tokenizer.require_codes()
     with evaluating(tokenizer):
-        codes = _quantize(tokenizer, batch, stages).codes
+        codes = tokenizer.quantize(batch, stages, _encode_in_pieces(tokenizer)).codes
     assert codes is not None  # require_codes
     return codes
 
@@ -61,52 +60,54 @@ def reconstruct_long(
     tokenizer: Tokenizer, batch: Batch, seed: int = 0, stages: int | None = None
 ) -> tuple[list[Tensor], Codes | None]:
     """As `Tokenizer.reconstruct`, for a batch of any length on any device."""
-    if not (_is_long(tokenizer, batch.x.numel()) and _is_direct(tokenizer)):
-        return tokenizer.reconstruct(batch.to(tokenizer.device), seed, stages)
-    with evaluating(tokenizer):
-        quantized = _quantize(tokenizer, batch, stages)
-        label = None if batch.label is None else batch.label.to(tokenizer.device)
-        like = quantized.codes or Codes((), batch.size, grid_mask(batch, quantized.vectors), label)
-        return _decoded(tokenizer, quantized.vectors, like), quantized.codes
+    if _is_long(tokenizer, batch.x.numel()) and _is_direct(tokenizer):
+        return evaluation_outputs_long(tokenizer, batch, stages)  # a direct decoder draws nothing: no seed
+    return tokenizer.reconstruct(batch.to(tokenizer.device), seed, stages)
 
 
-def _is_long(tokenizer: Tokenizer, values: int) -> bool:
-    return tokenizer.modality.rank == 1 and values > PIECE_VALUES
+@torch.no_grad()
+def evaluation_outputs_long(model: Model, batch: Batch, stages: int | None = None) -> tuple[list[Tensor], Codes | None]:
+    """As `Model.evaluation_outputs`, for a batch of any length on any device."""
+    if not (_is_long(model, batch.x.numel()) and _is_direct(model)):
+        return model.evaluation_outputs(batch.to(model.device), stages)
+    with evaluating(model):
+        quantized = model.decoder_input(batch, stages, _encode_in_pieces(model))
+        return _decoded(model, quantized.vectors, codes_like(quantized, batch)), quantized.codes
 
 
-def _is_direct(tokenizer: Tokenizer) -> bool:
+def _is_long(model: Model, values: int) -> bool:
+    return model.modality.rank == 1 and values > PIECE_VALUES
+
+
+def _is_direct(model: Model) -> bool:
     """Whether the decoder is one pass through a network; others (wavenet, flow) get a sample whole."""
-    return type(tokenizer.decoder).sample is DirectDecoder.sample
+    return type(model.decoder).sample is DirectDecoder.sample
 
 
-def _values_of(tokenizer: Tokenizer, codes: int) -> int:
+def _values_of(model: Model, codes: int) -> int:
     """The values of a sample that so many codes stand for."""
-    return codes * tokenizer.modality.strides[0] * tokenizer.modality.channels
+    return codes * model.modality.strides[0] * model.modality.channels
 
 
-def _quantize(tokenizer: Tokenizer, batch: Batch, stages: int | None) -> Quantized:
-    """What `Tokenizer.quantize` gives, the encoder called piece by piece. Latents are few: they are quantized whole."""
-    at_once = PIECE_VALUES // (len(batch) * _values_of(tokenizer, 1))
-    cell = tokenizer.modality.strides[0]
-    parts = pieces(tokenizer.encoder, batch.x, batch.mask, cell, 1, at_once, tokenizer.device)
-    z = torch.cat([*parts], dim=2)
-    mask = grid_mask(batch, z)
-    quantized = tokenizer.quantizer(z, None if mask is None else mask.to(z.device), stages)
-    if quantized.codes is None:
-        return quantized
-    label = None if batch.label is None else batch.label.to(z.device)
-    return replace(quantized, codes=replace(quantized.codes, size=batch.size, label=label))
+def _encode_in_pieces(model: Model) -> Encode:
+    """A call of the encoder piece by piece. Latents are few: they are joined, and quantized whole."""
+
+    def encode(encoder: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+        at_once = PIECE_VALUES // (len(x) * _values_of(model, 1))
+        return torch.cat([*pieces(encoder, x, mask, model.modality.strides[0], 1, at_once, model.device)], dim=2)
+
+    return encode
 
 
-def _decoded(tokenizer: Tokenizer, vectors: Tensor, codes: Codes) -> list[Tensor]:
+def _decoded(model: Model, vectors: Tensor, codes: Codes) -> list[Tensor]:
     """What a direct decoder gives, its network called piece by piece; finished on the CPU, as a whole."""
-    at_once = PIECE_VALUES // (len(vectors) * _values_of(tokenizer, 1))
-    assert isinstance(tokenizer.decoder, DirectDecoder)  # _is_direct
-    vectors = tokenizer.conditioned(vectors, codes.label)
-    cell = tokenizer.modality.strides[0]
-    parts = pieces(tokenizer.decoder.network, vectors, codes.mask, 1, cell, at_once, tokenizer.device)
+    at_once = PIECE_VALUES // (len(vectors) * _values_of(model, 1))
+    assert isinstance(model.decoder, DirectDecoder)  # _is_direct
+    vectors = model.conditioned(vectors, codes.label)
+    cell = model.modality.strides[0]
+    parts = pieces(model.decoder.network, vectors, codes.mask, 1, cell, at_once, model.device)
     output = torch.cat([part.cpu() for part in parts], dim=2)
-    return cut(tokenizer.decoder.finish(output), codes.size)
+    return cut(model.decoder.finish(output), codes.size)
 
 
 def pieces(

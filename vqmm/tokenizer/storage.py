@@ -1,4 +1,4 @@
-"""A tokenizer's folder: what lies in it, where it is found, and how its content is named."""
+"""The folder of a tokenizer or a generator: what lies in it, where it is found, and how its content is named."""
 
 import hashlib
 import json
@@ -16,6 +16,15 @@ from vqmm.contracts.modality import Modality
 from vqmm.registry import Registry
 from vqmm.utils.errors import UserError
 from vqmm.utils.files import hash_tensors, new_folder, write_tensors, write_text
+
+CLASSES = {  # by the class that config.json names: what lies in the folder, and what serves it
+    "Tokenizer": "a tokenizer: vqmm.Tokenizer.load reads it",
+    "NoiseGenerator": (
+        "a generator from noise (recipe gan), which has no encoder and no codes: vqmm eval, vqmm report, vqmm train "
+        "--resume and vqmm.NoiseGenerator.load(run).sample(16) serve it"
+    ),
+}
+FIELDS = {"class", "modality", "quantizer", "decoder", "labels", "conditional", "extent", "fingerprint"}
 
 
 def fingerprint(config: Mapping[str, Any], learnt: bytes, tensors: Mapping[str, Tensor]) -> str:
@@ -64,12 +73,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The `config.json` of a tokenizer's folder, with every field there."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        lacks = {"modality", "quantizer", "decoder", "labels", "conditional", "extent", "fingerprint"} - config.keys()
+        lacks = FIELDS - config.keys()
     except (ValueError, AttributeError) as error:  # not UTF-8, not JSON, not an object
         raise UserError(f"{folder / 'config.json'} is damaged: {' '.join(str(error).split())}") from None
     if lacks:
         raise UserError(f"{folder / 'config.json'} is damaged: it lacks {', '.join(sorted(lacks))}")
+    if config["class"] not in CLASSES:
+        raise UserError(
+            f"{folder / 'config.json'} is damaged: class {config['class']!r} is none of {', '.join(CLASSES)}"
+        )
     return config
+
+
+def require_class(config: Mapping[str, Any], name: str, what: object) -> None:
+    """A `UserError` where a saved config is of another class; `what` is what the user gave, for the message."""
+    if config["class"] != name:
+        raise UserError(f"{what} holds {CLASSES[config['class']]}")
 
 
 def build_modality(config: Mapping[str, Any], registry: Registry) -> Modality:

@@ -16,7 +16,8 @@ from vqmm.contracts.batch import Codes, check_codes
 from vqmm.contracts.labels import label_number
 from vqmm.decoders.direct import DirectDecoder
 from vqmm.nn.network import Network, as_network
-from vqmm.tokenizer.tokenizer import Tokenizer, evaluating
+from vqmm.tokenizer.model import evaluating
+from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.utils.errors import UserError
 
 __all__ = ["StreamingDecoder", "StreamingEncoder", "Stream"]

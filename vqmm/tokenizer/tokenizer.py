@@ -1,51 +1,36 @@
 """Tokenizer: an encoder, a quantizer and a decoder in a row."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from vqmm.contracts.adversary import Adversary
 from vqmm.contracts.batch import Batch, Codes
 from vqmm.contracts.decoder import Decoder, grid_mask
-from vqmm.contracts.labels import missing_label
+from vqmm.contracts.metric import Metric
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.quantizer import Quantized, Quantizer
 from vqmm.nn.network import call_masked
-from vqmm.registry import Registry
-from vqmm.tokenizer.storage import (
-    build_modality,
-    damaged_weights,
-    fingerprint,
-    read_config,
-    read_tensors,
-    tokenizer_folder,
-    write_tokenizer,
-)
+from vqmm.tokenizer.model import Coder, Encode, Model, Output, evaluating
 from vqmm.utils.errors import UserError
 
-
-@dataclass(frozen=True)
-class Output:
-    """One forward pass: `loss` is the sum of `losses`; `output` what `Modality.postprocess` turns into samples."""
-
-    loss: Tensor
-    losses: dict[str, Tensor]
-    output: Tensor | None
-    quantized: Quantized
+START_VECTORS_PER_CODE = 16  # latents that k-means gets for each code, data permitting
 
 
-class Tokenizer(nn.Module):
-    """Samples to codes and back. Knows no modality by name.
+class Tokenizer(Model):
+    """Samples to codes and back. Arguments as of `Model`, but for the encoder: the modality's, as the quantizer has it.
 
-    Args:
-        labels: the names of the classes, in the order of their numbers.
-        conditional: give the decoder an embedding of each sample's label, added to the vectors.
-        extent: the extent of a training view; what `sample` draws.
-        draws: no encoder: the decoder is given what the quantizer's own prior draws (the generator of a GAN).
+    Attributes:
+        encoder: x (B, C, *extent) -> z (B, dim, *grid).
     """
+
+    produces = "reconstructions"
+    reconstruction_loss = "reconstruction"
+    encoder: nn.Module
 
     def __init__(
         self,
@@ -55,88 +40,34 @@ class Tokenizer(nn.Module):
         labels: Sequence[str] = (),
         conditional: bool = False,
         extent: Sequence[int] | None = None,
-        draws: bool = False,
     ):
-        super().__init__()
-        if quantizer.discrete_input != decoder.discrete_input or (quantizer.discrete_input and conditional):
-            raise UserError(_unfit(quantizer, decoder))
-        self.modality = modality
-        self.draws = draws
-        self.encoder = nn.Identity() if draws else quantizer.encoder_for(modality)
-        self.quantizer = quantizer
-        self.decoder = decoder
-        self.labels = tuple(labels)
-        self.extent = None if extent is None else tuple(extent)
-        self.label_embedding = nn.Embedding(len(self.labels), quantizer.options.dim) if conditional else None
-        self._frozen = self._codes_frozen = False
-        if draws:
-            if quantizer.sample(1, [1] * modality.rank, torch.Generator()) is None:
-                raise UserError(
-                    f"input: noise comes from the quantizer's own prior, {quantizer.name!r} has none: take gaussian"
-                )
-            quantizer.requires_grad_(False)
-
-    @classmethod
-    def build(
-        cls,
-        config: Mapping[str, Any],
-        modality: Modality,
-        registry: Registry,
-        labels: Sequence[str] = (),
-        conditional: bool = False,
-        extent: Sequence[int] | None = None,
-        draws: bool = False,
-    ) -> "Tokenizer":
-        """An untrained tokenizer of the parts that `config` names, around a modality that has learnt what it must."""
-        quantizer_class, quantizer_options = registry.part("quantizer", config["quantizer"])
-        decoder_class, decoder_options = registry.part("decoder", config["decoder"])
-        quantizer = quantizer_class.build(quantizer_options, modality.rank, registry)
-        decoder = decoder_class(modality, quantizer.options.dim, decoder_options)
-        return cls(modality, quantizer, decoder, labels, conditional, extent, draws)
+        encoder = quantizer.encoder_for(modality)
+        super().__init__(modality, quantizer, decoder, labels, conditional, extent, encoder=encoder)
+        self._codes_frozen = False
 
     # From samples to codes and back
 
     def forward(self, batch: Batch, stages: int | Tensor | None = None) -> Output:
         """The whole road, with its losses."""
-        if self.draws:
-            return self._generated(batch)
         quantized = self.quantize(batch, stages)
         vectors = self.conditioned(quantized.vectors, batch.label)
         reconstruction, output = self.decoder.loss(vectors, batch)
         losses = {"reconstruction": reconstruction, **quantized.losses}
         return Output(torch.stack([*losses.values()]).sum(), losses, output, quantized)
 
-    def _generated(self, batch: Batch) -> Output:
-        """As many new samples as there are in the batch. No loss: judging them is an adversary's task."""
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))  # so torch's own state decides
-        vectors = self._drawn(len(batch), self._grid(batch.x.shape[2:]), generator)
-        output = self.decoder.loss(self.conditioned(vectors, batch.label), batch)[1]
-        if output is None:
-            raise UserError(f"input: noise needs a decoder with an output, and {self.decoder.name!r} has none: direct")
-        nothing = output.float().sum() * 0  # depends on every weight, whether a critic counts yet or not
-        return Output(nothing, {"adversarial": nothing}, output, Quantized(vectors, None, {}))
-
-    def _drawn(self, count: int, grid: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Vectors from the quantizer's own prior; a `UserError` where it has none."""
-        vectors = self.quantizer.sample(count, grid, generator)
-        if vectors is None:
-            raise UserError(f"the quantizer {self.quantizer.name!r} cannot be sampled by itself: train a prior over it")
-        return vectors.to(self.device)
-
-    def _grid(self, extent: Sequence[int]) -> list[int]:
-        return [n // s for n, s in zip(extent, self.modality.strides, strict=True)]
-
-    def quantize(self, batch: Batch, stages: int | Tensor | None = None) -> Quantized:
+    def quantize(self, batch: Batch, stages: int | Tensor | None = None, encode: Encode = call_masked) -> Quantized:
         """The road up to the quantizer; `codes` carry the samples' own sizes and labels."""
-        quantized = self.quantizer(*self.latents(batch), stages)
+        quantized = self.quantizer(*self.latents(batch, encode), stages)
         if quantized.codes is None:
             return quantized
-        return replace(quantized, codes=replace(quantized.codes, size=batch.size, label=batch.label))
+        label = None if batch.label is None else batch.label.to(quantized.vectors.device)
+        return replace(quantized, codes=replace(quantized.codes, size=batch.size, label=label))
 
-    def latents(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def latents(self, batch: Batch, encode: Encode = call_masked) -> tuple[Tensor, Tensor | None]:
         """What the quantizer reads: z (B, dim, *grid) and the mask (B, *grid)."""
-        z = call_masked(self.encoder, batch.x, batch.mask)
-        return z, grid_mask(batch, z)
+        z = encode(self.encoder, batch.x, batch.mask)
+        mask = grid_mask(batch, z)
+        return z, None if mask is None else mask.to(z.device)
 
     @torch.no_grad()
     def encode(self, batch: Batch, stages: int | Tensor | None = None) -> Codes:
@@ -159,54 +90,8 @@ class Tokenizer(nn.Module):
         self, batch: Batch, seed: int = 0, stages: int | Tensor | None = None
     ) -> tuple[list[Tensor], Codes | None]:
         """Through the bottleneck and back, for every tokenizer, with codes or without: finished samples, and codes."""
-        if self.draws:
-            return self._samples(batch.x.shape[2:], batch.size, batch.label, seed), None
         with evaluating(self):
-            quantized = self.quantize(batch, stages)
-            like = quantized.codes or Codes((), batch.size, grid_mask(batch, quantized.vectors), batch.label)
-            return self._sampled(quantized.vectors, like, seed), quantized.codes
-
-    @torch.no_grad()
-    def sample(self, count: int, label: int | None = None, seed: int = 0) -> list[Tensor]:
-        """New samples from the bottleneck's own prior, for models that have one (a VAE, a GAN)."""
-        extent = self.extent or ()
-        labels = None if label is None else torch.full((count,), label, device=self.device)
-        return self._samples(extent, torch.tensor(extent).repeat(count, 1), labels, seed)
-
-    def _samples(self, extent: Sequence[int], size: Tensor, labels: Tensor | None, seed: int) -> list[Tensor]:
-        """New samples of given sizes, in a batch of that extent."""
-        vectors = self._drawn(len(size), self._grid(extent), torch.Generator().manual_seed(seed))
-        with evaluating(self):
-            return self._sampled(vectors, Codes((), size, None, labels), seed)
-
-    def _sampled(self, vectors: Tensor, codes: Codes, seed: int) -> list[Tensor]:
-        return self.decoder.sample(self.conditioned(vectors, codes.label), codes.size, seed, codes.mask)
-
-    def conditioned(self, vectors: Tensor, label: Tensor | None) -> Tensor:
-        """The vectors with the label's embedding added, where the decoder is told labels."""
-        if self.label_embedding is None:
-            return vectors
-        if label is None:
-            raise missing_label(self.labels, "these samples")
-        embedding = self.label_embedding(label)
-        return vectors + embedding.reshape(*embedding.shape, *[1] * (vectors.ndim - 2))
-
-    @property
-    def keeps_codes(self) -> bool:
-        """Whether encoder and quantizer stay as they are in training."""
-        return self._codes_frozen
-
-    def freeze_codes(self) -> None:
-        """Train the decoder alone from now on: no sample's codes change, nor what they stand for."""
-        self._codes_frozen = True
-        for part in (self.encoder, self.quantizer):
-            part.eval().requires_grad_(False)
-
-    def require_stages(self, stages: int | None) -> None:
-        """A `UserError` for a number of stages that the quantizer does not have."""
-        most = max((len(each) for each in self.quantizer.sizes), default=0)
-        if stages is not None and not 1 <= stages <= most:
-            raise UserError(f"{stages} stages: the quantizer {self.quantizer.name!r} of this run has {most or 'none'}")
+            return self._finished(self.quantize(batch, stages), batch, seed)
 
     def require_codes(self) -> None:
         """A `UserError` where the quantizer has no codes, as that of a VAE or a plain autoencoder."""
@@ -217,28 +102,60 @@ class Tokenizer(nn.Module):
             )
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are; the CPU where there are none."""
-        parameter = next(self.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device  # ids pass through without a weight
+    def coder(self) -> Coder | None:
+        """The functions `encode` and `decode`; None for a bottleneck without codes."""
+        return (self.encode, self.decode) if self.quantizer.stages else None
+
+    # In training and evaluation
+
+    def decoder_input(
+        self, batch: Batch, stages: int | Tensor | None = None, encode: Encode = call_masked
+    ) -> Quantized:
+        """The batch's own vectors: as `quantize`."""
+        return self.quantize(batch, stages, encode)
+
+    def reference_metrics(self, metrics: Mapping[str, Metric]) -> Mapping[str, Metric]:
+        """All of them: a reconstruction is compared with its original."""
+        return metrics
+
+    @torch.no_grad()
+    def shuffled_losses(self, batch: Batch, stages: int | None = None) -> tuple[float, float]:
+        """The decoder's loss with each sample's own codes, and with those of another sample of the batch."""
+        with evaluating(self):
+            vectors = self.quantize(batch, stages).vectors
+            right, wrong = (
+                float(self.decoder.loss(self.conditioned(each, batch.label), batch)[0])
+                for each in (vectors, vectors.roll(1, 0))
+            )
+        return right, wrong
+
+    @torch.no_grad()
+    def start_from_data(self, batches: Iterable[Batch]) -> None:
+        """Give the quantizer the latents of as many batches as it takes to start from, by the untrained encoder."""
+        parts: list[tuple[Tensor, Tensor | None]] = []
+        wanted = START_VECTORS_PER_CODE * self.quantizer.codebook_size
+        for batch in batches:
+            parts.append(self.latents(batch))
+            if sum(z[:, 0].numel() for z, _ in parts) >= wanted:
+                break
+        if parts:
+            self.quantizer.initialise(*join_latents(parts))
+
+    def check_critic(self, adversary: Adversary | None) -> None:
+        """Nothing: a tokenizer learns to reconstruct with any adversary, and with none."""
 
     # Staying as it is
 
-    def freeze(self) -> "Tokenizer":
-        """Never move again, whatever `train()` is called on: evaluation mode for good, no gradients."""
-        self.eval().requires_grad_(False)
-        self._frozen = True
-        return self
+    def freeze_codes(self) -> None:
+        """Train the decoder alone from now on: no sample's codes change, nor what they stand for."""
+        self._codes_frozen = True
+        for part in (self.encoder, self.quantizer):
+            part.eval().requires_grad_(False)
 
-    def unfreeze(self) -> "Tokenizer":
-        """Undo `freeze`, to train on."""
-        self._frozen = False
-        return self.requires_grad_(True)
-
-    def train(self, mode: bool = True) -> "Tokenizer":
+    def train(self, mode: bool = True) -> Self:
         """As `nn.Module.train`; what `freeze` or `freeze_codes` has frozen stays in evaluation mode."""
-        super().train(mode and not getattr(self, "_frozen", False))
-        if getattr(self, "_codes_frozen", False):
+        super().train(mode)
+        if self._codes_frozen:
             self.encoder.eval()
             self.quantizer.eval()  # where nothing moves, and nothing is drawn
         return self
@@ -247,92 +164,23 @@ class Tokenizer(nn.Module):
 
     def code_fingerprint(self) -> str:
         """16 hex digits for all that decides which codes a sample gets, and what vectors they stand for."""
-        return self._fingerprint("encoder.", "quantizer.")
-
-    def fingerprint(self) -> str:
-        """16 hex digits for the whole, decoder included."""
-        return self._fingerprint("")
-
-    def _fingerprint(self, *prefixes: str) -> str:
         config = self._config()
-        hashed_config = config if prefixes == ("",) else {part: config[part] for part in ("modality", "quantizer")}
-        tensors = {name: t for name, t in self.state_dict().items() if name.startswith(prefixes)}
-        front = self.modality.front()
-        return fingerprint(hashed_config, b"" if front is None else front.state_bytes(), tensors)
+        tensors = {name: t for name, t in self.state_dict().items() if name.startswith(("encoder.", "quantizer."))}
+        return self._fingerprint({part: config[part] for part in ("modality", "quantizer")}, tensors)
 
-    # On disk
-
-    def _config(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {"modality": self.modality, "quantizer": self.quantizer, "decoder": self.decoder}
-        part_configs = {what: {"name": part.name, **part.options.to_config()} for what, part in parts.items()}
-        conditional = self.label_embedding is not None
-        return {
-            **part_configs,
-            "labels": list(self.labels),
-            "conditional": conditional,
-            "extent": self.extent and [*self.extent],
-            **({"draws": True} if self.draws else {}),  # nowhere else: it would change what older ones are called
-        }
-
-    def save(self, folder: Path) -> None:
-        """Write `config.json`, `model.safetensors` and the modality's own files, in place of what was there."""
-        config = {**self._config(), "code_fingerprint": self.code_fingerprint(), "fingerprint": self.fingerprint()}
-        write_tokenizer(folder, config, self.state_dict(), self.modality.front())
-
-    def adopt(self, folder: Path, new: Sequence[str] = ()) -> None:
-        """Take the weights of a saved tokenizer, all but those whose names begin with one of `new`."""
-        kept = {name: value for name, value in self.state_dict().items() if name.startswith(tuple(new))}
-        tensors = read_tensors(folder)
-        try:
-            self.load_state_dict(tensors | kept)
-        except RuntimeError as error:
-            raise damaged_weights(folder, error) from None
-
-    @classmethod
-    def load(cls, folder: Path | str, registry: Registry | None = None) -> "Tokenizer":
-        """Read a tokenizer's folder, or a run's. It comes back frozen.
-
-        Raises:
-            UserError: the folder holds no tokenizer; a plugin it needs is missing; a file is damaged.
-        """
-        folder = tokenizer_folder(Path(folder))
-        config = read_config(folder)
-        registry = registry or Registry.discover()
-        modality = build_modality(config, registry)
-        modality.trained = True
-        front = modality.front()
-        if front is not None:
-            front.load(folder)
-        labels, conditional, extent = (config[name] for name in ("labels", "conditional", "extent"))
-        tokenizer = cls.build(config, modality, registry, labels, conditional, extent, config.get("draws", False))
-        tokenizer.adopt(folder)
-        if tokenizer.fingerprint() != config["fingerprint"]:
-            raise UserError(
-                f"{folder} was changed after it was saved: its content has the fingerprint {tokenizer.fingerprint()}, "
-                f"config.json says {config['fingerprint']}"
-            )
-        return tokenizer.freeze()
+    def _fingerprints(self) -> dict[str, str]:
+        return {"code_fingerprint": self.code_fingerprint(), **super()._fingerprints()}
 
 
-def _unfit(quantizer: Quantizer, decoder: Decoder) -> str:
-    if quantizer.discrete_input == decoder.discrete_input:
-        return f"condition: the decoder {decoder.name!r} gives ids back as they are, whatever the label: leave it null"
-    return (
-        f"decoder.name: {decoder.name!r} does not fit the quantizer {quantizer.name!r}: 'identity' passes ids through "
-        "unchanged as a quantizer and as a decoder, and goes with nothing but itself"
-    )
-
-
-class evaluating:  # noqa: N801
-    """Evaluation mode inside the block, then the modes that were there before."""
-
-    def __init__(self, module: nn.Module):
-        self.before = [(each, each.training) for each in module.modules()]
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module, training in self.before:
-            module.training = training
+def join_latents(parts: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+    """Batches of latents as one, padded to the largest grid if their grids differ."""
+    grids = [z.shape[2:] for z, _ in parts]
+    largest = [max(axis) for axis in zip(*grids, strict=True)]
+    if all(list(grid) == largest for grid in grids) and all(mask is None for _, mask in parts):
+        return torch.cat([z for z, _ in parts]), None
+    latents, masks = [], []
+    for z, mask in parts:
+        pad = [n for have, want in zip(reversed(z.shape[2:]), reversed(largest), strict=True) for n in (0, want - have)]
+        latents.append(F.pad(z, pad))
+        masks.append(F.pad(torch.ones_like(z[:, 0], dtype=torch.bool) if mask is None else mask, pad))
+    return torch.cat(latents), torch.cat(masks)

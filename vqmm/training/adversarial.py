@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vqmm.contracts.adversary import Adversary
 from vqmm.contracts.batch import Batch
 from vqmm.recipe import Train
-from vqmm.tokenizer.tokenizer import Output, Tokenizer
+from vqmm.tokenizer.model import Model, Output
 from vqmm.training.balance import Balance
 from vqmm.training.base_loop import descend
 from vqmm.training.checkpoint import load_optimizer_state, optimizer_state, prefixed, unprefixed
@@ -81,24 +81,24 @@ class Heard:
 
 
 class AdversarialTrainer:
-    """One critic beside one tokenizer: its terms in the tokenizer's loss, its own optimizer, its course.
+    """One critic beside one model: its terms in the model's loss, its own optimizer, its course.
 
-    In the tokenizer's step the critic is frozen; its terms' gradients at the decoder's output are computed once,
+    In the model's step the critic is frozen; its terms' gradients at the decoder's output are computed once,
     measured, scaled and passed on. In its own it reads the same output, detached, and the target in one forward pass.
     While the critic does not watch (see `CriticSchedule`) nothing of this happens.
     """
 
     def __init__(
-        self, adversary: Adversary, tokenizer: Tokenizer, plan: Train, fabric: "Fabric", higher_is_better: bool = True
+        self, adversary: Adversary, model: Model, plan: Train, fabric: "Fabric", higher_is_better: bool = True
     ):
-        check_fits(adversary, tokenizer)
-        self.adversary, self.tokenizer, self.plan, self.fabric = adversary, tokenizer, plan, fabric
+        check_fits(adversary, model)
+        self.adversary, self.model, self.plan, self.fabric = adversary, model, plan, fabric
         options = adversary.options
         self.inner = CriticStep(adversary)
         optimizer = torch.optim.AdamW(
             adversary.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
         )
-        self.model, self.optimizer = fabric.setup(self.inner, optimizer)
+        self.wrapped, self.optimizer = fabric.setup(self.inner, optimizer)
         self.schedule = CriticSchedule(options, plan.steps, higher_is_better)
         self.balance = Balance(adversary.weights, options.balance, options.memory)
         self.step = 0
@@ -112,7 +112,7 @@ class AdversarialTrainer:
         """Whether the critic sees anything in the current step."""
         return self.schedule.watches(self.step)
 
-    # In the tokenizer's forward pass
+    # In the model's forward pass
 
     def joined(self, found: Output, batch: Batch) -> dict[str, Tensor]:
         """The losses of a forward pass, the critic's terms among them where it counts."""
@@ -121,19 +121,18 @@ class AdversarialTrainer:
             return found.losses
         output = found.output
         if output is None:
-            raise UserError(
-                f"adversary: the decoder {self.tokenizer.decoder.name!r} gave no output to judge: take direct"
-            )
+            raise UserError(f"adversary: the decoder {self.model.decoder.name!r} gave no output to judge: take direct")
         label = batch.label if self.adversary.labels else None
         critic_inputs = {
-            "target": self.tokenizer.modality.target(batch.target_or_x),
+            "target": self.model.modality.target(batch.target_or_x),
             "mask": batch.mask,
             "label": label,
         }
         given = {name: value for name, value in critic_inputs.items() if value is not None}
         self._seen = {"output": output.detach(), **given}
-        if "reconstruction" in found.losses:
-            self._norms["loss"] = found.losses["reconstruction"].detach()
+        reconstruction = self.model.reconstruction_loss
+        if reconstruction is not None:
+            self._norms["loss"] = found.losses[reconstruction].detach()
         if not self.schedule.counts(self.step):
             return found.losses
         leaf = output.detach().requires_grad_()
@@ -157,7 +156,7 @@ class AdversarialTrainer:
         """The length of a gradient at the output: there (the mean over samples), or at the decoder's last layer."""
         if self.balance.kind == "gradient":
             return pull.float().flatten(1).norm(dim=1).mean() * len(pull)  # of a mean over samples, each has its share
-        last = self.tokenizer.decoder.last_layer()
+        last = self.model.decoder.last_layer()
         return torch.autograd.grad(output, last, pull, retain_graph=True)[0].float().norm()
 
     # After it
@@ -167,8 +166,8 @@ class AdversarialTrainer:
         if not self.watches:
             return
         if self.schedule.learns(self.step):
-            with self.fabric.no_backward_sync(self.model, enabled=more):
-                output = self.model(self._seen)
+            with self.fabric.no_backward_sync(self.wrapped, enabled=more):
+                output = self.wrapped(self._seen)
                 total = torch.stack([*output["losses"].values()]).sum()
                 self.fabric.backward(total * share * self.fabric.world_size)
             scores = output["scores"]
@@ -206,7 +205,7 @@ class AdversarialTrainer:
             self.adversary.after_step(heard["fake"], heard["real"])
         if counts and self.balance.kind != "fixed":
             self.balance.update(heard["reference"], {name: heard[name] for name in self.balance.weights})
-        loss = None if self.tokenizer.draws else heard["loss"]
+        loss = None if self.model.reconstruction_loss is None else heard["loss"]
         events = self.schedule.update(self.step, heard["fake"], heard["real"], heard["right"], loss)
         self.step += 1
         return events
@@ -217,7 +216,7 @@ class AdversarialTrainer:
             f"{self.adversary.options.learning_rate:g}) or take adversary.spectral_norm=true; what was saved before is "
             "good"
         )
-        self.gradient_norm = float(descend(self.fabric, self.model, self.optimizer, self.plan.clip, not_finite))
+        self.gradient_norm = float(descend(self.fabric, self.wrapped, self.optimizer, self.plan.clip, not_finite))
 
     def figures(self) -> dict[str, float]:
         """How the contest stands, for people: margin, share told apart, gradient norms, the terms' factors."""
@@ -266,22 +265,13 @@ class AdversarialTrainer:
         self.step = step
 
 
-def check_fits(adversary: Adversary, tokenizer: Tokenizer) -> None:
-    """A `UserError` for a critic that has nothing to judge, or options that a tokenizer leaves without a meaning."""
-    decoder, options = tokenizer.decoder, adversary.options
+def check_fits(adversary: Adversary, model: Model) -> None:
+    """A `UserError` for a critic that has nothing to judge, or options that a model leaves without a meaning."""
+    decoder = model.decoder
     if decoder.likelihood or decoder.discrete_input:
         why = "is a distribution and gives no output to judge" if decoder.likelihood else "gives ids back as they are"
         raise UserError(f"adversary: the decoder {decoder.name!r} {why}: take decoder.name=direct or adversary=null")
-    if tokenizer.draws and (options.balance != "fixed" or options.start == "flat" or set(adversary.weights) - ALONE):
-        wrong = ", ".join(f"{name} {weight:g}" for name, weight in adversary.weights.items() if name not in ALONE)
-        raise UserError(
-            "adversary: with input=noise nothing is reconstructed, so its terms have nothing to go by: balance "
-            f"{options.balance}, start {options.start}{f', {wrong}' if wrong else ''}: take balance=fixed, start=0 and "
-            "the adversarial term alone, as the recipe gan does"
-        )
-
-
-ALONE = {"adversarial"}  # terms that compare no output with its own target
+    model.check_critic(adversary)
 
 
 @contextmanager

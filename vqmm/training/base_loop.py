@@ -51,7 +51,7 @@ class BaseLoop:
         optimizer = torch.optim.AdamW(
             parameter_groups(module, plan.weight_decay), lr=plan.learning_rate, betas=(0.9, 0.99), fused=True
         )
-        self.model, self.optimizer = fabric.setup(forward, optimizer)
+        self.wrapped, self.optimizer = fabric.setup(forward, optimizer)
         self.average = Average(module, plan.average)
         self.tally = Tally()
         self.step = 0
@@ -77,7 +77,7 @@ class BaseLoop:
             f"or raise train.warmup (it is {plan.warmup:g}); what was saved before is good"
             f"{f'; the {len(keys)} samples of that step: {some}' if keys else ''}"
         )
-        return descend(self.fabric, self.model, self.optimizer, plan.clip, not_finite)
+        return descend(self.fabric, self.wrapped, self.optimizer, plan.clip, not_finite)
 
     def advance(self, samples: int) -> None:
         """The end of an optimizer step over so many samples."""

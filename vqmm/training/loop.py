@@ -1,19 +1,18 @@
-"""The optimizer's steps. Knows batches and a tokenizer; not where they came from or where they go."""
+"""The optimizer's steps. Knows batches and a model; not where they came from or where they go."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vqmm.contracts.batch import Batch, Codes
 from vqmm.data.loader import Loaded, Views, training_batches
 from vqmm.evaluation.usage import CodeUsage
 from vqmm.recipe import Train
-from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.tokenizer.model import Model
 from vqmm.training.adversarial import AdversarialTrainer
 from vqmm.training.base_loop import BaseLoop, Tally
 from vqmm.training.checkpoint import prefixed, unprefixed
@@ -23,16 +22,15 @@ from vqmm.training.profile import Profile
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-START_VECTORS_PER_CODE = 16  # latents that k-means gets for each code, data permitting
-START_BATCHES = 16  # and how many batches that may take at the most
+START_BATCHES = 16  # of which a quantizer gets latents to start from, at the most
 
 
 class TrainingStep(nn.Module):
-    """A tokenizer's forward pass in plain containers, which is what Fabric and its strategies look into."""
+    """A model's forward pass in plain containers, which is what Fabric and its strategies look into."""
 
-    def __init__(self, tokenizer: Tokenizer, adversarial: AdversarialTrainer | None = None):
+    def __init__(self, model: Model, adversarial: AdversarialTrainer | None = None):
         super().__init__()
-        self.tokenizer = tokenizer
+        self.model = model
         self.adversarial = adversarial  # no module: the critic's weights are none of this step's
         self.codes: Codes | None = None  # of the last batch, for whoever counts them
 
@@ -46,7 +44,7 @@ class TrainingStep(nn.Module):
         if not fields:
             return {"nothing": torch.stack([p.sum() for p in self.parameters()]).sum() * 0}
         batch = Batch(**fields)
-        output = self.tokenizer(batch)
+        output = self.model(batch)
         self.codes = output.quantized.codes
         return output.losses if self.adversarial is None else self.adversarial.joined(output, batch)
 
@@ -68,7 +66,7 @@ class Report:
 
 
 class Loop(BaseLoop):
-    """Training of one tokenizer, with the quantizer's own update and the critic's part of a step.
+    """Training of one model, with the quantizer's own update and the critic's part of a step.
 
     Several processes share one stream of batches: part a of step s on process r of R is batch (s A + a) R + r of it,
     for A accumulated batches a step. Each batch weighs by its number of samples, so a step is that of one process on
@@ -79,18 +77,18 @@ class Loop(BaseLoop):
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        model: Model,
         views: Views,
         plan: Train,
         fabric: "Fabric",
         adversarial: AdversarialTrainer | None = None,
     ):
-        self.tokenizer, self.views, self.adversarial = tokenizer, views, adversarial
-        self.inner = TrainingStep(tokenizer, adversarial)
-        super().__init__(self.inner, tokenizer, plan, fabric)
+        self.model, self.views, self.adversarial = model, views, adversarial
+        self.inner = TrainingStep(model, adversarial)
+        super().__init__(self.inner, model, plan, fabric)
         self.profile = Profile(plan.profile, fabric.device)
-        self.profile.watch(tokenizer.quantizer, "quantizer", within="forward")
-        self.usage = CodeUsage(tokenizer.quantizer.sizes)  # of this process, since the epoch began
+        self.profile.watch(model.quantizer, "quantizer", within="forward")
+        self.usage = CodeUsage(model.quantizer.sizes)  # of this process, since the epoch began
         self.unreadable: dict[str, None] = {}  # in the order in which they were met
         self.events: list[Event] = []  # of the critic, for whoever takes them
 
@@ -101,22 +99,11 @@ class Loop(BaseLoop):
         first = self.step * plan.accumulate * world + self.fabric.global_rank
         return training_batches(self.views, plan.batch_size, plan.seed, first, stride=world, workers=plan.workers)
 
-    @torch.no_grad()
     def start_from_data(self) -> None:
-        """Give the quantizer latents to start from: the first training views through the untrained encoder.
-
-        Every process takes the same ones.
-        """
-        parts: list[tuple[Tensor, Tensor | None]] = []
-        wanted = START_VECTORS_PER_CODE * self.tokenizer.quantizer.codebook_size
+        """Let the model start from the first training views (`Model.start_from_data`), the same in every process."""
         batches = training_batches(self.views, self.plan.batch_size, self.plan.seed)
-        for _, (batch, _) in zip(range(START_BATCHES), batches, strict=False):
-            if batch is not None:
-                parts.append(self.tokenizer.latents(batch.to(self.fabric.device)))
-            if sum(z[:, 0].numel() for z, _ in parts) >= wanted:
-                break
-        if parts:
-            self.tokenizer.quantizer.initialise(*join_latents(parts))
+        first = zip(range(START_BATCHES), batches, strict=False)
+        self.model.start_from_data(batch.to(self.fabric.device) for _, (batch, _) in first if batch is not None)
         self.average.restart()
 
     def train_step(self, stop: int = 0) -> int:
@@ -130,14 +117,14 @@ class Loop(BaseLoop):
         with self.profile.part("data"):
             parts = [next(self._batches) for _ in range(plan.accumulate)]
         samples, stop = self._agree(sum(len(batch) for batch, _ in parts if batch is not None), stop)
-        self.model.train()
+        self.wrapped.train()
         for number, (batch, unreadable) in enumerate(parts):
             self.unreadable |= dict.fromkeys(unreadable)
             fields = {} if batch is None else vars(batch.to(self.fabric.device))
             share = 0.0 if batch is None else len(batch) / max(samples, 1)
-            with self.fabric.no_backward_sync(self.model, enabled=number + 1 < plan.accumulate):
+            with self.fabric.no_backward_sync(self.wrapped, enabled=number + 1 < plan.accumulate):
                 with self.profile.part("forward"):
-                    losses = self.model({name: value for name, value in fields.items() if value is not None})
+                    losses = self.wrapped({name: value for name, value in fields.items() if value is not None})
                 with self.profile.part("backward"):
                     # the strategy averages over processes; the shares of all of them add up to one
                     self.fabric.backward(torch.stack([*losses.values()]).sum() * share * self.fabric.world_size)
@@ -155,7 +142,7 @@ class Loop(BaseLoop):
             with self.profile.part("critic"):
                 self.events += self.adversarial.finish(factor, self._reduce)
         with self.profile.part("quantizer"):
-            self.tokenizer.quantizer.after_step(self._reduce, (self.step + 1) / plan.steps)
+            self.model.quantizer.after_step(self._reduce, (self.step + 1) / plan.steps)
         self.advance(samples)
         return stop
 
@@ -212,7 +199,7 @@ class Loop(BaseLoop):
             for s, stage_counts in enumerate(stages)
         }
         critic = {} if self.adversarial is None else self.adversarial.state_dict()
-        return {**prefixed("tokenizer.", self.tokenizer.state_dict()), **critic, **super().state_dict(), **counts}
+        return {**prefixed("model.", self.model.state_dict()), **critic, **super().state_dict(), **counts}
 
     def check_equal(self) -> None:
         """All processes hold the same weights, bit for bit; anything else is a fault of this program."""
@@ -220,13 +207,13 @@ class Loop(BaseLoop):
         if world > 1:
             prints = [""] * world
             critic = "" if self.adversarial is None else self.adversarial.fingerprint()
-            torch.distributed.all_gather_object(prints, self.tokenizer.fingerprint() + critic)
+            torch.distributed.all_gather_object(prints, self.model.fingerprint() + critic)
             if len(set(prints)) > 1:
                 raise RuntimeError(f"the processes have drifted apart by step {self.step}: fingerprints {prints}")
 
     def load_state_dict(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """As `BaseLoop.load_state_dict`, with all that `state_dict` has."""
-        self.tokenizer.load_state_dict(unprefixed("tokenizer.", tensors))
+        self.model.load_state_dict(unprefixed("model.", tensors))
         if self.adversarial is not None:
             self.adversarial.load_state_dict(step, tensors)
         if self.fabric.is_global_zero:  # which carries what all processes had counted
@@ -234,17 +221,3 @@ class Loop(BaseLoop):
             self.usage.add([[tensors[f"usage.{m}.{s}"] for s in range(len(stages))] for m, stages in sizes])
         super().load_state_dict(step, tensors)
         self.__dict__.pop("_batches", None)
-
-
-def join_latents(parts: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
-    """Batches of latents as one, padded to the largest grid if their grids differ."""
-    grids = [z.shape[2:] for z, _ in parts]
-    largest = [max(axis) for axis in zip(*grids, strict=True)]
-    if all(list(grid) == largest for grid in grids) and all(mask is None for _, mask in parts):
-        return torch.cat([z for z, _ in parts]), None
-    latents, masks = [], []
-    for z, mask in parts:
-        pad = [n for have, want in zip(reversed(z.shape[2:]), reversed(largest), strict=True) for n in (0, want - have)]
-        latents.append(F.pad(z, pad))
-        masks.append(F.pad(torch.ones_like(z[:, 0], dtype=torch.bool) if mask is None else mask, pad))
-    return torch.cat(latents), torch.cat(masks)

@@ -1,4 +1,4 @@
-"""The parts of a tokenizer's run, each from the recipe and the parts before it: data, tokenizer, critic."""
+"""The parts of a run, each from the recipe and the parts before it: data, model, critic."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from vqmm.data.loader import Views
 from vqmm.data.source import Source, evaluation_samples, label_numbers
 from vqmm.recipe import Recipe
 from vqmm.registry import Registry
+from vqmm.tokenizer.model import Model
+from vqmm.tokenizer.noise_generator import NoiseGenerator
 from vqmm.tokenizer.storage import build_modality, tokenizer_folder
 from vqmm.tokenizer.tokenizer import Tokenizer
 from vqmm.training.adversarial import AdversarialTrainer
@@ -71,7 +73,7 @@ def prepare_data(recipe: Recipe, path: str, registry: Registry, strict: bool) ->
 
 
 def _prepare_front(modality: Modality, training: Views, begin: str | None) -> None:
-    """What must be learnt before the networks are built: from the training samples, or read from another tokenizer."""
+    """What must be learnt before the networks are built: from the training samples, or read from another model."""
     front = modality.front()
     if begin is None:
         modality.check_samples(training.values())
@@ -81,12 +83,12 @@ def _prepare_front(modality: Modality, training: Views, begin: str | None) -> No
         front.load(tokenizer_folder(Path(begin)))
 
 
-def prepare_tokenizer(recipe: Recipe, data: Data, registry: Registry) -> Tokenizer:
-    """An untrained tokenizer, or one with the weights of `train.init_from`. Draws from torch's random state."""
-    conditional, draws = recipe.condition == "label", recipe.input == "noise"
-    extent = data.training.extent()
-    config = recipe.model_dump()
-    tokenizer = Tokenizer.build(config, data.modality, registry, data.labels, conditional, extent, draws)
+def prepare_model(recipe: Recipe, data: Data, registry: Registry) -> Model:
+    """An untrained model, or a tokenizer with the weights of `train.init_from`. Draws from torch's random state."""
+    conditional, extent, config = recipe.condition == "label", data.training.extent(), recipe.model_dump()
+    if recipe.input == "noise":
+        return NoiseGenerator.build(config, data.modality, registry, data.labels, conditional, extent)
+    tokenizer = Tokenizer.build(config, data.modality, registry, data.labels, conditional, extent)
     if recipe.train.init_from is not None:
         folder = tokenizer_folder(Path(recipe.train.init_from))
         init_from(tokenizer, folder, freeze_codes=recipe.train.freeze == "codes")
@@ -94,17 +96,16 @@ def prepare_tokenizer(recipe: Recipe, data: Data, registry: Registry) -> Tokeniz
 
 
 def prepare_critic(
-    recipe: Recipe, data: Data, tokenizer: Tokenizer, registry: Registry, fabric: "Fabric"
+    recipe: Recipe, data: Data, model: Model, registry: Registry, fabric: "Fabric"
 ) -> AdversarialTrainer | None:
     """The critic that the recipe names; None where it names none. Draws from torch's random state."""
     if recipe.adversary is None:
-        if tokenizer.draws:
-            raise UserError("input: noise is judged by nobody but an adversary: set adversary.name=critic")
+        model.check_critic(None)
         return None
     adversary_class, options = registry.part("adversary", recipe.adversary.model_dump())
-    labels = len(tokenizer.labels) if tokenizer.label_embedding is not None else 0
+    labels = len(model.labels) if model.label_embedding is not None else 0
     adversary = adversary_class(data.modality, options, labels)
-    return AdversarialTrainer(adversary, tokenizer, recipe.train, fabric, data.higher_is_better)
+    return AdversarialTrainer(adversary, model, recipe.train, fabric, data.higher_is_better)
 
 
 def refuse_unreadable(samples: Sequence[Sample]) -> None:

@@ -14,7 +14,7 @@ from vqmm.generation.generator import own_weights
 from vqmm.generation.pairs import Examples, Sequences
 from vqmm.generation.recipe import PriorTrain
 from vqmm.tokenizer.inputs import chunks
-from vqmm.tokenizer.tokenizer import evaluating
+from vqmm.tokenizer.model import evaluating
 from vqmm.training.base_loop import BaseLoop, Tally
 from vqmm.training.checkpoint import prefixed
 
@@ -65,8 +65,8 @@ class PriorLoop(BaseLoop):
         size = self.plan.batch_size
         places = range(self.step * size, (self.step + 1) * size)
         sequences = self._here(self.examples.training([self.order.at(place) for place in places]))
-        self.model.train()
-        output = self.model(*sequences)
+        self.wrapped.train()
+        output = self.wrapped(*sequences)
         self.fabric.backward(output["loss"])
         self.tally.add({**output, "gradient_norm": self.descend()})
         self.advance(size)
@@ -94,9 +94,9 @@ class PriorLoop(BaseLoop):
         numbers = range(count) if limit >= count else [i * count // limit for i in range(limit)]
         index = [vocabulary_range.name for vocabulary_range in self.prior.vocabulary.ranges].index(want)
         nats, codes = 0.0, 0
-        with torch.no_grad(), evaluating(self.model):
+        with torch.no_grad(), evaluating(self.wrapped):
             for some in chunks(numbers, self.plan.batch_size):
-                output = self.model(*self._here(examples.evaluated(want, some, conditioned)))
+                output = self.wrapped(*self._here(examples.evaluated(want, some, conditioned)))
                 nats += float(output["nats"][index])
                 codes += int(output["counts"][index])
         return nats / codes / math.log(2)

@@ -1,4 +1,4 @@
-"""A tokenizer's training: from data and a recipe to a folder with a tokenizer, and its numbers."""
+"""A model's training: from data and a recipe to a folder with a tokenizer or a generator, and its numbers."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,13 +13,13 @@ from vqmm.data.loader import evaluation_batches
 from vqmm.evaluation.evaluate import EvaluationResult, evaluate_held_out, shuffled_loss_ratio
 from vqmm.recipe import Recipe
 from vqmm.registry import Registry
-from vqmm.tokenizer.tokenizer import Tokenizer
+from vqmm.tokenizer.model import Model
 from vqmm.training.adversarial import AdversarialTrainer, said_of
 from vqmm.training.checkpoint import checkpoints
 from vqmm.training.health import Event, HealthWatch
 from vqmm.training.log import MetricsLog, check_tensorboard
 from vqmm.training.loop import Loop
-from vqmm.training.prepare import Data, prepare_critic, prepare_data, prepare_tokenizer
+from vqmm.training.prepare import Data, prepare_critic, prepare_data, prepare_model
 from vqmm.training.progress import RunProgress
 from vqmm.training.run_folder import RunFolder
 from vqmm.training.setup import REPORT_EVERY, make_fabric
@@ -50,7 +50,7 @@ class Trained:
 
     Attributes:
         best: {"step": ..., "value": ...} of the main metric.
-        evaluation: on held-out data, of the tokenizer that the run's folder now holds.
+        evaluation: on held-out data, of the model that the run's folder now holds.
         unreadable: damaged samples that training or the evaluation has met.
         profile: the share of each part in a step's time; empty without `train.profile`.
     """
@@ -75,7 +75,7 @@ class Trained:
 
 
 def train(job: Job, registry: Registry) -> Trained | None:
-    """Train a tokenizer, in as many processes as the recipe asks for. On all nodes but the first nothing comes back.
+    """Train a model, in as many processes as the recipe asks for. On all nodes but the first nothing comes back.
 
     Raises:
         UserError: something in the recipe or the data that does not fit, before the run's folder is made.
@@ -118,17 +118,17 @@ def _in_process(fabric: "Fabric", job_fields: dict[str, Any]) -> Trained | Excep
 
 
 def prepare(fabric: "Fabric", job: Job, registry: Registry) -> "Run":
-    """A run that has not begun: its data, tokenizer, critic and loop. Nothing is written yet."""
+    """A run that has not begun: its data, model, critic and loop. Nothing is written yet."""
     seed = job.recipe.train.seed
     data = prepare_data(job.recipe, job.data, registry, job.strict)
     recipe = job.recipe.model_copy(update={"data": data.path})
     torch.manual_seed(seed)
-    tokenizer = prepare_tokenizer(recipe, data, registry)
-    critic = prepare_critic(recipe, data, tokenizer, registry, fabric)
-    loop = Loop(tokenizer, data.training, recipe.train, fabric, critic)
+    model = prepare_model(recipe, data, registry)
+    critic = prepare_critic(recipe, data, model, registry, fabric)
+    loop = Loop(model, data.training, recipe.train, fabric, critic)
     torch.manual_seed(seed + fabric.global_rank)  # from here on each process draws its own noise
     folder = RunFolder(job.out, recipe, data.fingerprint, job.resume, job.command)
-    return Run(fabric, folder, recipe, data, tokenizer, critic, loop, HealthWatch(data.higher_is_better), job.quiet)
+    return Run(fabric, folder, recipe, data, model, critic, loop, HealthWatch(data.higher_is_better), job.quiet)
 
 
 @dataclass
@@ -143,7 +143,7 @@ class Run:
     folder: RunFolder
     recipe: Recipe
     data: Data
-    tokenizer: Tokenizer
+    model: Model
     critic: AdversarialTrainer | None
     loop: Loop
     health: HealthWatch
@@ -157,11 +157,11 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """How many there are to make: none for a tokenizer without weights, such as `identity`."""
-        return self.recipe.train.steps if any(True for _ in self.tokenizer.parameters()) else 0
+        """How many there are to make: none for a model without weights, such as `identity`."""
+        return self.recipe.train.steps if any(True for _ in self.model.parameters()) else 0
 
     def run(self, request: StopRequest) -> Trained | None:
-        """All steps; a look at held-out data every so often, at which the tokenizer is saved; checkpoints."""
+        """All steps; a look at held-out data every so often, at which the model is saved; checkpoints."""
         plan, loop = self.recipe.train, self.loop
         self._start()
         file = self.folder.path / "metrics.jsonl"
@@ -199,7 +199,7 @@ class Run:
         if state is not None:
             self.loop.unreadable = dict.fromkeys(state["unreadable"])
             self.best = state["best"]
-        elif not (self.tokenizer.draws or self.recipe.train.init_from):
+        elif self.recipe.train.init_from is None:
             self.loop.start_from_data()
         self.fabric.barrier()  # nobody may look for a recipe that the first process has yet to write
         if self.is_first:
@@ -241,12 +241,12 @@ class Run:
             log.write("health", **asdict(event))
 
     def _evaluate(self, log: MetricsLog, progress: RunProgress) -> EvaluationResult:
-        """The first process looks at held-out data and saves the tokenizer; the others wait."""
+        """The first process looks at held-out data and saves the model; the others wait."""
         evaluation = EvaluationResult()
         if self.is_first:
             with self.loop.average.applied():
                 evaluation = self._evaluated(log, progress)
-                self.tokenizer.save(self.folder.path / "tokenizer")
+                self.model.save(self.folder.path / "tokenizer")
         self.fabric.barrier()
         if self.critic is not None:
             # of the first, who alone knows
@@ -259,7 +259,7 @@ class Run:
     def _evaluated(self, log: MetricsLog, progress: RunProgress) -> EvaluationResult:
         plan, step, views = self.recipe.train, self.loop.step, self.data.held_out
         main_metric = self.data.modality.evaluation().main_metric
-        evaluation = evaluate_held_out(self.tokenizer, views, self.data.split, plan.batch_size, plan.evaluate_samples)
+        evaluation = evaluate_held_out(self.model, views, self.data.split, plan.batch_size, plan.evaluate_samples)
         metrics = evaluation.metrics
         value, usage = metrics.get(main_metric), metrics.get("codebook_usage")
         if value is not None and (not self.best or (value > self.best["value"]) == self.data.higher_is_better):
@@ -268,7 +268,7 @@ class Run:
         said = [] if value is None else [f"{main_metric} {value:.4g}"]
         progress.evaluated(step, said if usage is None else [*said, f"codes used {usage:.0%}"])
         first = next((batch for batch, _ in evaluation_batches(views, plan.batch_size) if batch is not None), None)
-        shuffled = None if first is None else shuffled_loss_ratio(self.tokenizer, first.to(self.fabric.device))
+        shuffled = None if first is None else shuffled_loss_ratio(self.model, first.to(self.fabric.device))
         self._tell(self.health.held_out(step, metrics, main_metric, shuffled), log, progress)
         return evaluation
 
@@ -279,5 +279,5 @@ class Run:
         profile = self.loop.profile.shares()
         if profile:
             progress.say("a step's time: " + ", ".join(f"{name} {share:.0%}" for name, share in profile.items()))
-        weights = sum(p.numel() for p in self.tokenizer.parameters())
+        weights = sum(p.numel() for p in self.model.parameters())
         return Trained(weights, self.best, evaluation, unreadable, profile)
