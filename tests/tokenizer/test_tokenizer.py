@@ -175,6 +175,11 @@ def name_an_unknown_class(folder):
     file.write_text(file.read_text().replace('"Tokenizer"', '"Tokeniser"'))
 
 
+def name_a_list_as_class(folder):
+    file = folder / "config.json"
+    file.write_text(file.read_text().replace('"Tokenizer"', '["Tokenizer"]'))
+
+
 def cut_the_config(folder):
     file = folder / "config.json"
     file.write_text(file.read_text()[:40])
@@ -188,6 +193,7 @@ def cut_the_config(folder):
         (name_a_missing_plugin, "no modality is called 'hologram'. There is: audio, image"),
         (cut_the_config, "config.json is damaged"),
         (name_an_unknown_class, "class 'Tokeniser' is none of Tokenizer, NoiseGenerator"),
+        (name_a_list_as_class, "class \\['Tokenizer'\\] is none of Tokenizer, NoiseGenerator"),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no tokenizer"),
     ],
 )

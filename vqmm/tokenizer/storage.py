@@ -78,7 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / 'config.json'} is damaged: {' '.join(str(error).split())}") from None
     if lacks:
         raise UserError(f"{folder / 'config.json'} is damaged: it lacks {', '.join(sorted(lacks))}")
-    if config["class"] not in CLASSES:
+    if config["class"] not in [*CLASSES]:  # a list of names: a damaged file may hold anything, hashable or not
         raise UserError(
             f"{folder / 'config.json'} is damaged: class {config['class']!r} is none of {', '.join(CLASSES)}"
         )
