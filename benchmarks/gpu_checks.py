@@ -136,9 +136,9 @@ def cases(device: torch.device, n: int, k: int, d: int) -> dict[str, Case]:
     }
 
 
-def unlike(one: list[Tensor], other: list[Tensor], near: float = 0.0) -> str:
+def unlike(first: list[Tensor], second: list[Tensor], near: float = 0.0) -> str:
     """What differs: in the last bit, or with `near` by more than that share; empty: nothing does."""
-    for number, (a, b) in enumerate(zip(one, other, strict=True)):
+    for number, (a, b) in enumerate(zip(first, second, strict=True)):
         if a.dtype != b.dtype or a.shape != b.shape:
             return f"result {number} is {a.dtype} {tuple(a.shape)}, not {b.dtype} {tuple(b.shape)}"
         if not (torch.allclose(a, b, rtol=near, atol=near) if near and a.is_floating_point() else torch.equal(a, b)):

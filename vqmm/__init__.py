@@ -108,6 +108,7 @@ if TYPE_CHECKING:  # the same once more, without which every class made from one
     from vqmm.pages import report as report
     from vqmm.recipe import Recipe as Recipe
     from vqmm.registry import Registry as Registry
+    from vqmm.tokenizer.noise_generator import NoiseGenerator as NoiseGenerator
     from vqmm.tokenizer.streaming import StreamingDecoder as StreamingDecoder
     from vqmm.tokenizer.streaming import StreamingEncoder as StreamingEncoder
     from vqmm.tokenizer.tokenizer import Tokenizer as Tokenizer

@@ -212,7 +212,7 @@ def _parse(text: str) -> Any:
         raise ValueError(str(error)) from None  # PyYAML lets such errors out of odd scalars: 2024-13-01, !!bool x
 
 
-def put(told: dict[str, Any], setting: str, parts: Collection[str]) -> None:
+def put(config: dict[str, Any], setting: str, parts: Collection[str]) -> None:
     """Put `a.b=c` into nested dicts, for a one of `parts`. Another `name` drops the options of the part that was there.
 
     A word where options are put stands for the part of that name: `train.degrade=noise train.degrade.sigma=0.1`.
@@ -227,7 +227,7 @@ def put(told: dict[str, Any], setting: str, parts: Collection[str]) -> None:
         raise UserError(f"--set {setting!r}: {text!r} is not a YAML value") from None
     if names[0] not in parts:
         raise UserError(f"--set {setting!r}: this recipe has no part {names[0]!r}. {one_of(parts, names[0])}")
-    inner = told
+    inner = config
     for name in names[:-1]:
         if not isinstance(inner.get(name), dict):
             inner[name] = {"name": inner[name]} if isinstance(inner.get(name), str) else {}

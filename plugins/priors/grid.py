@@ -163,8 +163,8 @@ class GridPrior(Prior):
         number = torch.arange(most, device=ids.device)
         where = first + 1 + number
         inside = where.clamp(max=length - 1)
-        came = (where < length) & (places.gather(1, inside) == self.begins + 1 + number)
-        codes = torch.where(came, ids.gather(1, inside), PAD)
+        is_code = (where < length) & (places.gather(1, inside) == self.begins + 1 + number)
+        codes = torch.where(is_code, ids.gather(1, inside), PAD)
         classes = torch.full((len(ids),), NULL, device=ids.device)
         if self.conditioned:
             index = torch.arange(length, device=ids.device)
@@ -252,20 +252,20 @@ class Level(nn.Module):
         self.coarser: Any = nn.ModuleList(Coarser(width, grid, grids[-1]) for grid in grids[:-1])
         self.mix = StageMixer(width, stages) if stages > 1 else None
 
-    def forward(self, codes: Tensor, told: Tensor | None, before: Sequence[Tensor]) -> Tensor:
+    def forward(self, codes: Tensor, class_embedding: Tensor | None, before: Sequence[Tensor]) -> Tensor:
         """codes (B, positions, stages, width), what is told of the class, (B, width), and the codes of the maps before
         -> the features of each code, (B, positions * stages, width), of those that come before it."""
         grid = self.grid if len(self.grid) > 1 else codes.shape[1:2]
         cells = codes.sum(dim=2).transpose(1, 2).unflatten(2, grid)
-        hidden = self.network(cells, self.condition(told, before)).flatten(2).transpose(1, 2)
+        hidden = self.network(cells, self.condition(class_embedding, before)).flatten(2).transpose(1, 2)
         if self.mix is None:
             return hidden
         prefix = F.pad(codes.cumsum(dim=2)[:, :, :-1], (0, 0, 1, 0))  # of each stage the sum of those before
         return self.mix(hidden.unsqueeze(2), prefix).flatten(1, 2)
 
-    def condition(self, told: Tensor | None, before: Sequence[Tensor]) -> Tensor | None:
+    def condition(self, class_embedding: Tensor | None, before: Sequence[Tensor]) -> Tensor | None:
         """What spreads to (B, width, *grid): the class, and the maps before on this map's grid."""
-        parts = [] if told is None else [told.view(*told.shape, *[1] * len(self.grid))]
+        parts = [] if class_embedding is None else [class_embedding.view(*class_embedding.shape, *[1] * len(self.grid))]
         parts += [coarser(codes) for coarser, codes in zip(self.coarser, before, strict=True)]
         return sum(parts[1:], start=parts[0]) if parts else None
 

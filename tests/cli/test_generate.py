@@ -69,7 +69,7 @@ def test_the_page_shows_what_was_given_above_what_came(vqmm: Vqmm, prior, kitten
     assert {file.name for file in out.iterdir()} == {"0.wav", "1.wav", "index.html"}
     page = (out / "index.html").read_text(encoding="ascii")
     headings = re.findall("<h2>(.*?)</h2>", page)
-    assert headings == ["Given: image", "Given: text", "Given: label", "What came"]
+    assert headings == ["Given: image", "Given: text", "Given: label", "Generated"]
     assert "<title>audio from image and text and label" in page and "&lt;b&gt;&amp;" in page and "<b>&" not in page
     assert page.count("<audio") == 2 and page.index("data:image/png") < page.index("<audio")
     assert "default-src 'none'" in page and not re.search(r'(src|href)="(?!data:)', page)
@@ -83,7 +83,7 @@ def test_a_part_is_completed(vqmm: Vqmm, prior, kitten, tmp_path):
     assert told["codes"] == 3 * 8 and told["keep"] == 0.5 and told["complete"] == str(kitten)
     page = (out / "index.html").read_text()
     assert "the first 50% of its codes were kept" in page
-    assert re.findall("<h2>(.*?)</h2>", page) == ["To be completed", "What came"]
+    assert re.findall("<h2>(.*?)</h2>", page) == ["To be completed", "Generated"]
     out = tmp_path / "texts"
     vqmm("generate", prior, "--want", "text", "--complete", "tw", "--keep", 1, "--count", 3, "--out", out)
     assert all((out / f"{i}.txt").read_text().startswith("tw") for i in range(3))
@@ -174,4 +174,4 @@ def test_the_page_asks_nothing_of_a_network_and_the_console_is_silent(prior, kit
         f"file://{told['page']}",
     ]
     seen = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert "CONSOLE" not in seen.stderr and "What came" in seen.stdout
+    assert "CONSOLE" not in seen.stderr and "Generated" in seen.stdout

@@ -189,16 +189,16 @@ class Grammar(nn.Module):
 
     # In words
 
-    def describe(self, one: int) -> str:
+    def describe(self, id_: int) -> str:
         """What an id stands for: `describe(0) == "padding"`."""
         for id_range in self.vocabulary.ranges:
-            if id_range.begin <= one < id_range.stop:
-                if one <= id_range.end:
-                    return f"{'begin' if one == id_range.begin else 'end'} of {id_range.name}"
+            if id_range.begin <= id_ < id_range.stop:
+                if id_ <= id_range.end:
+                    return f"{'begin' if id_ == id_range.begin else 'end'} of {id_range.name}"
                 firsts = [(first, m, s) for m, stages in enumerate(id_range.firsts) for s, first in enumerate(stages)]
-                first, m, s = max(each for each in firsts if each[0] <= one)
-                return f"code {one - first} of {id_range.name}, map {m}, stage {s}"
-        return {PAD: "padding", NULL: "null"}[one]
+                first, m, s = max(each for each in firsts if each[0] <= id_)
+                return f"code {id_ - first} of {id_range.name}, map {m}, stage {s}"
+        return {PAD: "padding", NULL: "null"}[id_]
 
     def _after(self, ids: Tensor) -> tuple[int, list[bool]]:
         place = int(self.places(ids[None])[0, -1]) if len(ids) else NULL
@@ -208,7 +208,7 @@ class Grammar(nn.Module):
         low, high = int(self.low[place]), int(self.high[place])
         if low < high:
             return self.describe(low) if high - low == 1 else f"{self.describe(low)} to {self.describe(high - 1)}"
-        absent = [id_range.name for id_range, came in zip(self.vocabulary.ranges, present, strict=True) if not came]
+        absent = [id_range.name for id_range, there in zip(self.vocabulary.ranges, present, strict=True) if not there]
         begins = [f"begin of {name}" for name in absent] if place != PAD else []
         return " or ".join([*begins, "null" if place == NULL else "padding"])
 

@@ -269,17 +269,17 @@ class Vocabulary:
         return {"format": 1, "ranges": [asdict(span) for span in self.ranges]}
 
     @classmethod
-    def of(cls, told: Any, where: object = "a vocabulary") -> "Vocabulary":
+    def of(cls, config: Any, where: object = "a vocabulary") -> "Vocabulary":
         """The vocabulary that `described` gave, read back from JSON.
 
         Raises:
             UserError: it is damaged or of another format; `where` says in the message what it was read from.
         """
         try:
-            if told["format"] != 1:
-                raise UserError(f"its format is {told['format']!r}, and this vqmm reads format 1")
+            if config["format"] != 1:
+                raise UserError(f"its format is {config['format']!r}, and this vqmm reads format 1")
             made = cls()
-            for entry in told["ranges"]:
+            for entry in config["ranges"]:
                 begin = len(made)
                 made = made.add(**{name: value for name, value in entry.items() if name != "begin"})
                 if entry["begin"] != begin:

@@ -137,15 +137,15 @@ class Mask(Degradation):
 KINDS: dict[str, type[Noise] | type[Downsample] | type[Mask]] = {"noise": Noise, "downsample": Downsample, "mask": Mask}
 
 
-def read_degradation(told: object) -> Noise | Downsample | Mask | None:
+def read_degradation(given: object) -> Noise | Downsample | Mask | None:
     """From a recipe: None, a name, or a mapping {name: noise, sigma: 0.1}.
 
     Raises:
         UserError: a name, option or value that does not fit, with what would.
     """
-    if told is None or isinstance(told, Noise | Downsample | Mask):
-        return told
-    options = {"name": told} if isinstance(told, str) else told
+    if given is None or isinstance(given, Noise | Downsample | Mask):
+        return given
+    options = {"name": given} if isinstance(given, str) else given
     if not isinstance(options, dict) or not isinstance(options.get("name"), str):
         raise UserError(f"give a name, or a mapping with a name, such as {{name: noise, sigma: 0.1}}. {one_of(KINDS)}")
     kind = KINDS.get(options["name"])

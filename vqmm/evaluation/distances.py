@@ -7,15 +7,15 @@ NEIGHBOURS = 3  # Kynkaanniemi et al. 2019, section 4
 AT_ONCE = 1024  # rows of a table of distances held in memory
 
 
-def frechet_distance(one: Tensor, other: Tensor) -> float:
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """Between Gaussians fitted to features (N, D) and (M, D), at least 2 each: |m - n|^2 + tr(S + T - 2 (S T)^(1/2)).
 
     Source: Dowson and Landau 1982; over Inception features it is the FID of Heusel et al. 2017 (arXiv 1706.08500). In
     float64; the trace of the root is the sum of the roots of the eigenvalues of S^(1/2) T S^(1/2), which is symmetric.
     """
-    check(one, other)
-    means = [each.double().mean(dim=0) for each in (one, other)]
-    spreads = [each.double().T.cov().reshape(each.shape[1], -1) for each in (one, other)]
+    check(real, fake)
+    means = [each.double().mean(dim=0) for each in (real, fake)]
+    spreads = [each.double().T.cov().reshape(each.shape[1], -1) for each in (real, fake)]
     root = _root(spreads[0])
     mixed = torch.linalg.eigvalsh(root @ spreads[1] @ root).clamp(min=0).sqrt().sum()
     apart = (means[0] - means[1]).square().sum() + spreads[0].trace() + spreads[1].trace() - 2 * mixed
@@ -47,9 +47,9 @@ def _inside(points: Tensor, members: Tensor, neighbours: int) -> float:
     return float(torch.cat(inside).double().mean())
 
 
-def check(one: Tensor, other: Tensor, least: int = 2) -> None:
+def check(real: Tensor, fake: Tensor, least: int = 2) -> None:
     """A `ValueError` for features of different widths, or too few."""
-    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1] or min(len(one), len(other)) < least:
+    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1] or min(len(real), len(fake)) < least:
         raise ValueError(
-            f"features of {tuple(one.shape)} and {tuple(other.shape)}: must be (N, D) and (M, D), {least} rows or more"
+            f"features of {tuple(real.shape)} and {tuple(fake.shape)}: must be (N, D) and (M, D), {least} rows or more"
         )

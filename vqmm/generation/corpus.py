@@ -153,7 +153,7 @@ class Corpus:
         return bits
 
 
-def entropy_bits(own: Range, counts: Tensor) -> float:
+def entropy_bits(span: Range, counts: Tensor) -> float:
     """Bits per code when its stage is all that is known; `counts` (ids,): how often each id came.
 
     Where the length is free, an end is one more code of the first stage, as in `Prior.loss`.
@@ -161,13 +161,13 @@ def entropy_bits(own: Range, counts: Tensor) -> float:
     bits = total = 0.0
     stages = [
         (s, first, size)
-        for sizes, firsts in zip(own.sizes, own.firsts, strict=True)
+        for sizes, firsts in zip(span.sizes, span.firsts, strict=True)
         for s, (size, first) in enumerate(zip(sizes, firsts, strict=True))
     ]
     for stage, first, size in stages:
         here = counts[first : first + size]
-        if own.free and stage == 0:
-            here = torch.cat([here, counts[own.end : own.end + 1]])
+        if span.free and stage == 0:
+            here = torch.cat([here, counts[span.end : span.end + 1]])
         share = here.double() / here.sum().clamp(min=1)
         bits += float(here.sum()) * float(torch.special.entr(share).sum()) / math.log(2)
         total += float(here.sum())

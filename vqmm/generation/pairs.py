@@ -245,15 +245,15 @@ class Examples:
         ids = torch.nn.utils.rnn.pad_sequence([torch.cat(line) for line in lines], True, PAD)
         return ids, torch.tensor([sum(map(len, line[:-1])) for line in lines])
 
-    def blocks(self, own: Range, places: Sequence[Item]) -> list[Tensor]:
+    def blocks(self, span: Range, places: Sequence[Item]) -> list[Tensor]:
         """The ids of items, begin and end included. What was made is kept while there is room: it comes every epoch."""
-        missing = [place for place in dict.fromkeys(places) if (own.name, place) not in self._kept]
-        made = dict(zip(missing, self._made(own, missing), strict=True))
+        missing = [place for place in dict.fromkeys(places) if (span.name, place) not in self._kept]
+        made = dict(zip(missing, self._made(span, missing), strict=True))
         for place, block in made.items():
             if self._room >= len(block):
-                self._kept[own.name, place] = block
+                self._kept[span.name, place] = block
                 self._room -= len(block)
-        return [made[place] if place in made else self._kept[own.name, place] for place in places]
+        return [made[place] if place in made else self._kept[span.name, place] for place in places]
 
     def _made(self, span: Range, places: Sequence[Item]) -> list[Tensor]:
         maps = [cut(span, self.rows[span.name][place.row].maps, place.start) for place in places]
@@ -274,12 +274,12 @@ class Examples:
         return (self.pairing.items(None, number)[name] for number in range(len(self)))
 
 
-def cut(own: Range, maps: Sequence[np.ndarray], start: int = 0) -> list[np.ndarray]:
+def cut(span: Range, maps: Sequence[np.ndarray], start: int = 0) -> list[np.ndarray]:
     """The maps (stages, *grid) of an item from frame `start` on, as far as there is room; grids that are no lines
     whole."""
     if len(maps) > 1 or maps[0].ndim > 2:
         return list(maps)
-    return [maps[0][:, start : start + own.layout.grids[0][0]]]
+    return [maps[0][:, start : start + span.layout.grids[0][0]]]
 
 
 def label_rows(labels: Sequence[str]) -> list[Row]:

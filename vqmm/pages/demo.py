@@ -74,7 +74,7 @@ def _cells(source: str, joint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _group(modalities: "Mapping[str, Modality]", example: "Example") -> dict[str, Any]:
-    source, given, came = example
+    source, given, generated = example
     parts = [section(f"Given: {source}", "", (modalities[source], given))]
-    parts += [section(f"Came: {other}", "", (modalities[other], samples)) for other, samples in came.items()]
+    parts += [section(f"Generated: {other}", "", (modalities[other], samples)) for other, samples in generated.items()]
     return {"title": f"From {source}", "parts": parts}

@@ -41,20 +41,21 @@ def grid_of(modality: "Modality", samples: Sequence["Tensor"]) -> "Image.Image |
     return sheet
 
 
-def render(told: Mapping[str, Any], given: Mapping[str, Shown | str], came: Shown) -> str:
+def render(result: Mapping[str, Any], given: Mapping[str, Shown | str], generated: Shown) -> str:
     """The page as text.
 
     Args:
-        told: what `vqmm.generate` returns, as far as it is known.
+        result: what `vqmm.generate` returns, as far as it is known.
         given: what was given, by modality: samples, or for a label its name.
-        came: the generated samples that are shown.
+        generated: the generated samples that are shown.
     """
-    parts = [section(*_words(told, name), thing) for name, thing in given.items()]
-    many = f"{len(came[1])} of {told['count']} samples; all of them are files" if len(came[1]) < told["count"] else ""
-    parts.append(section("What came", many, came))
+    parts = [section(*_words(result, name), thing) for name, thing in given.items()]
+    shown, count = len(generated[1]), result["count"]
+    many = f"{shown} of {count} samples; all of them are files" if shown < count else ""
+    parts.append(section("Generated", many, generated))
     page = template("generated.html", STYLE).render(
-        title=f"{told['want']} from {_from(told)}",
-        subtitle=_subtitle(told),
+        title=f"{result['want']} from {_from(result)}",
+        subtitle=_subtitle(result),
         parts=parts,
         version=__version__,
     )

@@ -114,12 +114,12 @@ class AdversarialTrainer:
 
     # In the model's forward pass
 
-    def joined(self, found: Output, batch: Batch) -> dict[str, Tensor]:
+    def joined(self, forward: Output, batch: Batch) -> dict[str, Tensor]:
         """The losses of a forward pass, the critic's terms among them where it counts."""
         self._norms, self._seen = {}, {}
         if not self.watches:
-            return found.losses
-        output = found.output
+            return forward.losses
+        output = forward.output
         if output is None:
             raise UserError(f"adversary: the decoder {self.model.decoder.name!r} gave no output to judge: take direct")
         label = batch.label if self.adversary.labels else None
@@ -132,14 +132,14 @@ class AdversarialTrainer:
         self._seen = {"output": output.detach(), **given}
         reconstruction = self.model.reconstruction_loss
         if reconstruction is not None:
-            self._norms["loss"] = found.losses[reconstruction].detach()
+            self._norms["loss"] = forward.losses[reconstruction].detach()
         if not self.schedule.counts(self.step):
-            return found.losses
+            return forward.losses
         leaf = output.detach().requires_grad_()
         with frozen(self.adversary):
             terms = self.adversary.generator_losses(leaf, **given)
         pulls = {name: torch.autograd.grad(term, leaf, retain_graph=True)[0] for name, term in terms.items()}
-        losses = dict(found.losses)
+        losses = dict(forward.losses)
         if self.balance.kind != "fixed":
             (reference,) = torch.autograd.grad(losses["reconstruction"], output)
             losses["reconstruction"] = GivenGradient.apply(output, reference, losses["reconstruction"].detach())

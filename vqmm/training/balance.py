@@ -31,9 +31,9 @@ class Running:
         """Two numbers for a checkpoint: the sum of the weighted values and that of the weights."""
         return [self.total, self.weight]
 
-    def load_state_dict(self, told: Iterable[float]) -> None:
+    def load_state_dict(self, numbers: Iterable[float]) -> None:
         """Go on from what `state_dict` gave."""
-        self.total, self.weight = told
+        self.total, self.weight = numbers
 
 
 class Balance:
@@ -72,11 +72,11 @@ class Balance:
         """The averages of all norms for a checkpoint: two numbers each, the reconstruction's first."""
         return [number for each in (self.reference, *self.norms.values()) for number in each.state_dict()]
 
-    def load_state_dict(self, told: Iterable[float]) -> None:
+    def load_state_dict(self, numbers: Iterable[float]) -> None:
         """Go on from what `state_dict` gave, of a balance of the same terms in the same order."""
-        numbers = iter(told)
+        left = iter(numbers)
         for each in (self.reference, *self.norms.values()):
-            each.load_state_dict([next(numbers), next(numbers)])
+            each.load_state_dict([next(left), next(left)])
 
 
 def ratio(reference: float, norm: float) -> float:

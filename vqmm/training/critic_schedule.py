@@ -125,9 +125,9 @@ class CriticSchedule:
         runs = [number for each in self._runs for number in each.state_dict()]
         return [float(self.counts_at), self.loss_scale, level, *runs, *self.values]
 
-    def load_state_dict(self, told: Iterable[float]) -> None:
+    def load_state_dict(self, state: Iterable[float]) -> None:
         """Go on from what `state_dict` gave, of a schedule with the same options and steps."""
-        counts_at, self.loss_scale, level, *numbers = told
+        counts_at, self.loss_scale, level, *numbers = state
         self.counts_at, self.level = round(counts_at), None if level < 0 else level
         for i, each in enumerate(self._runs):
             each.load_state_dict(numbers[2 * i : 2 * i + 2])
