@@ -14,7 +14,7 @@ from PIL import Image
 
 import vqmm
 from tests.pages.test_browser import CHROMIUM, FRAME, MEASURE, browse
-from vqmm.evaluation.evaluate import write_shown
+from vqmm.evaluation.evaluate import EvaluationResult, write_shown
 from vqmm.plugins.audio import Audio, show
 from vqmm.plugins.audio.show import LONGEST_S, decibels, draw, show_sound, to_wav
 from vqmm.utils.errors import UserError
@@ -203,7 +203,8 @@ def shown_as_sound() -> vqmm.Modality:
 @pytest.mark.parametrize("count, title", [(2, "Originals, reconstructions"), (3, "Inputs, reconstructions, originals")])
 def test_a_file_of_its_own_is_a_page_that_says_what_the_rows_are(count, title, tmp_path):
     rows = [[tone(440), tone(660)]] * count
-    file = write_shown(shown_as_sound(), rows, tmp_path / "v1.0")
+    result = EvaluationResult(shown=(rows[0], rows[1]), inputs=rows[0] if count == 3 else [])
+    file = write_shown(shown_as_sound(), result, tmp_path / "v1.0")
     page = file.read_text()
     assert file.name == "v1.0.html" and f"<h1>{title}</h1>" in page and '<meta charset="utf-8">' in page
     assert show_sound(rows, RATE) in page

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from vqmm.contracts.adversary import Adversary
 from vqmm.contracts.batch import Batch, Codes
 from vqmm.contracts.decoder import Decoder, grid_mask
 from vqmm.contracts.labels import missing_label
-from vqmm.contracts.metric import Metric
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.quantizer import Quantized, Quantizer
 from vqmm.nn.network import call_masked
@@ -29,6 +28,9 @@ from vqmm.tokenizer.storage import (
     write_tokenizer,
 )
 from vqmm.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from vqmm.contracts.metric import Metric  # imports torchmetrics
 
 Encode = Callable[[nn.Module, Tensor, Tensor | None], Tensor]  # an encoder, x and its mask -> z
 Coder = tuple[Callable[[Batch], Codes], Callable[[Codes], list[Tensor]]]  # encode and decode
@@ -118,7 +120,7 @@ class Model(nn.Module, ABC):
         """What the decoder is given beside a batch in evaluation. `encode`: how a batch goes through an encoder."""
 
     @abstractmethod
-    def reference_metrics(self, metrics: Mapping[str, Metric]) -> Mapping[str, Metric]:
+    def reference_metrics(self, metrics: "Mapping[str, Metric]") -> "Mapping[str, Metric]":
         """Those of the modality's metrics that may compare what the model gives for a batch with the batch."""
 
     @abstractmethod

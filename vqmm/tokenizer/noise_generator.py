@@ -1,6 +1,7 @@
 """NoiseGenerator: a decoder that makes samples from noise, as the generator of a GAN does."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -8,13 +9,15 @@ from torch import Tensor
 from vqmm.contracts.adversary import Adversary
 from vqmm.contracts.batch import Batch
 from vqmm.contracts.decoder import Decoder
-from vqmm.contracts.metric import Metric
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.quantizer import Quantized, Quantizer
 from vqmm.nn.network import call_masked
 from vqmm.tokenizer.model import Encode, Model, Output
 from vqmm.utils.errors import UserError
 from vqmm.utils.seeds import seed_of
+
+if TYPE_CHECKING:
+    from vqmm.contracts.metric import Metric  # imports torchmetrics
 
 ALONE = {"adversarial"}  # an adversary's terms that compare no output with its own target
 
@@ -64,7 +67,7 @@ class NoiseGenerator(Model):
         generators = [torch.Generator().manual_seed(seed_of(key)) for key in batch.key]
         return Quantized(torch.cat([self._prior_vectors(1, grid, generator) for generator in generators]), None, {})
 
-    def reference_metrics(self, metrics: Mapping[str, Metric]) -> Mapping[str, Metric]:
+    def reference_metrics(self, metrics: "Mapping[str, Metric]") -> "Mapping[str, Metric]":
         """None: a new sample belongs beside no original."""
         return {}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,14 @@ from torch.nn import functional as F
 from vqmm.contracts.adversary import Adversary
 from vqmm.contracts.batch import Batch, Codes
 from vqmm.contracts.decoder import Decoder, grid_mask
-from vqmm.contracts.metric import Metric
 from vqmm.contracts.modality import Modality
 from vqmm.contracts.quantizer import Quantized, Quantizer
 from vqmm.nn.network import call_masked
 from vqmm.tokenizer.model import Coder, Encode, Model, Output, evaluating
 from vqmm.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from vqmm.contracts.metric import Metric  # imports torchmetrics
 
 START_VECTORS_PER_CODE = 16  # latents that k-means gets for each code, data permitting
 
@@ -114,7 +116,7 @@ class Tokenizer(Model):
         """The batch's own vectors: as `quantize`."""
         return self.quantize(batch, stages, encode)
 
-    def reference_metrics(self, metrics: Mapping[str, Metric]) -> Mapping[str, Metric]:
+    def reference_metrics(self, metrics: "Mapping[str, Metric]") -> "Mapping[str, Metric]":
         """All of them: a reconstruction is compared with its original."""
         return metrics
 
