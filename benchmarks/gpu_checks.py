@@ -37,14 +37,14 @@ TINY = (Shape("tiny", 70, 33, 8), Shape("tiny-stack", 70, 20, 16, 3))
 PRECISIONS = ("exact", "fast", "certified")
 NEW_N = (1, 15, 16, 17, 100, 999, 4_095, 4_097, 30_000, 65_536)
 
-Told = dict[str, Any]
+Report = dict[str, Any]
 Late = Callable[[], bool]
 Function = Callable[..., Any]
 
 
-def big(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Told:
+def big(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Report:
     """Every vector of every shape against float64, by chunks, in each precision; and every other result by formula."""
-    report: Told = {}
+    report: Report = {}
     for shape in shapes:
         given = operands(shape, device)
         for precision in PRECISIONS:
@@ -146,7 +146,7 @@ def unlike(first: list[Tensor], second: list[Tensor], near: float = 0.0) -> str:
     return ""
 
 
-def tried(check: Callable[[], str]) -> Told:
+def tried(check: Callable[[], str]) -> Report:
     """The outcome of one check: an empty answer is a pass."""
     try:
         why = check()
@@ -156,10 +156,10 @@ def tried(check: Callable[[], str]) -> Told:
     return {"passed": not why, "why": why}
 
 
-def graphs(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Told:
+def graphs(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Report:
     """Each function in a CUDA graph that is replayed on other numbers, and under torch.compile with no graph break."""
     gpu = device.type == "cuda"
-    report: Told = {}
+    report: Report = {}
     for name, case in cases(device, *((4_096, 512, 64) if gpu else (40, 16, 8))).items():
         if late():
             report[name] = {"passed": None, "why": "time was up"}
@@ -197,7 +197,7 @@ def compiled(case: Case, backend: str, near: float) -> str:
     return unlike(case.run(given, function), case.run(given), near)
 
 
-def new_n(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Told:
+def new_n(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Report:
     """Kernels compiled for numbers of vectors that were never seen, after a few and many have been."""
     import triton
 
@@ -207,7 +207,7 @@ def new_n(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Told:
         made.append(str(options.get("repr", ""))[:160])
 
     sizes = NEW_N if device.type == "cuda" else (1, 17)
-    report: Told = {}
+    report: Report = {}
     triton.knobs.runtime.jit_post_compile_hook = hook
     try:
         for name in cases(device, 1, 512, 64):
@@ -225,8 +225,8 @@ def new_n(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Told:
     return report
 
 
-def bits(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Told:
-    runs, report = 100 if device.type == "cuda" else 3, Told()
+def bits(device: torch.device, shapes: tuple[Shape, ...], late: Late) -> Report:
+    runs, report = 100 if device.type == "cuda" else 3, Report()
     for shape, precision in product(shapes, PRECISIONS):
         if late():
             report[f"{shape.name} {precision}"] = {"passed": None, "why": "time was up"}
@@ -257,7 +257,7 @@ def main() -> None:
         from vqmm.benchmarks.quantizer import run
 
         # a measurement is not begun after twice its seconds
-        limits: Told = dict(seconds=0.45 * args.seconds, rounds=1 if args.small else 9, runs=0)
+        limits: Report = dict(seconds=0.45 * args.seconds, rounds=1 if args.small else 9, runs=0)
         result = run(list(shapes), device, out=args.out / "quantizer.json", **limits)
     else:
         result = CHECKS[args.step](device, shapes, lambda: time.monotonic() > end)

@@ -65,7 +65,7 @@ def test_codes_that_the_codebook_does_not_have(place, tmp_path):
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """A tokenizer whose decoder is told labels, saved, and a sound."""
+    """A tokenizer whose decoder is conditioned on labels, saved, and a sound."""
     folder = tmp_path_factory.mktemp("told")
     line_tokenizer(labels=("bass", "drum")).save(folder / "run")
     (folder / "sounds").mkdir()

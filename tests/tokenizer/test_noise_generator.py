@@ -69,7 +69,7 @@ def test_it_answers_what_training_and_evaluation_ask(batch):
     made.start_from_data(iter([batch]))
     assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
     tokenizer.check_critic(None)
-    with pytest.raises(vqmm.UserError, match="judged by nobody but an adversary"):
+    with pytest.raises(vqmm.UserError, match="learns from an adversary alone, and there is none"):
         made.check_critic(None)
 
 

@@ -223,7 +223,7 @@ def test_a_gan_begins_no_tokenizer_and_with_none(old, tmp_path):
             ["adversary.name=critic"],
             r"the decoder 'wavenet' is a distribution .* take decoder.name=dir",
         ),
-        ("gan", ["adversary=null"], "input: noise is judged by nobody but an adversary"),
+        ("gan", ["adversary=null"], "input: noise learns from an adversary alone, and there is none"),
         ("gan", ["adversary.balance=adaptive"], "balance adaptive, start 0.0: take balance=fixed"),
         ("gan", ["adversary.feature_matching=1"], "feature_matching 1: take balance=fixed"),
         ("gan", ["quantizer.name=vector"], "own prior, 'vector' has none: take gaussian"),

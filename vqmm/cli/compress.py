@@ -23,7 +23,7 @@ def compress(
         int | None, typer.Option(help="Keep only the first so many codes of each position: a lower rate.")
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="The sample's class, for a decoder or a model that is told labels.")
+        str | None, typer.Option(help="The sample's class, for a decoder or a model that is conditioned on labels.")
     ] = None,
     model: Model = None,
     overwrite: Overwrite = False,

@@ -37,7 +37,7 @@ def compress(
     Args:
         out: the compressed file; by default beside `file`, its suffix replaced by .vqmm.
         stages: only the first so many codes of each position, for a quantizer with several: a lower rate.
-        label: the sample's class, for a decoder that is told labels, and for a model that may be.
+        label: the sample's class, for a decoder that is conditioned on labels, and for a model that may be.
         model: the run of a prior over this run's codes: the bits are shared out by what it expects. By default the
             codes are all that is learnt from. The same model is needed to decompress.
         overwrite: write in place of a file that is there.

@@ -89,11 +89,11 @@ def evaluate(
     show: int = 8,
     stages: int | None = None,
 ) -> EvaluationResult:
-    """Let the model give what it has for every sample of the batches, and judge it; of a decoder that is slow to
-    sample, the first few. Metrics that compare judge reconstructions, not new samples (`Model.reference_metrics`).
+    """Run the model on every sample of the batches and measure what it gives; for a decoder that is slow to sample, on
+    the first few. Metrics that compare are for reconstructions, not for new samples (`Model.reference_metrics`).
 
     Args:
-        as_written: judge what a decoded file would hold (8-bit pictures), not the network's output.
+        as_written: measure what a decoded file would hold (8-bit pictures), not the network's output.
         show: keep so many originals, and what stands beside them, for a look.
         stages: use only the first so many stages of the quantizer.
     """
@@ -127,7 +127,7 @@ class _Pass:
         self.metrics = self.evaluation.metrics()
         self.compared = model.reference_metrics(self.metrics)
         self.usage = CodeUsage([each[:stages] for each in model.quantizer.sizes])
-        self.amount, self.seconds, self.judged = 0.0, 0.0, 0
+        self.amount, self.seconds, self.evaluated = 0.0, 0.0, 0
         self.bits, self.bits_shuffled, self.values, self.values_shuffled = 0.0, 0.0, 0, 0
         self.measures: dict[str, float] = {}  # sums over positions
         self.positions = 0
@@ -140,7 +140,7 @@ class _Pass:
         if self.model.quantizer.measured:
             self._measure(batch)
         most = self.model.decoder.evaluation_limit
-        codes = self._judge(batch) if most is None or self.judged < most else self._codes(batch)
+        codes = self._evaluate(batch) if most is None or self.evaluated < most else self._codes(batch)
         if codes is not None:
             self.usage.update(codes)
 
@@ -169,12 +169,12 @@ class _Pass:
         with evaluating(self.model):
             return self.model.decoder_input(batch, self.stages).codes
 
-    def _judge(self, batch: Batch) -> Codes | None:
+    def _evaluate(self, batch: Batch) -> Codes | None:
         start = time.perf_counter()
         outputs, codes = evaluation_outputs_long(self.model, batch, self.stages)
         outputs = [output.cpu() for output in outputs]
         self.seconds += time.perf_counter() - start
-        self.judged += len(batch)
+        self.evaluated += len(batch)
         originals = originals_of(batch)
         if self.as_written:
             outputs = [self.model.modality.as_written(output) for output in outputs]
@@ -193,7 +193,7 @@ class _Pass:
         result, model = self.result, self.model
         if not result.count:
             return result
-        of_some = f"; of the first {self.judged} samples" if self.judged < result.count else ""
+        of_some = f"; of the first {self.evaluated} samples" if self.evaluated < result.count else ""
         for name, metric in self.metrics.items():
             result.metrics[name], rule = figure(metric) if name in self.compared else (None, NOT_JUDGED)
             result.rules[name] = rule + of_some
@@ -215,7 +215,7 @@ class _Pass:
             f"entropy_bits_per_{unit}": self.usage.entropy_bits() / self.amount if has_codes else None,
             "codebook_usage": self.usage.use() if has_codes else None,
             "codebook_perplexity": self.usage.perplexity() if has_codes else None,
-            "samples_per_second": self.judged / self.seconds,
+            "samples_per_second": self.evaluated / self.seconds,
         }
         result.rules |= {
             f"bits_per_{unit}": f"nominal: log2 of the codebook size for every code, over all {unit}s",
@@ -225,7 +225,7 @@ class _Pass:
             ),
             "codebook_usage": "share of codes chosen at least once in this whole evaluation",
             "codebook_perplexity": "exp of the entropy of the codes of this whole evaluation",
-            "samples_per_second": f"encode and decode, {model.device.type}, {torch.get_num_threads()} threads",
+            "samples_per_second": f"making {model.produces}, {model.device.type}, {torch.get_num_threads()} threads",
         }
         return result
 
@@ -258,12 +258,12 @@ def evaluation_views(
 
 
 def originals_of(batch: Batch) -> list[Tensor]:
-    """What each output is judged against, on the CPU."""
+    """What each output is compared with, on the CPU."""
     return [goal.cpu() for goal in batch.targets]
 
 
 def figure(metric: "Metric") -> tuple[float | None, str]:
-    """What a judge has found, and its rule. None where no finite number came out, as the rule then says: JSON has
+    """A metric's value and its rule. None where no finite number came out, as the rule then says: JSON has
     neither NaN nor infinity.
     """
     value = float(metric.accumulator.compute())

@@ -163,7 +163,7 @@ class Model(nn.Module, ABC):
             return self._sampled(vectors, Codes((), torch.tensor(extent).repeat(count, 1), None, labels), seed)
 
     def conditioned(self, vectors: Tensor, label: Tensor | None) -> Tensor:
-        """The vectors with the label's embedding added, where the decoder is told labels."""
+        """The vectors with the label's embedding added, where the decoder is conditioned on labels."""
         if self.label_embedding is None:
             return vectors
         if label is None:

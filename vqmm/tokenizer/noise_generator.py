@@ -50,7 +50,7 @@ class NoiseGenerator(Model):
         quantizer.requires_grad_(False)
 
     def forward(self, batch: Batch, stages: int | Tensor | None = None) -> Output:
-        """As many new samples as there are in the batch. No loss: judging them is an adversary's task."""
+        """As many new samples as there are in the batch. No loss: an adversary gives one."""
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))  # so torch's own state decides
         vectors = self._prior_vectors(len(batch), self._grid(batch.x.shape[2:]), generator)
         output = self.decoder.loss(self.conditioned(vectors, batch.label), batch)[1]
@@ -80,7 +80,7 @@ class NoiseGenerator(Model):
     def check_critic(self, adversary: Adversary | None) -> None:
         """A `UserError` without an adversary, or for one with terms and a course that go by reconstructions."""
         if adversary is None:
-            raise UserError("input: noise is judged by nobody but an adversary: set adversary.name=critic")
+            raise UserError("input: noise learns from an adversary alone, and there is none: set adversary.name=critic")
         options = adversary.options
         if options.balance != "fixed" or options.start == "flat" or set(adversary.weights) - ALONE:
             wrong = ", ".join(f"{name} {weight:g}" for name, weight in adversary.weights.items() if name not in ALONE)

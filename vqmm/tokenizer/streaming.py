@@ -168,7 +168,7 @@ class StreamingDecoder:
         play(decoder.flush(last_codes, size))
 
     Args:
-        label: the class of the stream, for a tokenizer whose decoder is told labels.
+        label: the class of the stream, for a tokenizer whose decoder is conditioned on labels.
 
     Attributes:
         size: samples given so far.

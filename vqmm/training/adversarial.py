@@ -121,7 +121,7 @@ class AdversarialTrainer:
             return forward.losses
         output = forward.output
         if output is None:
-            raise UserError(f"adversary: the decoder {self.model.decoder.name!r} gave no output to judge: take direct")
+            raise UserError(f"adversary: the decoder {self.model.decoder.name!r} gave no output for it: take direct")
         label = batch.label if self.adversary.labels else None
         critic_inputs = {
             "target": self.model.modality.target(batch.target_or_x),
@@ -266,10 +266,10 @@ class AdversarialTrainer:
 
 
 def check_fits(adversary: Adversary, model: Model) -> None:
-    """A `UserError` for a critic that has nothing to judge, or options that a model leaves without a meaning."""
+    """A `UserError` for a critic that has no output to look at, or options that a model leaves without a meaning."""
     decoder = model.decoder
     if decoder.likelihood or decoder.discrete_input:
-        why = "is a distribution and gives no output to judge" if decoder.likelihood else "gives ids back as they are"
+        why = "is a distribution and gives no output" if decoder.likelihood else "gives ids back as they are"
         raise UserError(f"adversary: the decoder {decoder.name!r} {why}: take decoder.name=direct or adversary=null")
     model.check_critic(adversary)
 

@@ -1,8 +1,8 @@
 """When a critic learns, when it counts, and when it steps back. A function of what it is told, the same everywhere."""
 
 from collections.abc import Iterable
-from typing import Any
 
+from vqmm.contracts.adversary import Adversary
 from vqmm.training.balance import Running
 from vqmm.training.health import Event, flat_gain, is_flat
 
@@ -27,11 +27,11 @@ class CriticSchedule:
         higher_is_better: of the metric that `evaluated` is told.
     """
 
-    def __init__(self, options: Any, steps: int, higher_is_better: bool = True):
+    def __init__(self, options: Adversary.Options, steps: int, higher_is_better: bool = True):
         self.options, self.steps, self.higher_is_better = options, steps, higher_is_better
         self.flat = options.start == "flat"
         self.warm = round(options.warm * steps)
-        share = options.latest if self.flat else options.start
+        share = options.latest if isinstance(options.start, str) else options.start  # the word is "flat"
         self.counts_at = max(round(share * steps), self.warm)
         self.values: list[float] = []  # of evaluations on held-out data, while that matters
         window = min(max(steps / 60, WINDOW[0]), WINDOW[1])

@@ -19,7 +19,7 @@ def init_from(tokenizer: Tokenizer, folder: Path, freeze_codes: bool) -> None:
     was, now = (before["labels"] if before["conditional"] else None), list(tokenizer.labels)
     conditional = tokenizer.label_embedding is not None
     if was is not None and not conditional:
-        raise UserError(f"train.init_from: the decoder of {folder} is told labels: set condition=label")
+        raise UserError(f"train.init_from: the decoder of {folder} is conditioned on labels: set condition=label")
     if was is not None and was != now:
         raise UserError(f"train.init_from: {folder} knows the labels {', '.join(was)}, and the data {', '.join(now)}")
     tokenizer.adopt(folder, new=["label_embedding."] if was is None and conditional else [])

@@ -24,7 +24,7 @@ class RunProgress:
             disable=not self.live,
         )
         self._task = self._bar.add_task("", total=steps, said="")
-        self._trained, self._speed, self._judged = "", "", ""
+        self._trained, self._speed, self._evaluated = "", "", ""
         self._started = time.monotonic()
 
     def __enter__(self) -> "RunProgress":
@@ -37,14 +37,14 @@ class RunProgress:
     def trained(self, step: int, said: str, samples_per_second: float) -> None:
         """After some steps, `said` of them: for the live line, or the plain one of the next evaluation."""
         self._trained, self._speed = f"{said}  ", f"{samples_per_second:.0f} samples/s"
-        self._bar.update(self._task, completed=step, said=self._trained + self._judged + self._speed)
+        self._bar.update(self._task, completed=step, said=self._trained + self._evaluated + self._speed)
 
     def evaluated(self, step: int, said: Sequence[str]) -> None:
         """After an evaluation: a plain line, where there is no live one."""
-        self._judged = "".join(f"{each}  " for each in said)
+        self._evaluated = "".join(f"{each}  " for each in said)
         if not self.live:
             left = (time.monotonic() - self._started) * (self.steps - step) / max(step, 1)
-            self.say(f"step {step} of {self.steps}  {self._trained}{self._judged}{self._speed}  {left:.0f} s left")
+            self.say(f"step {step} of {self.steps}  {self._trained}{self._evaluated}{self._speed}  {left:.0f} s left")
 
     def say(self, line: str) -> None:
         """Print a line to standard error, above the live one; nothing where `quiet`."""
